@@ -1,0 +1,61 @@
+//! From a run's state to the assignment of one attempt, and from what a node answers to an input of the run.
+
+use haulage_core::ids::{Attempt, NodeName, Work};
+use haulage_core::run::{Completion, Input, State};
+use haulage_proto::link::message::{Assignment, AttemptKey, Done, Outcome, Task};
+
+/// The assignment of an attempt; `None` if the state doesn't hold what it needs, which a sound log never does.
+pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignment> {
+    let task = match work {
+        Work::Discover => Task::Discover,
+        Work::Chunk(chunk) => {
+            let mut specs = state.stages().iter().flat_map(|stage| &stage.chunks);
+            Task::Chunk {
+                spec: specs.find(|spec| spec.chunk == *chunk)?.clone(),
+            }
+        }
+        Work::Step(step) | Work::Compensate(step) => {
+            let expected = state.expected(&step.load);
+            Task::Step {
+                expected_rows: expected.rows,
+                expected_segments: expected.segments,
+                load: step.load.clone(),
+            }
+        }
+    };
+    Some(Assignment {
+        key: AttemptKey {
+            run: state.run()?.clone(),
+            work: work.clone(),
+            attempt,
+        },
+        submission: state.submission()?.clone(),
+        submitted_at: state.submitted_at(),
+        replaces: state.replaces().cloned(),
+        task,
+    })
+}
+
+/// What the end of an attempt means to its run.
+pub(crate) fn input(done: Done) -> Input {
+    let result = done.result.map(|outcome| match outcome {
+        Outcome::Discovered { stages } => Completion::Discovered(stages),
+        Outcome::Staged { report } => Completion::Staged(report),
+        Outcome::Stepped { report } => Completion::Stepped(report),
+    });
+    Input::Done {
+        work: done.key.work,
+        attempt: done.key.attempt,
+        node: done.node,
+        result,
+    }
+}
+
+/// A node doesn't hold this attempt.
+pub(crate) fn dropped(key: &AttemptKey, node: &NodeName) -> Input {
+    Input::Dropped {
+        work: key.work.clone(),
+        attempt: key.attempt,
+        node: node.clone(),
+    }
+}

@@ -1,0 +1,387 @@
+//! The board: what every run has outstanding, and who gets the next free slot. Pure, so that fairness and credit are
+//! checked by tables.
+//!
+//! A run posts everything it has outstanding, and posts it again whenever it changed; the newest post counts. A grant
+//! is kept as reserved until a post says that the run has seen it, so that no slot is given away twice.
+//!
+//! Runs take turns, one dispatch each. A node gets at most its slots and [`PREFETCH`] more, so that it never waits for
+//! the leader between two chunks; free slots anywhere go before a prefetch.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use haulage_core::ids::{Millis, NodeName, RunId, Work};
+use haulage_proto::link::message::{Assignment, AttemptKey};
+
+use crate::trace::Carrier;
+
+/// Attempts beyond its slots that a node may hold.
+pub(crate) const PREFETCH: u32 = 1;
+
+/// Work that waits for a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) work: Work,
+    /// On the wall clock.
+    pub(crate) not_before: Millis,
+    pub(crate) avoid: Option<NodeName>,
+}
+
+/// An attempt that a node has, or is to get.
+#[derive(Debug, Clone)]
+pub(crate) struct Awaited {
+    pub(crate) node: NodeName,
+    pub(crate) assignment: Arc<Assignment>,
+}
+
+/// Everything a run has outstanding.
+#[derive(Debug, Clone)]
+pub(crate) struct Post {
+    pub(crate) run: RunId,
+    /// Which life of the run's actor posts this: another one has seen none of the grants.
+    pub(crate) life: u64,
+    /// The newest grant that the run has seen.
+    pub(crate) grants_seen: u64,
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) awaited: BTreeMap<AttemptKey, Awaited>,
+    /// Attempts that nobody wants any more, and where they are.
+    pub(crate) drops: BTreeMap<AttemptKey, NodeName>,
+    /// For the assignments' envelopes.
+    pub(crate) trace: Arc<Carrier>,
+}
+
+/// A node that can take work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seat {
+    pub(crate) node: NodeName,
+    pub(crate) slots: u32,
+}
+
+/// A run may give this work to this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) run: RunId,
+    pub(crate) number: u64,
+    pub(crate) work: Work,
+    pub(crate) node: NodeName,
+}
+
+#[derive(Debug)]
+struct Posted {
+    post: Post,
+    reserved: Vec<Grant>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    runs: BTreeMap<RunId, Posted>,
+    // Whose turn was last.
+    turn: Option<RunId>,
+    granted: u64,
+}
+
+impl Board {
+    /// Takes a run's post. True if the run's actor posts for the first time.
+    pub(crate) fn post(&mut self, post: Post) -> bool {
+        let mut reserved = Vec::new();
+        let mut first = true;
+        if let Some(before) = self.runs.remove(&post.run)
+            && before.post.life == post.life
+        {
+            first = false;
+            reserved = before.reserved;
+            reserved.retain(|grant| grant.number > post.grants_seen);
+        }
+        self.runs.insert(post.run.clone(), Posted { post, reserved });
+        first
+    }
+
+    /// Forgets a run.
+    pub(crate) fn remove(&mut self, run: &RunId) {
+        self.runs.remove(run);
+    }
+
+    pub(crate) fn knows(&self, run: &RunId) -> bool {
+        self.runs.contains_key(run)
+    }
+
+    /// The run's attempts that nodes have or are to get, with the trace context to send.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = (&AttemptKey, &Awaited, &Arc<Carrier>)> {
+        self.runs.values().flat_map(|posted| {
+            posted
+                .post
+                .awaited
+                .iter()
+                .map(|(key, awaited)| (key, awaited, &posted.post.trace))
+        })
+    }
+
+    /// Attempts to be dropped, and where.
+    pub(crate) fn drops(&self) -> impl Iterator<Item = (&AttemptKey, &NodeName)> {
+        self.runs.values().flat_map(|posted| &posted.post.drops)
+    }
+
+    /// Where an attempt is awaited.
+    pub(crate) fn awaits(&self, key: &AttemptKey) -> Option<&NodeName> {
+        self.runs
+            .get(&key.run)
+            .and_then(|posted| posted.post.awaited.get(key))
+            .map(|awaited| &awaited.node)
+    }
+
+    /// Whether this attempt is to be dropped.
+    pub(crate) fn is_drop(&self, key: &AttemptKey) -> bool {
+        self.runs
+            .get(&key.run)
+            .is_some_and(|posted| posted.post.drops.contains_key(key))
+    }
+
+    /// Runs that have something at a node, or are about to.
+    pub(crate) fn runs_at(&self, node: &NodeName) -> Vec<RunId> {
+        let at_node = |posted: &Posted| {
+            posted.post.awaited.values().any(|awaited| awaited.node == *node)
+                || posted.post.drops.values().any(|at| at == node)
+                || posted.reserved.iter().any(|grant| grant.node == *node)
+        };
+        self.runs
+            .iter()
+            .filter(|(_, posted)| at_node(posted))
+            .map(|(run, _)| run.clone())
+            .collect()
+    }
+
+    /// How many attempts each node has or is about to get.
+    pub(crate) fn load(&self) -> HashMap<NodeName, u32> {
+        let mut load: HashMap<NodeName, u32> = HashMap::new();
+        for posted in self.runs.values() {
+            let awaited = posted.post.awaited.values().map(|awaited| &awaited.node);
+            let drops = posted.post.drops.values();
+            let reserved = posted.reserved.iter().map(|grant| &grant.node);
+            for node in awaited.chain(drops).chain(reserved) {
+                *load.entry(node.clone()).or_default() += 1;
+            }
+        }
+        load
+    }
+
+    /// Gives free slots away, run by run in turn, until nothing more fits.
+    pub(crate) fn grant(&mut self, now: Millis, seats: &[Seat]) -> Vec<Grant> {
+        let mut free: Vec<(NodeName, i64)> = Vec::with_capacity(seats.len());
+        let load = self.load();
+        for seat in seats {
+            let used = i64::from(load.get(&seat.node).copied().unwrap_or_default());
+            free.push((seat.node.clone(), i64::from(seat.slots) - used));
+        }
+        let mut grants = Vec::new();
+        let mut passed_over = HashSet::new();
+        while let Some(run) = self.next_turn(&passed_over) {
+            match self.grant_one(&run, now, &mut free) {
+                Some(grant) => {
+                    grants.push(grant);
+                    self.turn = Some(run);
+                }
+                None => {
+                    passed_over.insert(run);
+                }
+            }
+        }
+        grants
+    }
+
+    /// The first run after the one whose turn was last, and that hasn't been passed over.
+    fn next_turn(&self, passed_over: &HashSet<RunId>) -> Option<RunId> {
+        let after = self
+            .runs
+            .keys()
+            .filter(|run| self.turn.as_ref().is_none_or(|turn| *run > turn));
+        let before = self
+            .runs
+            .keys()
+            .filter(|run| self.turn.as_ref().is_some_and(|turn| *run <= turn));
+        after.chain(before).find(|run| !passed_over.contains(*run)).cloned()
+    }
+
+    fn grant_one(&mut self, run: &RunId, now: Millis, free: &mut [(NodeName, i64)]) -> Option<Grant> {
+        let posted = self.runs.get_mut(run)?;
+        let reserved: HashSet<&Work> = posted.reserved.iter().map(|grant| &grant.work).collect();
+        let ready = |waiting: &&Waiting| waiting.not_before <= now && !reserved.contains(&waiting.work);
+        let (work, place) = posted
+            .post
+            .waiting
+            .iter()
+            .filter(ready)
+            .find_map(|waiting| Some((waiting.work.clone(), choose(waiting.avoid.as_ref(), free)?)))?;
+        let (node, left) = free.get_mut(place)?;
+        *left -= 1;
+        self.granted += 1;
+        let grant = Grant {
+            run: run.clone(),
+            number: self.granted,
+            work,
+            node: node.clone(),
+        };
+        posted.reserved.push(grant.clone());
+        Some(grant)
+    }
+}
+
+/// The node with the most free slots that may take one more; not the one to avoid if there is any other, even if that
+/// means waiting for it.
+fn choose(avoid: Option<&NodeName>, free: &[(NodeName, i64)]) -> Option<usize> {
+    let others = avoid.is_some_and(|avoid| free.iter().any(|(node, _)| node != avoid));
+    free.iter()
+        .enumerate()
+        .filter(|(_, (node, left))| *left > -i64::from(PREFETCH) && !(others && Some(node) == avoid))
+        .max_by_key(|(place, (_, left))| (*left, std::cmp::Reverse(*place)))
+        .map(|(place, _)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_core::ids::{Attempt, ChunkId, StageId};
+
+    use super::*;
+
+    fn chunk(index: u32) -> Work {
+        Work::Chunk(ChunkId {
+            stage: StageId(0),
+            index,
+        })
+    }
+
+    fn seat(node: &str, slots: u32) -> Seat {
+        Seat {
+            node: NodeName::from(node),
+            slots,
+        }
+    }
+
+    fn post(run: &str, grants_seen: u64, chunks: impl IntoIterator<Item = u32>) -> Post {
+        let waiting = chunks.into_iter().map(|index| Waiting {
+            work: chunk(index),
+            not_before: Millis(0),
+            avoid: None,
+        });
+        Post {
+            run: RunId::from(run),
+            life: 1,
+            grants_seen,
+            waiting: waiting.collect(),
+            awaited: BTreeMap::new(),
+            drops: BTreeMap::new(),
+            trace: Arc::default(),
+        }
+    }
+
+    fn shown(grants: &[Grant]) -> Vec<String> {
+        grants
+            .iter()
+            .map(|grant| format!("{} {} -> {}", grant.run, grant.work, grant.node))
+            .collect()
+    }
+
+    #[test]
+    fn runs_take_turns_and_slots_go_before_prefetch() {
+        let mut board = Board::default();
+        board.post(post("a", 0, 0..9));
+        board.post(post("b", 0, 0..9));
+        let grants = board.grant(Millis(1), &[seat("x", 2), seat("y", 1)]);
+        assert_eq!(
+            shown(&grants),
+            [
+                "a chunk 0.0 -> x",
+                "b chunk 0.0 -> x",
+                "a chunk 0.1 -> y",
+                "b chunk 0.1 -> x",
+                "a chunk 0.2 -> y"
+            ]
+        );
+        assert!(
+            board.grant(Millis(1), &[seat("x", 2), seat("y", 1)]).is_empty(),
+            "credit is used up"
+        );
+    }
+
+    #[test]
+    fn a_grant_is_reserved_until_the_run_has_seen_it() {
+        let mut board = Board::default();
+        let seats = [seat("x", 4)];
+        board.post(post("a", 0, 0..1));
+        let first = board.grant(Millis(1), &seats);
+        assert_eq!(first.len(), 1);
+        // The run posts something else before it sees the grant: the chunk is still waiting in its post.
+        board.post(post("a", 0, 0..1));
+        assert!(board.grant(Millis(1), &seats).is_empty());
+        // It has seen and refused it: the slot is free again.
+        board.post(post("a", first[0].number, 0..1));
+        assert_eq!(board.grant(Millis(1), &seats).len(), 1);
+        // A restarted actor has seen none.
+        let mut again = post("a", 0, 0..1);
+        again.life = 2;
+        assert!(board.post(again));
+        assert_eq!(board.grant(Millis(1), &seats).len(), 1);
+    }
+
+    #[test]
+    fn backoff_and_the_node_to_avoid_are_kept() {
+        for (avoid, not_before, seats, expected) in [
+            ("x", 0, vec![seat("x", 9), seat("y", 1)], Some("y")),
+            ("x", 0, vec![seat("x", 9)], Some("x")),
+            ("z", 0, vec![seat("x", 9), seat("y", 1)], Some("x")),
+            ("z", 100, vec![seat("x", 9)], None),
+            ("z", 0, vec![], None),
+        ] {
+            let mut board = Board::default();
+            let mut post = post("a", 0, 0..1);
+            post.waiting[0].avoid = Some(NodeName::from(avoid));
+            post.waiting[0].not_before = Millis(not_before);
+            board.post(post);
+            let grants = board.grant(Millis(50), &seats);
+            assert_eq!(
+                grants.first().map(|grant| grant.node.as_str()),
+                expected,
+                "{avoid} {not_before} {seats:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn work_that_can_not_be_placed_does_not_hold_up_the_rest() {
+        let mut board = Board::default();
+        let mut post = post("a", 0, 0..2);
+        post.waiting[0].avoid = Some(NodeName::from("x"));
+        board.post(post);
+        // y is the better place for chunk 0, and full: chunk 1 goes to x meanwhile.
+        let busy = Post {
+            drops: drops_at("y", 2),
+            ..super::tests::post("b", 0, 0..0)
+        };
+        board.post(busy);
+        let grants = board.grant(Millis(1), &[seat("x", 4), seat("y", 1)]);
+        assert_eq!(shown(&grants), ["a chunk 0.1 -> x"]);
+    }
+
+    fn drops_at(node: &str, count: u32) -> BTreeMap<AttemptKey, NodeName> {
+        let key = |index| AttemptKey {
+            run: RunId::from("b"),
+            work: chunk(index),
+            attempt: Attempt(1),
+        };
+        (0..count).map(|index| (key(index), NodeName::from(node))).collect()
+    }
+
+    #[test]
+    fn what_a_node_has_counts_against_its_credit() {
+        let mut board = Board::default();
+        board.post(Post {
+            drops: drops_at("x", 2),
+            ..post("b", 0, 7..9)
+        });
+        assert_eq!(board.load().get(&NodeName::from("x")), Some(&2));
+        assert_eq!(board.grant(Millis(1), &[seat("x", 2)]).len(), 1);
+        assert_eq!(board.runs_at(&NodeName::from("x")), [RunId::from("b")]);
+        board.remove(&RunId::from("b"));
+        assert!(board.load().is_empty());
+    }
+}

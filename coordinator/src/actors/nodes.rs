@@ -1,0 +1,535 @@
+//! The nodes that the leader knows: their leases, and what each one is believed to hold. Pure: time is an argument, and
+//! an agent is only an id here.
+//!
+//! A node is known by its name and by the boot of its process. A heartbeat renews the lease of that boot alone; another
+//! boot under the same name means that the process was started again and that what the old one held is lost.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use haulage_core::ids::{Millis, NodeName};
+use haulage_core::lease::{NodeLease, Settings, Standing};
+use haulage_proto::link::message::{AttemptKey, Heartbeat, HelloReply};
+use ractor::ActorId;
+
+use super::board::{Board, Seat};
+
+/// How many heartbeats in a row may lack an attempt before the node is believed not to hold it. More than one, because
+/// a heartbeat and an assignment may pass each other on the way.
+const MISSES: u32 = 5;
+/// How long a lost node stays in the list.
+const FORGET_MS: u64 = 600_000;
+/// How long a node gets no new work after it said that it has no free slot.
+const FULL_MS: u64 = 1_000;
+/// Boots that a name is remembered to have had.
+const BOOTS: usize = 32;
+
+/// How far an assignment is on its way to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The call hasn't been answered yet.
+    OnTheWay,
+    /// The node has it.
+    Held {
+        /// Since when the leader knows that.
+        since: Millis,
+        /// Heartbeats in a row that didn't name it.
+        missed: u32,
+    },
+    /// To be sent again.
+    Again {
+        /// When.
+        at: Millis,
+        /// How often the node said that it has no free slot.
+        refused: u32,
+    },
+}
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) boot: String,
+    pub(crate) version: String,
+    pub(crate) slots: u32,
+    pub(crate) lease: NodeLease,
+    pub(crate) lost: bool,
+    /// Where to reach it; `None` while its session is down.
+    pub(crate) agent: Option<ActorId>,
+    pub(crate) sent: BTreeMap<AttemptKey, Sent>,
+    /// Drops that were sent and aren't settled, and when to send each again.
+    pub(crate) dropping: HashMap<AttemptKey, Millis>,
+    full_until: Millis,
+    /// What it said it held when this boot was greeted.
+    said: HashSet<AttemptKey>,
+    superseded: Vec<String>,
+}
+
+/// What a heartbeat means.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beat {
+    /// The node was taken for suspect until now.
+    pub(crate) recovered: bool,
+    /// Attempts that the node should hold and evidently doesn't.
+    pub(crate) missing: Vec<AttemptKey>,
+}
+
+/// What a greeting means.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Greeted {
+    /// Another process that was started before has the name: its agent is left alone.
+    pub(crate) superseded: bool,
+    /// The process was started again, and what it held before is lost, after so many milliseconds of silence.
+    pub(crate) lost_boot: Option<u64>,
+    /// Attempts that the log says it has and it doesn't.
+    pub(crate) missing: Vec<AttemptKey>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    settings: Settings,
+    pub(crate) members: BTreeMap<NodeName, Member>,
+    // Nodes that the log says have work and nobody has seen, and since when.
+    absent: HashMap<NodeName, Millis>,
+}
+
+impl Nodes {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            members: BTreeMap::new(),
+            absent: HashMap::new(),
+        }
+    }
+
+    /// A heartbeat. `None` if the leader doesn't know this boot, or has given it up.
+    pub(crate) fn heartbeat(&mut self, beat: &Heartbeat, now: Millis) -> Option<Beat> {
+        let settings = self.settings;
+        let member = self
+            .members
+            .get_mut(&beat.node)
+            .filter(|member| member.boot == beat.boot && !member.lost)?;
+        let recovered = member.lease.standing(now, &settings) != Standing::Alive;
+        member.lease.renew(now);
+        let held: HashSet<&AttemptKey> = beat.progress.iter().map(|(key, _)| key).collect();
+        let mut missing = Vec::new();
+        for (key, sent) in &mut member.sent {
+            if held.contains(key) {
+                *sent = Sent::Held { since: now, missed: 0 };
+            } else if let Sent::Held { missed, .. } = sent {
+                *missed += 1;
+                if *missed >= MISSES {
+                    missing.push(key.clone());
+                }
+            }
+        }
+        for key in &missing {
+            member.sent.remove(key);
+        }
+        Some(Beat { recovered, missing })
+    }
+
+    /// A node has answered a hello that was sent at `asked`.
+    pub(crate) fn greeted(
+        &mut self,
+        agent: ActorId,
+        reply: &HelloReply,
+        board: &Board,
+        asked: Millis,
+        now: Millis,
+    ) -> Greeted {
+        let running: HashSet<AttemptKey> = reply.running.iter().cloned().collect();
+        let mut greeted = Greeted::default();
+        let mut superseded = Vec::new();
+        match self.members.get_mut(&reply.node) {
+            Some(member) if member.boot == reply.boot && !member.lost => {
+                member.reconnect(agent, &running, asked, now, &mut greeted);
+                return greeted;
+            }
+            Some(member) if member.superseded.contains(&reply.boot) => {
+                return Greeted {
+                    superseded: true,
+                    ..Greeted::default()
+                };
+            }
+            Some(member) => {
+                superseded = std::mem::take(&mut member.superseded);
+                if member.boot != reply.boot {
+                    greeted.lost_boot = (!member.lost).then(|| member.lease.silence_ms(now));
+                    superseded.push(member.boot.clone());
+                    let surplus = superseded.len().saturating_sub(BOOTS);
+                    superseded.drain(..surplus);
+                }
+            }
+            None => {}
+        }
+        let mut member = Member {
+            boot: reply.boot.clone(),
+            version: reply.version.clone(),
+            slots: reply.slots,
+            lease: NodeLease::new(now),
+            lost: false,
+            agent: Some(agent),
+            sent: BTreeMap::new(),
+            dropping: HashMap::new(),
+            full_until: Millis(0),
+            said: running,
+            superseded,
+        };
+        let here = board.awaited().filter(|(_, awaited, _)| awaited.node == reply.node);
+        for (key, _, _) in here {
+            if member.said.contains(key) {
+                member.sent.insert(key.clone(), Sent::Held { since: now, missed: 0 });
+            } else if greeted.lost_boot.is_none() {
+                greeted.missing.push(key.clone());
+            }
+        }
+        self.absent.remove(&reply.node);
+        self.members.insert(reply.node.clone(), member);
+        greeted
+    }
+
+    /// A recovered run awaits this attempt on a node, and this leader has never sent it there. True if the node
+    /// doesn't hold it; false if it does, or isn't here to say.
+    pub(crate) fn adopt(&mut self, node: &NodeName, key: &AttemptKey, now: Millis) -> bool {
+        let Some(member) = self.members.get_mut(node) else {
+            return false;
+        };
+        if member.lost || member.sent.contains_key(key) {
+            return false;
+        }
+        if member.said.contains(key) {
+            member.sent.insert(key.clone(), Sent::Held { since: now, missed: 0 });
+            return false;
+        }
+        true
+    }
+
+    /// Nodes whose lease has run out just now, with the milliseconds of silence, and nodes that the log says have work
+    /// and that haven't appeared for as long as a lease. What each has is lost.
+    pub(crate) fn lost(&mut self, board: &Board, now: Millis) -> Vec<(NodeName, u64)> {
+        let mut lost = Vec::new();
+        for (name, member) in &mut self.members {
+            if !member.lost && member.lease.standing(now, &self.settings) == Standing::Lost {
+                member.lost = true;
+                member.sent.clear();
+                member.dropping.clear();
+                member.said.clear();
+                lost.push((name.clone(), member.lease.silence_ms(now)));
+            }
+        }
+        let load = board.load();
+        self.members
+            .retain(|name, member| !member.lost || load.contains_key(name) || member.lease.silence_ms(now) < FORGET_MS);
+        let is_here = |name: &NodeName| self.members.get(name).is_some_and(|member| !member.lost);
+        self.absent.retain(|name, _| load.contains_key(name) && !is_here(name));
+        for name in load.keys().filter(|name| !is_here(name)) {
+            let since = self.absent.entry(name.clone()).or_insert(now);
+            let silence = now.since(*since);
+            if silence >= self.settings.lease_ms {
+                *since = now;
+                lost.push((name.clone(), silence));
+            }
+        }
+        lost
+    }
+
+    /// Forgets what was sent and is no longer asked for.
+    pub(crate) fn prune(&mut self, board: &Board) {
+        for (name, member) in &mut self.members {
+            member.sent.retain(|key, _| board.awaits(key) == Some(name));
+            member.dropping.retain(|key, _| board.is_drop(key));
+        }
+    }
+
+    /// Nodes that may be given new work.
+    pub(crate) fn seats(&self, now: Millis) -> Vec<Seat> {
+        let free = |member: &Member| {
+            member.agent.is_some()
+                && !member.lost
+                && member.full_until <= now
+                && member.lease.standing(now, &self.settings) == Standing::Alive
+        };
+        let members = self.members.iter().filter(|(_, member)| free(member));
+        members
+            .map(|(name, member)| Seat {
+                node: name.clone(),
+                slots: member.slots,
+            })
+            .collect()
+    }
+
+    /// What the leader thinks of a node. One that can't be reached is suspect, whatever its lease says.
+    pub(crate) fn standing(&self, member: &Member, now: Millis) -> Standing {
+        match member.lease.standing(now, &self.settings) {
+            _ if member.lost => Standing::Lost,
+            Standing::Alive if member.agent.is_none() => Standing::Suspect,
+            standing @ (Standing::Alive | Standing::Suspect | Standing::Lost) => standing,
+        }
+    }
+
+    /// How many nodes are alive.
+    pub(crate) fn alive(&self, now: Millis) -> usize {
+        self.members
+            .values()
+            .filter(|member| self.standing(member, now) == Standing::Alive)
+            .count()
+    }
+
+    /// The member, if it is still the boot that was talked to.
+    pub(crate) fn same_boot(&mut self, node: &NodeName, boot: &str) -> Option<&mut Member> {
+        self.members
+            .get_mut(node)
+            .filter(|member| member.boot == boot && !member.lost)
+    }
+
+    /// The session with this agent has ended. True if that leaves a node without one.
+    pub(crate) fn unreachable(&mut self, agent: ActorId) -> Option<NodeName> {
+        let (name, member) = self
+            .members
+            .iter_mut()
+            .find(|(_, member)| member.agent == Some(agent))?;
+        member.agent = None;
+        Some(name.clone())
+    }
+}
+
+impl Member {
+    /// The same process over a new session: what it was sent on the old one may be lost on the way.
+    fn reconnect(
+        &mut self,
+        agent: ActorId,
+        running: &HashSet<AttemptKey>,
+        asked: Millis,
+        now: Millis,
+        greeted: &mut Greeted,
+    ) {
+        self.agent = Some(agent);
+        self.lease.renew(now);
+        self.dropping.clear();
+        for (key, sent) in &mut self.sent {
+            let known = running.contains(key);
+            match sent {
+                _ if known => *sent = Sent::Held { since: now, missed: 0 },
+                // Accepted after the hello was asked: the answer may be older than the assignment.
+                Sent::Held { since, .. } if *since < asked => greeted.missing.push(key.clone()),
+                Sent::Held { .. } | Sent::OnTheWay => *sent = Sent::Again { at: now, refused: 0 },
+                Sent::Again { .. } => {}
+            }
+        }
+        for key in &greeted.missing {
+            self.sent.remove(key);
+        }
+    }
+
+    /// The node has no free slot: it gets nothing new for a while, and this attempt again then. Returns how often it
+    /// has refused it.
+    pub(crate) fn refuse(&mut self, key: &AttemptKey, refused: u32, now: Millis) -> u32 {
+        self.full_until = now.plus(FULL_MS);
+        self.sent.insert(
+            key.clone(),
+            Sent::Again {
+                at: self.full_until,
+                refused: refused + 1,
+            },
+        );
+        refused + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use haulage_core::checkpoint::Counts;
+    use haulage_core::ids::{Attempt, ChunkId, RunId, StageId, Work};
+    use haulage_core::submission::Submission;
+    use haulage_proto::link::message::{Assignment, Task};
+
+    use super::super::board::{Awaited, Post};
+    use super::*;
+
+    const AGENT: ActorId = ActorId::Local(1);
+
+    fn key(index: u32) -> AttemptKey {
+        AttemptKey {
+            run: RunId::from("r"),
+            work: Work::Chunk(ChunkId {
+                stage: StageId(0),
+                index,
+            }),
+            attempt: Attempt(1),
+        }
+    }
+
+    fn board(node: &str, keys: &[u32]) -> Board {
+        let submission = Submission {
+            pipeline: "p".into(),
+            definition: String::new(),
+            file: String::new(),
+            base: String::new(),
+            params: BTreeMap::new(),
+            loads: vec![],
+            traceparent: String::new(),
+        };
+        let awaited = |index: &u32| {
+            let assignment = Assignment {
+                key: key(*index),
+                submission: submission.clone(),
+                submitted_at: Millis(0),
+                replaces: None,
+                task: Task::Discover,
+            };
+            (
+                key(*index),
+                Awaited {
+                    node: NodeName::from(node),
+                    assignment: Arc::new(assignment),
+                },
+            )
+        };
+        let mut board = Board::default();
+        board.post(Post {
+            run: RunId::from("r"),
+            life: 1,
+            grants_seen: 0,
+            waiting: vec![],
+            awaited: keys.iter().map(awaited).collect(),
+            drops: BTreeMap::new(),
+            trace: Arc::default(),
+        });
+        board
+    }
+
+    fn reply(boot: &str, running: &[u32]) -> HelloReply {
+        HelloReply {
+            node: NodeName::from("n"),
+            boot: boot.into(),
+            version: "1".into(),
+            slots: 2,
+            running: running.iter().map(|index| key(*index)).collect(),
+        }
+    }
+
+    fn beat(boot: &str, held: &[u32]) -> Heartbeat {
+        Heartbeat {
+            node: NodeName::from("n"),
+            boot: boot.into(),
+            progress: held.iter().map(|index| (key(*index), Counts::default())).collect(),
+        }
+    }
+
+    fn nodes() -> Nodes {
+        Nodes::new(Settings::default())
+    }
+
+    #[test]
+    fn a_new_leader_adopts_what_a_node_runs_and_misses_what_it_does_not() {
+        let mut nodes = nodes();
+        let greeted = nodes.greeted(AGENT, &reply("b1", &[0]), &board("n", &[0, 1]), Millis(0), Millis(5));
+        assert_eq!(
+            greeted,
+            Greeted {
+                missing: vec![key(1)],
+                ..Greeted::default()
+            }
+        );
+        // A run that is recovered only after the node was greeted is held against what the node said then.
+        assert!(!nodes.adopt(&NodeName::from("n"), &key(0), Millis(6)));
+        assert!(nodes.adopt(&NodeName::from("n"), &key(2), Millis(6)));
+    }
+
+    #[test]
+    fn silence_makes_a_node_suspect_and_then_lost_once() {
+        let mut nodes = nodes();
+        let board = board("n", &[0]);
+        nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
+        assert_eq!(nodes.seats(Millis(2_999)).len(), 1);
+        assert_eq!(nodes.seats(Millis(3_000)).len(), 0);
+        assert_eq!(nodes.lost(&board, Millis(4_999)), []);
+        assert_eq!(nodes.lost(&board, Millis(5_000)), [(NodeName::from("n"), 5_000)]);
+        assert_eq!(
+            nodes.heartbeat(&beat("b1", &[0]), Millis(5_001)),
+            None,
+            "a lost boot has to be greeted again"
+        );
+        assert_eq!(nodes.lost(&board, Millis(5_100)), []);
+        // Work that still stands there a lease later is lost again: the run may have missed it.
+        assert_eq!(nodes.lost(&board, Millis(10_000)), [(NodeName::from("n"), 5_000)]);
+        nodes.greeted(AGENT, &reply("b1", &[]), &board, Millis(11_000), Millis(11_000));
+        assert!(nodes.heartbeat(&beat("b1", &[]), Millis(11_001)).is_some());
+    }
+
+    #[test]
+    fn a_node_that_never_comes_back_after_a_restart_of_the_leader_is_lost() {
+        let mut nodes = nodes();
+        let board = board("gone", &[0]);
+        assert_eq!(nodes.lost(&board, Millis(100)), []);
+        assert_eq!(nodes.lost(&board, Millis(5_099)), []);
+        assert_eq!(nodes.lost(&board, Millis(5_100)), [(NodeName::from("gone"), 5_000)]);
+    }
+
+    #[test]
+    fn another_boot_loses_what_the_old_one_held_and_the_old_one_stays_out() {
+        let mut nodes = nodes();
+        let board = board("n", &[0]);
+        nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
+        let greeted = nodes.greeted(ActorId::Local(2), &reply("b2", &[]), &board, Millis(700), Millis(700));
+        assert_eq!(
+            greeted,
+            Greeted {
+                lost_boot: Some(700),
+                ..Greeted::default()
+            }
+        );
+        assert_eq!(nodes.heartbeat(&beat("b1", &[0]), Millis(800)), None);
+        assert!(
+            nodes
+                .greeted(AGENT, &reply("b1", &[0]), &board, Millis(900), Millis(900))
+                .superseded
+        );
+        assert!(nodes.heartbeat(&beat("b2", &[]), Millis(1_000)).is_some());
+    }
+
+    #[test]
+    fn a_reconnect_sends_again_what_may_be_lost_and_misses_what_was_held() {
+        let mut nodes = nodes();
+        let board = board("n", &[0, 1, 2]);
+        nodes.greeted(AGENT, &reply("b1", &[0, 1]), &board, Millis(0), Millis(0));
+        let member = nodes.same_boot(&NodeName::from("n"), "b1").expect("just greeted");
+        member.sent.insert(key(2), Sent::OnTheWay);
+        assert_eq!(nodes.unreachable(AGENT), Some(NodeName::from("n")));
+        assert_eq!(nodes.alive(Millis(1)), 0);
+        let greeted = nodes.greeted(ActorId::Local(2), &reply("b1", &[0]), &board, Millis(50), Millis(60));
+        assert_eq!(
+            greeted,
+            Greeted {
+                missing: vec![key(1)],
+                ..Greeted::default()
+            }
+        );
+        let member = nodes.same_boot(&NodeName::from("n"), "b1").expect("just greeted");
+        assert_eq!(
+            member.sent.get(&key(2)),
+            Some(&Sent::Again {
+                at: Millis(60),
+                refused: 0
+            })
+        );
+        assert_eq!(nodes.alive(Millis(61)), 1);
+    }
+
+    #[test]
+    fn an_attempt_that_heartbeats_no_longer_name_is_missing() {
+        let mut nodes = nodes();
+        let board = board("n", &[0]);
+        nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
+        for at in 1..MISSES {
+            let beat = nodes.heartbeat(&beat("b1", &[]), Millis(at.into())).expect("known");
+            assert_eq!(beat.missing, [], "after {at}");
+        }
+        assert_eq!(
+            nodes.heartbeat(&beat("b1", &[]), Millis(9)).expect("known").missing,
+            [key(0)]
+        );
+    }
+}

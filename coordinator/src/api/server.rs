@@ -1,0 +1,109 @@
+//! The one port: the public interface, the nodes' sessions, server reflection (both versions, since older clients know
+//! only the first) and the standard health service. And the same over a pipe in this process, for the command line of
+//! the embedded mode.
+
+use std::future::Future;
+use std::time::Duration;
+
+use haulage_proto::v1;
+use haulage_proto::v1::cluster_server::ClusterServer;
+use haulage_proto::v1::haulage_server::HaulageServer;
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::{Channel, Endpoint, Server};
+
+use super::Api;
+use super::attach::Attach;
+use crate::error::Error;
+
+/// A connection on which nothing comes back for so long is asked, and closed after as long again.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A request at most: a pipeline file and its parameters.
+const REQUEST_BYTES: usize = 4 * 1024 * 1024;
+/// An answer at most: a run with all its events.
+const RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+/// A frame of a node's session at most, with some room for the framing.
+const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// How long open calls may take to end once the process is going down.
+const GRACE: Duration = Duration::from_secs(3);
+/// Bytes that may wait in a pipe of this process, in each direction.
+const PIPE_BYTES: usize = 256 * 1024;
+/// Pipes that may wait to be accepted.
+const PIPES: usize = 4;
+
+/// Serves a port until `shutdown`; then open streams are told, and what hasn't ended after [`GRACE`] is cut off.
+pub(crate) async fn serve(
+    api: Api,
+    attach: Option<Attach>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<HaulageServer<Api>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let router = router(api.clone(), attach)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(health_service);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = router.serve_with_incoming_shutdown(incoming, async {
+        // An error means that the sender is gone, which is a reason to stop too.
+        drop(stopped.await);
+    });
+    tokio::pin!(serving);
+    tokio::select! {
+        served = &mut serving => return Ok(served?),
+        () = shutdown => {}
+    }
+    health.set_not_serving::<HaulageServer<Api>>().await;
+    api.close();
+    drop(stop);
+    match tokio::time::timeout(GRACE, serving).await {
+        Ok(served) => Ok(served?),
+        // Sessions of nodes never end by themselves.
+        Err(_) => Ok(()),
+    }
+}
+
+/// A client of this process's own interface, without a port.
+pub(crate) fn channel(api: Api) -> Channel {
+    let (pipes, accepted) = mpsc::channel::<DuplexStream>(PIPES);
+    tokio::spawn(async move {
+        let incoming = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
+        // Ends when the last client is dropped.
+        if let Err(error) = router(api, None).serve_with_incoming(incoming).await {
+            tracing::error!(%error, "the in-process interface failed");
+        }
+    });
+    Endpoint::from_static("http://in.process").connect_with_connector_lazy(tower::service_fn(move |_| {
+        let pipes = pipes.clone();
+        async move {
+            let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+            let gone = |_| std::io::Error::new(std::io::ErrorKind::NotConnected, "the coordinator has stopped");
+            pipes.send(theirs).await.map_err(gone)?;
+            Ok::<_, std::io::Error>(TokioIo::new(ours))
+        }
+    }))
+}
+
+fn router(api: Api, attach: Option<Attach>) -> Router {
+    let haulage = HaulageServer::new(api)
+        .max_decoding_message_size(REQUEST_BYTES)
+        .max_encoding_message_size(RESPONSE_BYTES);
+    let cluster = attach.map(|attach| ClusterServer::new(attach).max_decoding_message_size(FRAME_BYTES));
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(haulage)
+        .add_optional_service(cluster)
+}

@@ -1,0 +1,38 @@
+//! Errors as gRPC statuses. The code says whether trying again makes sense, the text says what to do.
+
+use ractor::MessagingErr;
+use ractor::rpc::CallResult;
+use tonic::Status;
+
+use crate::ledger::Error;
+
+/// What the ledger said.
+pub(super) fn ledger(error: &Error) -> Status {
+    match error {
+        Error::Deposed { .. } => deposed(&error.to_string()),
+        Error::Unreadable { .. } => Status::data_loss(error.to_string()),
+        _ if error.is_transient() => Status::unavailable(format!("{error}; try again")),
+        _ => Status::internal(error.to_string()),
+    }
+}
+
+/// This coordinator no longer leads.
+pub(super) fn deposed(reason: &str) -> Status {
+    Status::unavailable(format!("{reason}; connect to the coordinator that leads now"))
+}
+
+/// This process is going down.
+pub(super) fn closing() -> Status {
+    Status::unavailable("the coordinator is shutting down; its runs go on when one is started again")
+}
+
+/// What an actor of this process answered.
+pub(super) fn answered<T, M>(result: Result<CallResult<T>, MessagingErr<M>>) -> Result<T, Status> {
+    match result {
+        Ok(CallResult::Success(answer)) => Ok(answer),
+        Ok(CallResult::Timeout) => Err(Status::deadline_exceeded("the coordinator is busy; try again")),
+        Ok(CallResult::SenderError) | Err(_) => Err(Status::unavailable(
+            "the coordinator is restarting that part; try again",
+        )),
+    }
+}

@@ -1,0 +1,129 @@
+//! Submit: a pipeline is parsed, bound to its parameters, compiled as far as it can be without looking at a source, and
+//! becomes a run; or attaches to the run that the same submission has.
+//!
+//! Here the run's trace begins: under the client's span if it sent one, else with a span of its own.
+
+use haulage_core::submission::Submission;
+use haulage_plan::Diagnostics;
+use haulage_proto::v1::submit_response::Disposition as Answer;
+use haulage_proto::v1::{SubmitRequest, SubmitResponse};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
+use tracing::Span;
+
+use super::{Api, status};
+use crate::actors::runs::RunsMessage;
+use crate::actors::table::Place;
+use crate::actors::tell;
+use crate::clock;
+use crate::ledger::Disposition;
+use crate::trace::{self, Carrier};
+
+/// What a file without a name is called in errors.
+const UNNAMED: &str = "pipeline.yaml";
+
+pub(super) async fn submit(api: &Api, request: Request<SubmitRequest>) -> Result<SubmitResponse, Status> {
+    let leader = api.leader()?;
+    let (span, traceparent) = root(&carrier(request.metadata()));
+    let rerun = request.get_ref().rerun;
+    // Planning SQL is work for a processor, and this task shares its thread with heartbeats.
+    let checking = tokio::task::spawn_blocking(move || span.in_scope(|| check(request.into_inner(), traceparent)));
+    let submission = checking
+        .await
+        .map_err(|error| Status::internal(format!("the pipeline's check failed: {error}")))??;
+    let shared = &leader.shared;
+    let submitted = api
+        .ledger
+        .submit(shared.epoch(), &submission, rerun, clock::wall())
+        .await
+        .map_err(|error| {
+            shared.leadership.heed(&error);
+            status::ledger(&error)
+        })?;
+    let run = submitted.run;
+    let disposition = match submitted.disposition {
+        Disposition::Started => Answer::Started,
+        Disposition::Attached => Answer::Attached,
+        Disposition::AlreadyPublished => Answer::AlreadyPublished,
+    };
+    match submitted.disposition {
+        Disposition::Started | Disposition::Attached => {
+            if let Some(Place::SetAside(reason)) = shared.table.place(&run) {
+                return Err(Status::data_loss(format!(
+                    "the same submission already has run {run}, which can't be recovered: {reason}"
+                )));
+            }
+            // Also for a run that is attached to: harmless if it runs, and it does.
+            tell(&leader.runs, RunsMessage::Start(run.clone()));
+        }
+        Disposition::AlreadyPublished => {}
+    }
+    tracing::info!(%run, disposition = ?submitted.disposition, "submitted");
+    Ok(SubmitResponse {
+        run_id: run.0,
+        disposition: disposition.into(),
+    })
+}
+
+/// The span of this submission and the context that the run's log keeps.
+fn root(client: &Carrier) -> (Span, String) {
+    if let Some(traceparent) = client.get("traceparent") {
+        let span = tracing::info_span!(parent: None, "plan");
+        trace::follow(&span, client);
+        return (span, traceparent.clone());
+    }
+    // A client that doesn't trace: the run's trace begins here.
+    let submit = tracing::info_span!(parent: None, "submit");
+    let traceparent = trace::context(&submit, "").remove("traceparent").unwrap_or_default();
+    (tracing::info_span!(parent: &submit, "plan"), traceparent)
+}
+
+fn carrier(metadata: &MetadataMap) -> Carrier {
+    let take = |name: &str| {
+        metadata
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let traceparent = take("traceparent");
+    // Kept for ever in the log and sent to every node: only what is a context.
+    if haulage_proto::convert::trace_id(&traceparent).is_empty() {
+        return Carrier::new();
+    }
+    Carrier::from([
+        ("traceparent".to_owned(), traceparent),
+        ("tracestate".to_owned(), take("tracestate")),
+    ])
+}
+
+/// A sound submission, or everything that is wrong with it.
+#[allow(clippy::result_large_err, reason = "a Status is what the caller sends")]
+fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Status> {
+    if request.base.is_empty() {
+        return Err(Status::invalid_argument(
+            "`base` is empty: say what relative source paths are relative to, a folder on the nodes or s3://bucket/prefix",
+        ));
+    }
+    let file = if request.file.is_empty() {
+        UNNAMED.to_owned()
+    } else {
+        request.file
+    };
+    let params = request.params.into_iter().collect();
+    let definition = haulage_plan::parse_and_bind(&request.definition, &file, &params).map_err(unsound)?;
+    haulage_plan::compile_if_declared(&definition).map_err(unsound)?;
+    Ok(Submission {
+        pipeline: definition.pipeline.clone(),
+        loads: haulage_plan::outline(&definition),
+        definition: request.definition,
+        file,
+        base: request.base,
+        params,
+        traceparent,
+    })
+}
+
+fn unsound(diagnostics: Diagnostics) -> Status {
+    Status::invalid_argument(diagnostics.to_string())
+}

@@ -1,0 +1,31 @@
+//! What a coordinator has to be told before it starts.
+
+use std::fmt;
+
+use haulage_core::lease;
+
+/// Settings of a coordinator.
+#[derive(Clone)]
+pub struct CoordinatorConfig {
+    /// Where the ledger is: `postgres://...` or `sqlite:PATH`. May hold a password, and is never shown.
+    pub ledger: String,
+    /// The coordinator's name: kept in the ledger beside the epoch, and the name of its cluster session.
+    pub name: String,
+    /// What nodes must know to attach. Never shown.
+    pub cookie: String,
+    /// How long a node may be silent.
+    pub lease: lease::Settings,
+    /// Whether nodes attach over the network. Without it only a node in the same process is found (embedded mode).
+    pub cluster: bool,
+}
+
+// By hand: a derived one would show the password in the ledger's address, and the cookie.
+impl fmt::Debug for CoordinatorConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CoordinatorConfig")
+            .field("name", &self.name)
+            .field("lease", &self.lease)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}

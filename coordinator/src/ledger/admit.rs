@@ -1,0 +1,181 @@
+//! Which appends may stand, and which run answers for a submission: facts in, decision out. No database here, so that
+//! both databases decide alike.
+
+use std::collections::{BTreeMap, HashMap};
+
+use haulage_core::event::{Event, Outcome};
+use haulage_core::ids::{Epoch, Millis, RunId, Seq};
+
+use super::{Append, Appended, Disposition, Error, Submitted};
+
+/// Where a run's log ends, as read under the run's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The place of its last event.
+    pub(super) last: Seq,
+    /// Whether that is `finished`.
+    pub(super) at_rest: bool,
+}
+
+/// An append with its events as they will stand in the database.
+pub(super) struct Encoded<'a> {
+    pub(super) append: &'a Append,
+    /// The events in JSON, in their order.
+    bodies: Vec<String>,
+}
+
+/// An event as it stands in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) seq: Seq,
+    pub(super) epoch: Epoch,
+    pub(super) body: String,
+}
+
+/// An event to insert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NewEvent<'a> {
+    pub(super) run: &'a RunId,
+    pub(super) seq: Seq,
+    pub(super) at: Millis,
+    pub(super) kind: &'static str,
+    pub(super) body: &'a str,
+}
+
+/// Where a run's log ends after the appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Advance {
+    pub(super) last: Seq,
+    pub(super) finished: Option<(Millis, Outcome)>,
+}
+
+/// What may stand. `answers` has a conflict for whatever is not admitted; whether that stands already is asked later.
+pub(super) struct Admission<'a> {
+    pub(super) answers: Vec<Appended>,
+    pub(super) events: Vec<NewEvent<'a>>,
+    /// By run, so that rows are always written in one order.
+    pub(super) advances: BTreeMap<&'a RunId, Advance>,
+}
+
+/// Encodes an append's events, before any lock is held.
+pub(super) fn encode(append: &Append) -> Result<Encoded<'_>, Error> {
+    let mut bodies = Vec::with_capacity(append.events.len());
+    for event in &append.events {
+        bodies.push(encode_event(&append.run, event)?);
+    }
+    Ok(Encoded { append, bodies })
+}
+
+/// Encodes one event.
+pub(super) fn encode_event(run: &RunId, event: &Event) -> Result<String, Error> {
+    serde_json::to_string(event).map_err(|source| Error::Unwritable {
+        run: run.clone(),
+        source,
+    })
+}
+
+/// Judges the appends one after the other. A run without a head doesn't exist.
+pub(super) fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) -> Admission<'a> {
+    let mut admission = Admission {
+        answers: Vec::with_capacity(appends.len()),
+        events: Vec::new(),
+        advances: BTreeMap::new(),
+    };
+    for encoded in appends {
+        let Append { run, expected, events } = encoded.append;
+        let head = match heads.get_mut(run) {
+            Some(head) if head.last == *expected && !head.at_rest => head,
+            Some(_) | None => {
+                admission.answers.push(Appended::Conflict);
+                continue;
+            }
+        };
+        let mut finished = None;
+        for (event, body) in events.iter().zip(&encoded.bodies) {
+            head.last = head.last.next();
+            if let Event::Finished { outcome, at } = event {
+                finished = Some((*at, *outcome));
+            }
+            admission.events.push(NewEvent {
+                run,
+                seq: head.last,
+                at: event.at(),
+                kind: event.kind(),
+                body,
+            });
+        }
+        head.at_rest = finished.is_some();
+        admission.answers.push(Appended::At(head.last));
+        if !events.is_empty() {
+            admission.advances.insert(
+                run,
+                Advance {
+                    last: head.last,
+                    finished,
+                },
+            );
+        }
+    }
+    admission
+}
+
+/// Whether a refused append is one that was already written by this leader and whose answer was lost. `stored` is what
+/// stands from the place after `expected` on, at most as many events as the append has.
+///
+/// Content and epoch must be equal: what another leader wrote was decided on another state, however alike it looks.
+pub(super) fn stands(refused: &Encoded<'_>, epoch: Epoch, stored: &[Stored]) -> bool {
+    let mut place = refused.append.expected;
+    !refused.bodies.is_empty()
+        && stored.len() == refused.bodies.len()
+        && stored.iter().zip(&refused.bodies).all(|(event, body)| {
+            place = place.next();
+            event.seq == place && event.epoch == epoch && event.body == *body
+        })
+}
+
+/// What the ledger knows of a submission.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Prior {
+    /// Its newest run: id, number, and how it ended.
+    pub(super) newest: Option<(RunId, u32, Option<Outcome>)>,
+    /// Its newest published run.
+    pub(super) published: Option<RunId>,
+}
+
+/// Who answers for a submission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A run that exists.
+    Existing(Submitted),
+    /// A new run with this number, or the next one that is free.
+    Start { number: u32, replaces: Option<RunId> },
+}
+
+/// Finds out who answers; the rules are [`super::Ledger::submit`]'s.
+pub(super) fn answer(prior: Prior, rerun: bool) -> Answer {
+    let (newest, number, outcome) = match prior.newest {
+        None => {
+            return Answer::Start {
+                number: 1,
+                replaces: None,
+            };
+        }
+        Some(newest) => newest,
+    };
+    if outcome.is_none() {
+        return Answer::Existing(Submitted {
+            run: newest,
+            disposition: Disposition::Attached,
+        });
+    }
+    match prior.published {
+        Some(run) if !rerun => Answer::Existing(Submitted {
+            run,
+            disposition: Disposition::AlreadyPublished,
+        }),
+        replaces => Answer::Start {
+            number: number.saturating_add(1),
+            replaces,
+        },
+    }
+}

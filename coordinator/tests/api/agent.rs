@@ -1,0 +1,485 @@
+//! A node as the coordinator sees one: an actor in the agents' process group that answers, sends heartbeats and repeats
+//! what has ended until it is acknowledged. It touches no data; what each piece of work brings is scripted.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use haulage_core::checkpoint::{ChunkReport, ChunkSpec, Counts, LoadCounts, Position};
+use haulage_core::event::{PlannedStage, StepReport};
+use haulage_core::failure::Failure;
+use haulage_core::ids::{ChunkId, Epoch, LoadName, NodeName, RunId, StageId, StepKind, Work};
+use haulage_core::quarantine::Reject;
+use haulage_proto::link::actor::{AGENTS, AgentMessage, GATEWAYS, GatewayMessage};
+use haulage_proto::link::message::{
+    Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Drop as DropMessage, FetchRejects, Heartbeat, Hello,
+    HelloReply, LeaseGrant, Outcome, RejectsPage,
+};
+use haulage_proto::link::wire::{self, Meta, Wire};
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+const TIMEOUT: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What becomes of an assignment.
+pub(crate) enum Act {
+    /// It ends at once.
+    End(Result<Outcome, Failure>),
+    /// It goes on until the test ends it.
+    Hold,
+}
+
+type Script = Box<dyn Fn(&Assignment) -> Act + Send + Sync>;
+
+/// A node under a test's control. Dropping it kills it.
+pub(crate) struct FakeNode {
+    inner: Arc<Inner>,
+    actor: ActorRef<AgentMessage>,
+    heart: tokio::task::JoinHandle<()>,
+}
+
+struct Inner {
+    name: NodeName,
+    boot: String,
+    slots: u32,
+    script: Script,
+    /// How often every outcome is told, acknowledged or not.
+    repeats: u32,
+    silent: AtomicBool,
+    dead: AtomicBool,
+    epoch: AtomicU64,
+    beat: Notify,
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    held: BTreeMap<AttemptKey, Counts>,
+    assigned: Vec<AttemptKey>,
+    dropped: Vec<AttemptKey>,
+    most_at_once: usize,
+    heartbeat: Option<Duration>,
+}
+
+/// How a fake node is to behave.
+pub(crate) struct Manner {
+    pub(crate) boot: &'static str,
+    pub(crate) slots: u32,
+    pub(crate) repeats: u32,
+    pub(crate) script: Script,
+}
+
+impl Manner {
+    /// Ends everything at once, with `chunks` chunks of ten rows.
+    pub(crate) fn quick(chunks: u32) -> Self {
+        Self::scripted(move |assignment| Act::End(Ok(outcome(assignment, chunks))))
+    }
+
+    pub(crate) fn scripted(script: impl Fn(&Assignment) -> Act + Send + Sync + 'static) -> Self {
+        Self {
+            boot: "1",
+            slots: 4,
+            repeats: 1,
+            script: Box::new(script),
+        }
+    }
+
+    pub(crate) fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    pub(crate) fn boot(mut self, boot: &'static str) -> Self {
+        self.boot = boot;
+        self
+    }
+
+    pub(crate) fn repeats(mut self, repeats: u32) -> Self {
+        self.repeats = repeats;
+        self
+    }
+}
+
+impl FakeNode {
+    pub(crate) async fn start(name: &str, manner: Manner) -> Self {
+        let inner = Arc::new(Inner {
+            name: NodeName::from(name),
+            boot: manner.boot.to_owned(),
+            slots: manner.slots,
+            script: manner.script,
+            repeats: manner.repeats,
+            silent: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            beat: Notify::new(),
+            book: Mutex::default(),
+        });
+        let (actor, _) = Actor::spawn(None, FakeAgent, Arc::clone(&inner))
+            .await
+            .expect("spawn a fake agent");
+        let heart = tokio::spawn(heart(Arc::clone(&inner)));
+        Self { inner, actor, heart }
+    }
+
+    /// Stops talking, but stays attached: like a process that is paused.
+    pub(crate) fn pause(&self) {
+        self.inner.silent.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn resume(&self) {
+        self.inner.silent.store(false, Ordering::SeqCst);
+    }
+
+    /// Attempts in the order in which they came.
+    pub(crate) fn assigned(&self) -> Vec<AttemptKey> {
+        self.inner.book().assigned.clone()
+    }
+
+    pub(crate) fn works(&self) -> Vec<String> {
+        self.assigned().iter().map(|key| key.work.to_string()).collect()
+    }
+
+    pub(crate) fn dropped(&self) -> Vec<AttemptKey> {
+        self.inner.book().dropped.clone()
+    }
+
+    pub(crate) fn held(&self) -> Vec<AttemptKey> {
+        self.inner.book().held.keys().cloned().collect()
+    }
+
+    /// The chunks that it holds.
+    pub(crate) fn chunks(&self) -> Vec<AttemptKey> {
+        self.held().into_iter().filter(|key| matches!(key.work, Work::Chunk(_))).collect()
+    }
+
+    /// The most attempts it has ever held at the same time.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.inner.book().most_at_once
+    }
+
+    /// Sets what a held attempt has counted so far.
+    pub(crate) fn count(&self, key: &AttemptKey, read: u64) {
+        self.inner.book().held.insert(key.clone(), counts(read));
+    }
+
+    /// Loses its session and comes back with a new one: the same process, another actor at the coordinator.
+    pub(crate) async fn reconnect(mut self) -> Self {
+        self.actor.stop_and_wait(None, None).await.expect("stops");
+        let (actor, _) = Actor::spawn(None, FakeAgent, Arc::clone(&self.inner))
+            .await
+            .expect("spawn a fake agent");
+        self.actor = actor;
+        self
+    }
+
+    /// Ends a held attempt.
+    pub(crate) fn end(&self, key: &AttemptKey, result: Result<Outcome, Failure>) {
+        tokio::spawn(tell_done(Arc::clone(&self.inner), key.clone(), result));
+    }
+}
+
+impl Drop for FakeNode {
+    fn drop(&mut self) {
+        self.inner.dead.store(true, Ordering::SeqCst);
+        self.heart.abort();
+        self.actor.kill();
+    }
+}
+
+impl Inner {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().expect("no test panics while it writes here")
+    }
+
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::SeqCst) || self.dead.load(Ordering::SeqCst)
+    }
+}
+
+struct FakeAgent;
+
+impl Actor for FakeAgent {
+    type Msg = AgentMessage;
+    type State = Arc<Inner>;
+    type Arguments = Arc<Inner>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<AgentMessage>,
+        inner: Arc<Inner>,
+    ) -> Result<Arc<Inner>, ActorProcessingErr> {
+        ractor::pg::join(AGENTS.to_owned(), vec![myself.get_cell()]);
+        Ok(inner)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<AgentMessage>,
+        message: AgentMessage,
+        inner: &mut Arc<Inner>,
+    ) -> Result<(), ActorProcessingErr> {
+        if inner.is_silent() {
+            return Ok(());
+        }
+        match message {
+            AgentMessage::Hello(wire, port) => {
+                let (meta, hello) = open::<Hello>(&wire);
+                inner.epoch.fetch_max(meta.epoch.0, Ordering::SeqCst);
+                inner.book().heartbeat = Some(Duration::from_millis(hello.heartbeat_ms));
+                let running = inner.book().held.keys().cloned().collect();
+                let reply = HelloReply {
+                    node: inner.name.clone(),
+                    boot: inner.boot.clone(),
+                    version: "test".to_owned(),
+                    slots: inner.slots,
+                    running,
+                };
+                inner.beat.notify_one();
+                answer(port, &reply);
+            }
+            AgentMessage::Assign(wire, port) => {
+                let (meta, assignment) = open::<Assignment>(&wire);
+                answer(port, &assign(inner, meta.epoch, assignment));
+            }
+            AgentMessage::Drop(wire, port) => {
+                let (_, body) = open::<DropMessage>(&wire);
+                for key in body.attempts {
+                    inner.book().held.remove(&key);
+                    inner.book().dropped.push(key);
+                }
+                answer(port, &());
+            }
+            AgentMessage::FetchRejects(wire, port) => {
+                let (_, body) = open::<FetchRejects>(&wire);
+                answer(
+                    port,
+                    &RejectsPage {
+                        rows: Ok(rejects(&body)),
+                    },
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn assign(inner: &Arc<Inner>, epoch: Epoch, assignment: Assignment) -> AssignmentReply {
+    if epoch.0 < inner.epoch.load(Ordering::SeqCst) {
+        return AssignmentReply::StaleEpoch;
+    }
+    let key = assignment.key.clone();
+    {
+        let mut book = inner.book();
+        if book.assigned.contains(&key) {
+            return AssignmentReply::Accepted;
+        }
+        book.assigned.push(key.clone());
+        book.held.insert(key.clone(), Counts::default());
+        book.most_at_once = book.most_at_once.max(book.held.len());
+    }
+    match (inner.script)(&assignment) {
+        Act::End(result) => drop(tokio::spawn(tell_done(Arc::clone(inner), key, result))),
+        Act::Hold => {}
+    }
+    AssignmentReply::Accepted
+}
+
+/// Says that an attempt has ended until the leader acknowledges it, and then `repeats` times in all.
+async fn tell_done(inner: Arc<Inner>, key: AttemptKey, result: Result<Outcome, Failure>) {
+    let mut told = 0;
+    while !inner.dead.load(Ordering::SeqCst) && inner.book().held.contains_key(&key) {
+        let done = Done {
+            node: inner.name.clone(),
+            key: key.clone(),
+            result: result.clone(),
+        };
+        if !inner.is_silent()
+            && let Some(DoneReply { acknowledged: true }) = to_leader(&inner, &done, GatewayMessage::Done).await
+        {
+            told += 1;
+            if told >= inner.repeats {
+                inner.book().held.remove(&key);
+                return;
+            }
+            continue;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn heart(inner: Arc<Inner>) {
+    loop {
+        let pause = inner.book().heartbeat;
+        match pause {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => inner.beat.notified().await,
+        }
+        if inner.is_silent() {
+            continue;
+        }
+        let progress = inner
+            .book()
+            .held
+            .iter()
+            .map(|(key, counts)| (key.clone(), counts.clone()))
+            .collect();
+        let body = Heartbeat {
+            node: inner.name.clone(),
+            boot: inner.boot.clone(),
+            progress,
+        };
+        if let Some(grant) = to_leader::<_, LeaseGrant>(&inner, &body, GatewayMessage::Heartbeat).await {
+            let mut book = inner.book();
+            if grant.unknown {
+                book.held.clear();
+            }
+            for key in grant.unwanted {
+                book.held.remove(&key);
+                book.dropped.push(key);
+            }
+        }
+    }
+}
+
+/// Asks every gateway, and believes the one with the highest epoch.
+async fn to_leader<B: Serialize, R: DeserializeOwned>(
+    inner: &Inner,
+    body: &B,
+    message: impl Fn(Wire, RpcReplyPort<Wire>) -> GatewayMessage,
+) -> Option<R> {
+    let meta = Meta {
+        epoch: Epoch(inner.epoch.load(Ordering::SeqCst)),
+        ..Meta::default()
+    };
+    let mut best: Option<(Epoch, R)> = None;
+    for cell in ractor::pg::get_members(&GATEWAYS.to_owned()) {
+        let gateway: ActorRef<GatewayMessage> = cell.into();
+        let wire = wire::encode(&meta, body).expect("encodes");
+        let reply = gateway.call(|port| message(wire, port), Some(TIMEOUT)).await;
+        if let Ok(CallResult::Success(reply)) = reply {
+            let (meta, reply) = wire::decode::<R>(&reply).expect("decodes");
+            if best.as_ref().is_none_or(|(epoch, _)| meta.epoch > *epoch) {
+                best = Some((meta.epoch, reply));
+            }
+        }
+    }
+    let seen = inner.epoch.load(Ordering::SeqCst);
+    best.filter(|(epoch, _)| epoch.0 >= seen).map(|(_, reply)| reply)
+}
+
+fn open<T: DeserializeOwned>(wire: &Wire) -> (Meta, T) {
+    wire::decode(wire).expect("the coordinator sends what it says it sends")
+}
+
+fn answer<T: Serialize>(port: RpcReplyPort<Wire>, body: &T) {
+    drop(port.send(wire::encode(&Meta::default(), body).expect("encodes")));
+}
+
+/// Three rows in every object, on pages of two.
+fn rejects(body: &FetchRejects) -> Vec<Reject> {
+    let row = |line: u64| Reject {
+        pipeline: "p".into(),
+        run: RunId::from("r"),
+        source: "raw".into(),
+        file: body.key.clone(),
+        line,
+        column: None,
+        step: None,
+        reason: if line == 2 { "ragged".into() } else { "bad_int".into() },
+        detail: String::new(),
+        raw: String::new(),
+    };
+    (body.skip + 1..=3).take(2).map(row).collect()
+}
+
+/// Ten rows read, eight loaded into each of `one` and `two`.
+pub(crate) fn counts(read: u64) -> Counts {
+    let load = LoadCounts {
+        loaded: 8,
+        passed: 8,
+        filtered: 2,
+        ..LoadCounts::default()
+    };
+    Counts {
+        read,
+        bytes: read * 10,
+        rejected: BTreeMap::new(),
+        loads: ["one", "two"].map(|name| (name.to_owned(), load)).into(),
+    }
+}
+
+/// What an assignment brings when all goes well.
+pub(crate) fn outcome(assignment: &Assignment, chunks: u32) -> Outcome {
+    match &assignment.key.work {
+        Work::Discover => Outcome::Discovered {
+            stages: vec![stage(chunks)],
+        },
+        Work::Chunk(chunk) => Outcome::Staged {
+            report: ChunkReport {
+                counts: counts(10),
+                segments: 1,
+                resumed: 0,
+                rejects: vec![format!("rejects/{chunk}")],
+                restarts: 0,
+            },
+        },
+        Work::Step(step) => {
+            let rows = if step.kind == StepKind::Publish {
+                u64::from(chunks) * 8
+            } else {
+                0
+            };
+            Outcome::Stepped {
+                report: StepReport {
+                    rows,
+                    detail: format!("{step} is done"),
+                },
+            }
+        }
+        Work::Compensate(step) => Outcome::Stepped {
+            report: StepReport {
+                rows: 0,
+                detail: format!("{step} is undone"),
+            },
+        },
+    }
+}
+
+/// What a chunk brings when all goes well.
+pub(crate) fn chunk_outcome() -> Outcome {
+    let report = ChunkReport {
+        counts: counts(10),
+        segments: 1,
+        resumed: 0,
+        rejects: Vec::new(),
+        restarts: 0,
+    };
+    Outcome::Staged { report }
+}
+
+fn stage(chunks: u32) -> PlannedStage {
+    let spec = |index| ChunkSpec {
+        chunk: ChunkId {
+            stage: StageId(0),
+            index,
+        },
+        source: "raw".into(),
+        object: "raw.csv".into(),
+        version: "1".into(),
+        start: Position::default(),
+        end: None,
+        bytes: 100,
+    };
+    PlannedStage {
+        stage: StageId(0),
+        source: "raw".into(),
+        steps: vec!["clean".into()],
+        loads: vec![LoadName::from("one"), LoadName::from("two")],
+        chunks: (0..chunks).map(spec).collect(),
+    }
+}

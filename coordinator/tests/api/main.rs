@@ -1,0 +1,11 @@
+//! The coordinator as its clients and nodes see it: the real actors, the real API over an in-process channel, a real
+//! SQLite ledger, and nodes that are scripted. Real nodes come in the end-to-end tests.
+
+mod agent;
+mod fixture;
+
+mod failure;
+mod nodes;
+mod port;
+mod restart;
+mod runs;

@@ -1,0 +1,142 @@
+//! Nodes that fall silent, come back, are started again, or are full; and who gets which work.
+
+use std::time::{Duration, Instant};
+
+use haulage_core::ids::Attempt;
+use haulage_core::lease;
+use haulage_proto::v1::{ListNodesRequest, RunState};
+
+use super::agent::{FakeNode, Manner};
+use super::fixture::*;
+use super::runs::holding_chunks;
+
+const SHORT: lease::Settings = lease::Settings {
+    lease_ms: 600,
+    heartbeat_ms: 50,
+    suspect_ms: 300,
+};
+
+async fn node_states(client: &mut Client) -> Vec<(String, String)> {
+    let nodes = client
+        .list_nodes(ListNodesRequest {})
+        .await
+        .expect("lists")
+        .into_inner()
+        .nodes;
+    nodes.into_iter().map(|node| (node.name, node.state)).collect()
+}
+
+async fn until_state(client: &mut Client, name: &str, state: &str) {
+    within(&format!("{name} to be {state}"), async {
+        while !node_states(client).await.contains(&(name.to_owned(), state.to_owned())) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_silent_node_has_runs_elsewhere_after_its_lease() {
+    let stage = Stage::set().await;
+    let mut config = stage.config();
+    config.lease = SHORT;
+    let (_coordinator, mut client) = stage.coordinator_with(config).await;
+    let silent = FakeNode::start("n1", holding_chunks(2)).await;
+    let run = submitted(&mut client).await;
+    until("both chunks", || silent.chunks().len() == 2).await;
+    silent.pause();
+    let since = Instant::now();
+    let other = FakeNode::start("n2", Manner::quick(2)).await;
+    let (ended, events) = finished(&mut client, &run).await;
+
+    assert_eq!((state(&ended), ended.retries), (RunState::Published, 2));
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "noticed after {:?}",
+        since.elapsed()
+    );
+    let lost = events.iter().filter(|event| event.kind == "attempt_failed");
+    for event in lost.clone() {
+        let event: serde_json::Value = serde_json::from_str(&event.json).expect("an event is JSON");
+        let after = event["node_lost_after_ms"].as_u64().expect("the node was lost");
+        assert!((600..2_000).contains(&after), "lost after {after} ms");
+    }
+    assert_eq!(lost.count(), 2);
+    let again: Vec<Attempt> = other
+        .assigned()
+        .iter()
+        .filter(|key| key.work.to_string().starts_with("chunk"))
+        .map(|key| key.attempt)
+        .collect();
+    assert_eq!(again, [Attempt(2), Attempt(2)]);
+    assert!(
+        node_states(&mut client)
+            .await
+            .contains(&("n1".to_owned(), "lost".to_owned()))
+    );
+
+    // It wakes up late: it is told to forget everything, and is a node like any other again.
+    silent.resume();
+    until("n1 to forget", || silent.held().is_empty()).await;
+    until_state(&mut client, "n1", "alive").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_started_again_loses_its_attempts_at_once() {
+    let stage = Stage::set().await;
+    let (_coordinator, mut client) = stage.coordinator().await;
+    let first = FakeNode::start("n1", holding_chunks(1)).await;
+    let run = submitted(&mut client).await;
+    until("the chunk", || first.chunks().len() == 1).await;
+    let since = Instant::now();
+    drop(first);
+    let second = FakeNode::start("n1", Manner::quick(1).boot("2")).await;
+    let (ended, events) = finished(&mut client, &run).await;
+    assert_eq!((state(&ended), ended.retries), (RunState::Published, 1));
+    assert!(
+        since.elapsed() < Duration::from_secs(4),
+        "no lease was waited for: {:?}",
+        since.elapsed()
+    );
+    assert!(events.iter().any(|event| event.kind == "attempt_failed"));
+    assert_eq!(second.assigned()[0].attempt, Attempt(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_reconnects_keeps_what_it_runs() {
+    let stage = Stage::set().await;
+    let (_coordinator, mut client) = stage.coordinator().await;
+    let node = FakeNode::start("n1", holding_chunks(1)).await;
+    let run = submitted(&mut client).await;
+    until("the chunk", || node.chunks().len() == 1).await;
+    let key = node.chunks().remove(0);
+    let node = node.reconnect().await;
+    until_state(&mut client, "n1", "alive").await;
+    node.end(&key, Ok(super::agent::chunk_outcome()));
+    let (ended, _) = finished(&mut client, &run).await;
+    assert_eq!(
+        (state(&ended), ended.retries),
+        (RunState::Published, 0),
+        "nothing was tried again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_node_gets_more_than_its_slots_and_one() {
+    let stage = Stage::set().await;
+    let (_coordinator, mut client) = stage.coordinator().await;
+    let node = FakeNode::start("n1", holding_chunks(9).slots(2)).await;
+    let run = submitted(&mut client).await;
+    let mut ended = 0;
+    while ended < 9 {
+        until("chunks", || !node.chunks().is_empty()).await;
+        for key in node.chunks() {
+            node.end(&key, Ok(super::agent::chunk_outcome()));
+            ended += 1;
+            until("the end of a chunk", || !node.held().contains(&key)).await;
+        }
+    }
+    let (run, _) = finished(&mut client, &run).await;
+    assert_eq!(state(&run), RunState::Published);
+    assert_eq!(node.most_at_once(), 3);
+}

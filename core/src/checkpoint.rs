@@ -1,0 +1,167 @@
+//! Checkpoints: how far a chunk has come, and what was counted on the way.
+//!
+//! A chunk is worked off in segments of `checkpoint_rows` source rows. The cut is deterministic: segment `n` of a chunk
+//! holds the same rows in every attempt. A segment's rows and its [`Marker`] commit in one transaction of the
+//! destination, so a marker that stands means its rows stand, and a restarted chunk continues after the last marker.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Attempt, ChunkId};
+
+/// A place in a source object from which reading can go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// Bytes from the start of the object, after decompression.
+    pub offset: u64,
+    /// The line there, from 1.
+    pub line: u64,
+}
+
+/// A contiguous part of one source object, on row boundaries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkSpec {
+    /// Which chunk this is.
+    pub chunk: ChunkId,
+    /// The source it is read from, as its key in the pipeline file.
+    pub source: String,
+    /// The object: a local path or an `s3://` address.
+    pub object: String,
+    /// What the object was when it was discovered (an ETag, or size and modification time); a changed object is an error.
+    pub version: String,
+    /// Where the first row starts.
+    pub start: Position,
+    /// One past the last byte, after decompression; `None` is the end of the object.
+    pub end: Option<u64>,
+    /// Compressed or plain size in bytes, for progress and planning.
+    pub bytes: u64,
+}
+
+/// What was counted while rows moved. Sums over segments, chunks and runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Source rows read, also those that could not be parsed.
+    pub read: u64,
+    /// Bytes of the source, after decompression.
+    pub bytes: u64,
+    /// Rows in quarantine, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Per load.
+    pub loads: BTreeMap<String, LoadCounts>,
+}
+
+/// What one load made of the rows that were read: `read = passed + filtered + rejected`, and
+/// `loaded = passed + multiplied`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LoadCounts {
+    /// Rows that the destination says it staged.
+    pub loaded: u64,
+    /// Source rows that a WHERE or a join of the steps left out.
+    pub filtered: u64,
+    /// Source rows that reached the load.
+    pub passed: u64,
+    /// Source rows that a reject rule on the way to this load, or the parser, put into quarantine.
+    pub rejected: u64,
+    /// Rows beyond the first that a join made from one source row.
+    pub multiplied: u64,
+    /// Bytes sent to the destination.
+    pub bytes: u64,
+}
+
+impl Counts {
+    /// All rows in quarantine.
+    pub fn rejected_total(&self) -> u64 {
+        self.rejected.values().sum()
+    }
+
+    /// Whether every row read is accounted for in every load; `Err` names the load and the numbers.
+    pub fn balance(&self) -> Result<(), String> {
+        for (load, counts) in &self.loads {
+            let accounted = counts.passed + counts.filtered + counts.rejected;
+            if accounted != self.read || counts.loaded != counts.passed + counts.multiplied {
+                return Err(format!(
+                    "load {load}: read {} rows, but passed {} + filtered {} + rejected {} = {accounted}, \
+                     and staged {} of {} rows",
+                    self.read,
+                    counts.passed,
+                    counts.filtered,
+                    counts.rejected,
+                    counts.loaded,
+                    counts.passed + counts.multiplied,
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AddAssign<&Counts> for Counts {
+    fn add_assign(&mut self, other: &Counts) {
+        self.read += other.read;
+        self.bytes += other.bytes;
+        for (reason, rows) in &other.rejected {
+            *self.rejected.entry(reason.clone()).or_default() += rows;
+        }
+        for (load, counts) in &other.loads {
+            let mine = self.loads.entry(load.clone()).or_default();
+            mine.loaded += counts.loaded;
+            mine.filtered += counts.filtered;
+            mine.passed += counts.passed;
+            mine.rejected += counts.rejected;
+            mine.multiplied += counts.multiplied;
+            mine.bytes += counts.bytes;
+        }
+    }
+}
+
+/// The manifest of one committed segment, kept in the checkpoint store under an attempt-scoped key and named by the
+/// marker that commits with the rows. What no marker names does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Which segment of the chunk, from 0.
+    pub segment: u32,
+    /// The attempt that wrote it.
+    pub attempt: Attempt,
+    /// Where the next segment starts.
+    pub next: Position,
+    /// Whether this is the chunk's last segment.
+    pub last: bool,
+    /// What this segment counted.
+    pub counts: Counts,
+    /// The key in the checkpoint store of this segment's quarantined rows, if it has any.
+    pub rejects: Option<String>,
+}
+
+/// What a destination holds in the same transaction as the rows of a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Which segment of the chunk, from 0.
+    pub segment: u32,
+    /// The attempt that wrote it.
+    pub attempt: Attempt,
+    /// Rows of this segment in the staging area.
+    pub rows: u64,
+    /// The key of the segment's [`Manifest`] in the checkpoint store.
+    pub manifest: String,
+}
+
+/// What a finished chunk reports: enough for totals, for verification and for finding its quarantined rows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkReport {
+    /// The sum over its segments.
+    pub counts: Counts,
+    /// Segments that stand.
+    pub segments: u32,
+    /// Segments that an earlier attempt had already committed and this one did not write again.
+    pub resumed: u32,
+    /// Keys of quarantined rows in the checkpoint store, in order.
+    pub rejects: Vec<String>,
+    /// Restarts of the chunk actor on its node within this attempt.
+    pub restarts: u32,
+}

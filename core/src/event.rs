@@ -1,0 +1,297 @@
+//! The events of a run's log. Additive: an event kind or field, once written to a ledger, is never given another meaning.
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{ChunkReport, ChunkSpec};
+use crate::failure::Failure;
+use crate::ids::{Attempt, LoadName, Millis, NodeName, RunId, StageId, StepId, Work};
+use crate::submission::Submission;
+
+/// Something that happened to a run. `at` is always the leader's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// The run exists. Always the first event, and only the first.
+    Submitted {
+        /// Its id.
+        run: RunId,
+        /// What was asked for.
+        submission: Box<Submission>,
+        /// The run of the same submission whose publish this one replaces, when run again on purpose.
+        replaces: Option<RunId>,
+        /// When.
+        at: Millis,
+    },
+    /// An attempt was given to a node. Written before the node hears of it.
+    Assigned {
+        /// What is to be done.
+        work: Work,
+        /// The try.
+        attempt: Attempt,
+        /// By whom.
+        node: NodeName,
+        /// When.
+        at: Millis,
+    },
+    /// Discovery is done: the stages and their chunks.
+    Planned {
+        /// The attempt of `discover` that found them.
+        attempt: Attempt,
+        /// Every stage of the run.
+        stages: Vec<PlannedStage>,
+        /// When.
+        at: Millis,
+    },
+    /// A chunk's rows stand in the staging areas.
+    ChunkStaged {
+        /// The chunk, as `Work::Chunk`.
+        work: Work,
+        /// The try that ended it.
+        attempt: Attempt,
+        /// What it did.
+        report: ChunkReport,
+        /// When.
+        at: Millis,
+    },
+    /// A step of the saga is done.
+    StepDone {
+        /// The step.
+        step: StepId,
+        /// The try that ended it.
+        attempt: Attempt,
+        /// What it did.
+        report: StepReport,
+        /// When.
+        at: Millis,
+    },
+    /// A compensation is done.
+    Compensated {
+        /// The step that is undone.
+        step: StepId,
+        /// The try that ended it.
+        attempt: Attempt,
+        /// When.
+        at: Millis,
+    },
+    /// An attempt ended without success.
+    AttemptFailed {
+        /// What was tried.
+        work: Work,
+        /// The try.
+        attempt: Attempt,
+        /// On which node.
+        node: NodeName,
+        /// Why it failed.
+        failure: Failure,
+        /// Whether the node was lost with it, and after how many milliseconds of silence.
+        node_lost_after_ms: Option<u64>,
+        /// No next attempt before this moment.
+        not_before: Millis,
+        /// When.
+        at: Millis,
+    },
+    /// Somebody asked for the run to end. Refused once the first publish has been assigned.
+    CancelRequested {
+        /// Why, in the user's words.
+        reason: String,
+        /// When.
+        at: Millis,
+    },
+    /// The run can't succeed: everything started is undone from here on.
+    RollbackStarted {
+        /// Why.
+        failure: Failure,
+        /// When.
+        at: Millis,
+    },
+    /// A compensation keeps failing; an operator has to decide.
+    Stuck {
+        /// The step that can't be undone.
+        step: StepId,
+        /// Why.
+        failure: Failure,
+        /// When.
+        at: Millis,
+    },
+    /// An operator decided about a stuck run.
+    Unstuck {
+        /// Try the compensation again, or leave it as it is.
+        decision: StuckDecision,
+        /// Why, in the operator's words.
+        reason: String,
+        /// When.
+        at: Millis,
+    },
+    /// The run is at rest. Always the last event.
+    Finished {
+        /// How it ended.
+        outcome: Outcome,
+        /// When.
+        at: Millis,
+    },
+}
+
+/// What an operator says about a stuck compensation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StuckDecision {
+    /// Try again.
+    Retry,
+    /// Leave the step as it is and go on with the others.
+    Abandon,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every load is published.
+    Published,
+    /// Rolled back after a failure: every destination is as it was.
+    Failed,
+    /// Rolled back because somebody asked for it.
+    Cancelled,
+}
+
+/// A stage as discovery planned it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedStage {
+    /// Its number.
+    pub stage: StageId,
+    /// The chunked source it reads.
+    pub source: String,
+    /// The steps it runs in one pass, in order.
+    pub steps: Vec<String>,
+    /// The loads it feeds.
+    pub loads: Vec<LoadName>,
+    /// Its chunks, in order.
+    pub chunks: Vec<ChunkSpec>,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Rows verified or published, where the step has rows.
+    pub rows: u64,
+    /// A line for a person: what was made, verified or published, and where.
+    pub detail: String,
+}
+
+impl Event {
+    /// The kind, as it stands in the ledger.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Submitted { .. } => "submitted",
+            Self::Assigned { .. } => "assigned",
+            Self::Planned { .. } => "planned",
+            Self::ChunkStaged { .. } => "chunk_staged",
+            Self::StepDone { .. } => "step_done",
+            Self::Compensated { .. } => "compensated",
+            Self::AttemptFailed { .. } => "attempt_failed",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::RollbackStarted { .. } => "rollback_started",
+            Self::Stuck { .. } => "stuck",
+            Self::Unstuck { .. } => "unstuck",
+            Self::Finished { .. } => "finished",
+        }
+    }
+
+    /// When it was written down, by the leader's clock.
+    pub fn at(&self) -> Millis {
+        match self {
+            Self::Submitted { at, .. }
+            | Self::Assigned { at, .. }
+            | Self::Planned { at, .. }
+            | Self::ChunkStaged { at, .. }
+            | Self::StepDone { at, .. }
+            | Self::Compensated { at, .. }
+            | Self::AttemptFailed { at, .. }
+            | Self::CancelRequested { at, .. }
+            | Self::RollbackStarted { at, .. }
+            | Self::Stuck { at, .. }
+            | Self::Unstuck { at, .. }
+            | Self::Finished { at, .. } => *at,
+        }
+    }
+
+    /// One line for a person.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Submitted {
+                submission, replaces, ..
+            } => match replaces {
+                Some(replaced) => format!("submitted {} to replace {replaced}", submission.file),
+                None => format!("submitted {}", submission.file),
+            },
+            Self::Assigned {
+                work, attempt, node, ..
+            } => format!("{work}, attempt {attempt}, given to node {node}"),
+            Self::Planned { stages, .. } => {
+                let chunks: usize = stages.iter().map(|stage| stage.chunks.len()).sum();
+                let bytes: u64 = stages
+                    .iter()
+                    .flat_map(|stage| &stage.chunks)
+                    .map(|chunk| chunk.bytes)
+                    .sum();
+                format!(
+                    "planned {} stage(s) with {chunks} chunk(s), {bytes} bytes",
+                    stages.len()
+                )
+            }
+            Self::ChunkStaged { work, report, .. } => {
+                let counts = &report.counts;
+                let loaded: u64 = counts.loads.values().map(|load| load.loaded).sum();
+                let mut text = format!(
+                    "{work} staged: {} rows read, {loaded} staged, {} rejected",
+                    counts.read,
+                    counts.rejected_total()
+                );
+                if report.resumed > 0 {
+                    text.push_str(&format!(
+                        ", {} of {} segments stood already",
+                        report.resumed, report.segments
+                    ));
+                }
+                if report.restarts > 0 {
+                    text.push_str(&format!(", actor restarted {} time(s)", report.restarts));
+                }
+                text
+            }
+            Self::StepDone { step, report, .. } if report.detail.is_empty() => format!("{step} done"),
+            Self::StepDone { step, report, .. } => format!("{step} done: {}", report.detail),
+            Self::Compensated { step, .. } => format!("{step} undone"),
+            Self::AttemptFailed {
+                work,
+                attempt,
+                node,
+                failure,
+                node_lost_after_ms,
+                ..
+            } => match node_lost_after_ms {
+                Some(silence) => format!(
+                    "node {node} lost after {silence} ms of silence; {work}, attempt {attempt}, is given to another"
+                ),
+                None => format!("{work}, attempt {attempt}, failed on node {node}: {failure}"),
+            },
+            Self::CancelRequested { reason, .. } => format!("cancel requested: {reason}"),
+            Self::RollbackStarted { failure, .. } => format!("rolling back: {failure}"),
+            Self::Stuck { step, failure, .. } => format!("stuck: {step} can't be undone: {failure}"),
+            Self::Unstuck { decision, reason, .. } => match decision {
+                StuckDecision::Retry => format!("operator says retry: {reason}"),
+                StuckDecision::Abandon => format!("operator says abandon: {reason}"),
+            },
+            Self::Finished { outcome, .. } => outcome.word().to_owned(),
+        }
+    }
+}
+
+impl Outcome {
+    /// `published`, `failed` or `cancelled`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}

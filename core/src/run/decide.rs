@@ -1,0 +1,351 @@
+//! What an input means for a run: new events, or a refusal that tells a person why.
+
+use super::{Phase, State};
+use crate::checkpoint::ChunkReport;
+use crate::event::{Event, Outcome, PlannedStage, StepReport, StuckDecision};
+use crate::failure::{Class, Failure};
+use crate::ids::{Attempt, Millis, NodeName, RunId, StepKind, Work};
+use crate::submission::Submission;
+
+/// First wait after a failure; doubles with each.
+const BACKOFF_BASE_MS: u64 = 500;
+/// Longest wait.
+const BACKOFF_MAX_MS: u64 = 30_000;
+
+/// Something that happened outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A node has a slot for work that is outstanding.
+    Grant {
+        /// The work.
+        work: Work,
+        /// The node.
+        node: NodeName,
+    },
+    /// An attempt has ended. A stale or repeated one changes nothing.
+    Done {
+        /// The work.
+        work: Work,
+        /// The try.
+        attempt: Attempt,
+        /// The node that says so.
+        node: NodeName,
+        /// How it ended.
+        result: Result<Completion, Failure>,
+    },
+    /// A node doesn't hold an attempt that the log says it has: it dropped it as told, refused it, or was restarted.
+    Dropped {
+        /// The work.
+        work: Work,
+        /// The try.
+        attempt: Attempt,
+        /// The node.
+        node: NodeName,
+    },
+    /// A node's lease has run out.
+    NodeLost {
+        /// The node.
+        node: NodeName,
+        /// How long it was silent.
+        silent_ms: u64,
+    },
+    /// A user wants the run to end.
+    Cancel {
+        /// Why.
+        reason: String,
+    },
+    /// An operator decides about a stuck run.
+    Decide {
+        /// What.
+        decision: StuckDecision,
+        /// Why.
+        reason: String,
+    },
+    /// `Effect::Settle` is outstanding.
+    Settle,
+}
+
+/// What a successful attempt brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Completion {
+    /// Of `discover`.
+    Discovered(Vec<PlannedStage>),
+    /// Of a chunk.
+    Staged(ChunkReport),
+    /// Of a step or a compensation.
+    Stepped(StepReport),
+}
+
+/// Why an input is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is nothing to cancel or decide.
+    #[error("the run is at rest")]
+    AtRest,
+    /// Some of it may already be visible.
+    #[error("publishing has begun and can't be cancelled any more; wait for it to end")]
+    PublishBegun,
+    /// There is no compensation that waits for a decision.
+    #[error("the run isn't stuck")]
+    NotStuck,
+    /// A grant for work that isn't waiting for a node.
+    #[error("that work isn't waiting for a node")]
+    NotOutstanding,
+}
+
+/// The first event of a run.
+pub fn submitted(run: RunId, submission: Submission, replaces: Option<RunId>, at: Millis) -> Event {
+    Event::Submitted {
+        run,
+        submission: Box::new(submission),
+        replaces,
+        at,
+    }
+}
+
+/// The events that an input makes, to be appended and then applied. None: it changes nothing.
+pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, Refused> {
+    match input {
+        Input::Grant { work, node } => grant(state, work, node, now),
+        Input::Done {
+            work,
+            attempt,
+            node,
+            result,
+        } => Ok(done(state, work, *attempt, node, result, now)),
+        Input::Dropped { work, attempt, node } => Ok(dropped(state, work, *attempt, node, now)),
+        Input::NodeLost { node, silent_ms } => Ok(node_lost(state, node, *silent_ms, now)),
+        Input::Cancel { reason } => cancel(state, reason, now),
+        Input::Decide { decision, reason } => match state.phase() {
+            Phase::Stuck => Ok(vec![Event::Unstuck {
+                decision: *decision,
+                reason: reason.clone(),
+                at: now,
+            }]),
+            Phase::Empty
+            | Phase::Discovering
+            | Phase::Loading
+            | Phase::Verifying
+            | Phase::Publishing
+            | Phase::Cleaning
+            | Phase::RollingBack
+            | Phase::AtRest(_) => Err(Refused::NotStuck),
+        },
+        Input::Settle => Ok(settle(state, now)),
+    }
+}
+
+fn grant(state: &State, work: &Work, node: &NodeName, now: Millis) -> Result<Vec<Event>, Refused> {
+    let waiting = state
+        .outstanding()
+        .iter()
+        .any(|effect| matches!(effect, super::Effect::Dispatch { work: waiting, .. } if waiting == work));
+    if !waiting {
+        return Err(Refused::NotOutstanding);
+    }
+    let attempt = state
+        .tries
+        .get(work)
+        .map(|tries| tries.attempt)
+        .unwrap_or_default()
+        .next();
+    Ok(vec![Event::Assigned {
+        work: work.clone(),
+        attempt,
+        node: node.clone(),
+        at: now,
+    }])
+}
+
+fn holds(state: &State, work: &Work, attempt: Attempt) -> bool {
+    state
+        .tries
+        .get(work)
+        .is_some_and(|tries| tries.attempt == attempt && tries.running_on.is_some())
+}
+
+fn done(
+    state: &State,
+    work: &Work,
+    attempt: Attempt,
+    node: &NodeName,
+    result: &Result<Completion, Failure>,
+    now: Millis,
+) -> Vec<Event> {
+    if !holds(state, work, attempt) {
+        return Vec::new();
+    }
+    let event = match (work, result) {
+        (_, Err(failure)) => failed(state, work, attempt, node, failure.clone(), None, now),
+        (Work::Discover, Ok(Completion::Discovered(stages))) => Event::Planned {
+            attempt,
+            stages: stages.clone(),
+            at: now,
+        },
+        (Work::Chunk(_), Ok(Completion::Staged(report))) => Event::ChunkStaged {
+            work: work.clone(),
+            attempt,
+            report: report.clone(),
+            at: now,
+        },
+        (Work::Step(step), Ok(Completion::Stepped(report))) => Event::StepDone {
+            step: step.clone(),
+            attempt,
+            report: report.clone(),
+            at: now,
+        },
+        (Work::Compensate(step), Ok(Completion::Stepped(_))) => Event::Compensated {
+            step: step.clone(),
+            attempt,
+            at: now,
+        },
+        (
+            Work::Discover | Work::Chunk(_) | Work::Step(_) | Work::Compensate(_),
+            Ok(Completion::Discovered(_) | Completion::Staged(_) | Completion::Stepped(_)),
+        ) => {
+            let failure = Failure::permanent(format!(
+                "node {node} answered {work} with the result of other work; run the same release on every node"
+            ));
+            failed(state, work, attempt, node, failure, None, now)
+        }
+    };
+    vec![event]
+}
+
+fn dropped(state: &State, work: &Work, attempt: Attempt, node: &NodeName, now: Millis) -> Vec<Event> {
+    if !holds(state, work, attempt) {
+        return Vec::new();
+    }
+    let failure = Failure::transient(format!("node {node} no longer holds {work}, attempt {attempt}"));
+    vec![failed(state, work, attempt, node, failure, None, now)]
+}
+
+fn node_lost(state: &State, node: &NodeName, silent_ms: u64, now: Millis) -> Vec<Event> {
+    let lost = state.in_flight().filter(|(_, _, on)| *on == node);
+    lost.map(|(work, attempt, _)| {
+        let failure = Failure::transient(format!(
+            "node {node} was lost after {:.1} s of silence",
+            silent_ms as f64 / 1000.0
+        ));
+        failed(state, work, attempt, node, failure, Some(silent_ms), now)
+    })
+    .collect()
+}
+
+fn failed(
+    state: &State,
+    work: &Work,
+    attempt: Attempt,
+    node: &NodeName,
+    failure: Failure,
+    node_lost_after_ms: Option<u64>,
+    now: Millis,
+) -> Event {
+    // A lost node says nothing against the work: it goes to another one at once.
+    let wait = if node_lost_after_ms.is_some() {
+        0
+    } else {
+        backoff_ms(state, work, attempt)
+    };
+    Event::AttemptFailed {
+        work: work.clone(),
+        attempt,
+        node: node.clone(),
+        failure,
+        node_lost_after_ms,
+        not_before: now.plus(wait),
+        at: now,
+    }
+}
+
+/// Exponential, with a jitter of a quarter in either direction that derives from ids: many chunks that fail together
+/// don't come back together, and a replay waits as long as the original.
+fn backoff_ms(state: &State, work: &Work, attempt: Attempt) -> u64 {
+    let failures = state.tries.get(work).map_or(0, |tries| tries.failures).min(16);
+    let full = BACKOFF_BASE_MS.saturating_mul(1 << failures).min(BACKOFF_MAX_MS);
+    let run = state.run.as_ref().map_or("", RunId::as_str);
+    // FNV-1a: a spread, not a secret.
+    let hash = format!("{run}/{work}/{attempt}")
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    full * 3 / 4 + hash % (full / 2 + 1)
+}
+
+fn cancel(state: &State, reason: &str, now: Millis) -> Result<Vec<Event>, Refused> {
+    match state.phase() {
+        Phase::Empty | Phase::AtRest(_) => Err(Refused::AtRest),
+        Phase::RollingBack | Phase::Stuck => Ok(Vec::new()),
+        Phase::Discovering | Phase::Loading | Phase::Verifying | Phase::Publishing | Phase::Cleaning => {
+            if state.saga.publish_begun() {
+                Err(Refused::PublishBegun)
+            } else if state.cancel.is_some() {
+                Ok(Vec::new())
+            } else {
+                Ok(vec![Event::CancelRequested {
+                    reason: reason.to_owned(),
+                    at: now,
+                }])
+            }
+        }
+    }
+}
+
+/// What follows from the state alone.
+fn settle(state: &State, now: Millis) -> Vec<Event> {
+    match state.phase() {
+        Phase::Empty | Phase::AtRest(_) | Phase::Stuck => Vec::new(),
+        Phase::RollingBack => settle_rollback(state, now),
+        Phase::Discovering | Phase::Loading | Phase::Verifying | Phase::Publishing | Phase::Cleaning => {
+            if let Some(failure) = reason_to_roll_back(state) {
+                return vec![Event::RollbackStarted { failure, at: now }];
+            }
+            let finished = state.saga.all_done(StepKind::Publish) && state.planned && state.wanted().is_empty();
+            if finished {
+                vec![Event::Finished {
+                    outcome: Outcome::Published,
+                    at: now,
+                }]
+            } else {
+                Vec::new()
+            }
+        }
+    }
+}
+
+fn reason_to_roll_back(state: &State) -> Option<Failure> {
+    if let Some(reason) = &state.cancel {
+        return Some(Failure {
+            class: Class::Permanent,
+            message: format!("cancelled: {reason}"),
+        });
+    }
+    let wanted = state.wanted();
+    wanted
+        .iter()
+        .find_map(|work| state.tries.get(work).and_then(|tries| tries.given_up.clone()))
+}
+
+fn settle_rollback(state: &State, now: Millis) -> Vec<Event> {
+    let Some(step) = state.saga.next_compensation() else {
+        if state.in_flight().next().is_some() {
+            return Vec::new();
+        }
+        let outcome = if state.rollback_by_cancel {
+            Outcome::Cancelled
+        } else {
+            Outcome::Failed
+        };
+        return vec![Event::Finished { outcome, at: now }];
+    };
+    let tries = state.tries.get(&Work::Compensate(step.clone()));
+    match tries.and_then(|tries| tries.given_up.clone()) {
+        Some(failure) => vec![Event::Stuck {
+            step: step.clone(),
+            failure,
+            at: now,
+        }],
+        None => Vec::new(),
+    }
+}

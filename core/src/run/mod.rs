@@ -1,0 +1,354 @@
+//! A run, folded from its log.
+//!
+//! ```text
+//!   submitted ─► discovering ─► preparing ─► loading ─► verifying ─► publishing ─► cleaning ─► published
+//!                     └────────────┴────────────┴───────────┴───────────┘
+//!                     a failure for good, or a cancel before publishing began
+//!                                           ▼
+//!                                     rolling back ──────────────► failed | cancelled
+//!                                       │      ▲
+//!                                       ▼      │ retry | abandon
+//!                                        stuck
+//! ```
+//!
+//! [`State::apply`] only records; [`decide`] makes events of inputs and never changes a state; [`State::outstanding`]
+//! says what is owed. Nothing here trusts the log to be one that `decide` made: any sequence of events folds.
+
+mod decide;
+mod outstanding;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use decide::{Completion, Input, Refused, decide, submitted};
+pub use outstanding::Effect;
+
+use crate::checkpoint::{ChunkReport, Counts};
+use crate::event::{Event, Outcome, PlannedStage, StepReport, StuckDecision};
+use crate::failure::{Class, Failure};
+use crate::ids::{Attempt, ChunkId, LoadName, Millis, NodeName, RunId, StepId, StepKind, Work};
+use crate::saga::Saga;
+use crate::submission::Submission;
+
+/// Failures of one piece of work before the run gives it up.
+pub const MAX_FAILURES: u32 = 5;
+/// Nodes that may be lost over one piece of work before it counts as poison.
+pub const MAX_LOST: u32 = 3;
+
+/// Where a run is, coarsely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The log is empty.
+    Empty,
+    /// Sources are listed and cut.
+    Discovering,
+    /// Staging areas are made; chunks are read, transformed and staged.
+    Loading,
+    /// What is staged is held against what was read.
+    Verifying,
+    /// Loads are made visible.
+    Publishing,
+    /// Published; leftovers are removed.
+    Cleaning,
+    /// Everything started is undone.
+    RollingBack,
+    /// Undoing keeps failing; an operator has to decide.
+    Stuck,
+    /// Nothing is owed any more.
+    AtRest(Outcome),
+}
+
+/// What a load's chunks reported in total.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expected {
+    /// Rows in the staging area.
+    pub rows: u64,
+    /// Segments, each with a marker.
+    pub segments: u64,
+}
+
+/// How often a piece of work was tried, and where it is.
+#[derive(Debug, Clone, Default)]
+struct Tries {
+    attempt: Attempt,
+    running_on: Option<NodeName>,
+    failures: u32,
+    lost: u32,
+    not_before: Millis,
+    avoid: Option<NodeName>,
+    // Set when no further attempt makes sense.
+    given_up: Option<Failure>,
+}
+
+/// A run's state: only ever the fold of its events.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    run: Option<RunId>,
+    submission: Option<Submission>,
+    replaces: Option<RunId>,
+    submitted_at: Millis,
+    planned: bool,
+    stages: Vec<PlannedStage>,
+    reports: BTreeMap<ChunkId, ChunkReport>,
+    chunks: usize,
+    tries: BTreeMap<Work, Tries>,
+    saga: Saga,
+    cancel: Option<String>,
+    rollback: Option<Failure>,
+    rollback_by_cancel: bool,
+    stuck: Option<(StepId, Failure)>,
+    finished: Option<(Outcome, Millis)>,
+    retries: u32,
+}
+
+impl State {
+    /// Folds a log, or a prefix of one.
+    pub fn fold<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
+        let mut state = Self::default();
+        for event in events {
+            state.apply(event);
+        }
+        state
+    }
+
+    /// Records an event.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Submitted {
+                run,
+                submission,
+                replaces,
+                at,
+            } => {
+                self.saga = Saga::new(submission.loads.iter().map(|load| load.name.clone()).collect());
+                self.run = Some(run.clone());
+                self.submission = Some(submission.as_ref().clone());
+                self.replaces.clone_from(replaces);
+                self.submitted_at = *at;
+            }
+            Event::Assigned {
+                work, attempt, node, ..
+            } => {
+                let tries = self.tries.entry(work.clone()).or_default();
+                tries.attempt = *attempt;
+                tries.running_on = Some(node.clone());
+                if let Work::Step(step) = work {
+                    self.saga.start(step);
+                }
+            }
+            Event::Planned { stages, .. } => {
+                self.settle_attempt(&Work::Discover);
+                self.planned = true;
+                self.stages.clone_from(stages);
+                self.chunks = stages.iter().map(|stage| stage.chunks.len()).sum();
+            }
+            Event::ChunkStaged { work, report, .. } => {
+                self.settle_attempt(work);
+                if let Work::Chunk(chunk) = work {
+                    self.reports.insert(*chunk, report.clone());
+                }
+            }
+            Event::StepDone { step, report, .. } => {
+                self.settle_attempt(&Work::Step(step.clone()));
+                self.saga.finish(step, report.clone());
+            }
+            Event::Compensated { step, .. } => {
+                self.settle_attempt(&Work::Compensate(step.clone()));
+                self.saga.compensate(step);
+            }
+            Event::AttemptFailed {
+                work,
+                node,
+                failure,
+                node_lost_after_ms,
+                not_before,
+                ..
+            } => {
+                self.record_failure(work, node, failure, node_lost_after_ms.is_some(), *not_before);
+            }
+            Event::CancelRequested { reason, .. } => self.cancel = Some(reason.clone()),
+            Event::RollbackStarted { failure, .. } => {
+                self.rollback_by_cancel = self.cancel.is_some();
+                self.rollback = Some(failure.clone());
+            }
+            Event::Stuck { step, failure, .. } => self.stuck = Some((step.clone(), failure.clone())),
+            Event::Unstuck { decision, .. } => self.unstick(*decision),
+            Event::Finished { outcome, at } => self.finished = Some((*outcome, *at)),
+        }
+    }
+
+    fn settle_attempt(&mut self, work: &Work) {
+        self.tries.entry(work.clone()).or_default().running_on = None;
+    }
+
+    fn record_failure(&mut self, work: &Work, node: &NodeName, failure: &Failure, lost: bool, not_before: Millis) {
+        let tries = self.tries.entry(work.clone()).or_default();
+        tries.running_on = None;
+        tries.not_before = not_before;
+        tries.avoid = Some(node.clone());
+        if lost {
+            tries.lost += 1;
+        } else {
+            tries.failures += 1;
+        }
+        tries.given_up = given_up(work, tries, failure);
+        // What is dropped because the run rolls back isn't tried again.
+        if self.rollback.is_none() || matches!(work, Work::Compensate(_)) {
+            self.retries += 1;
+        }
+    }
+
+    fn unstick(&mut self, decision: StuckDecision) {
+        let Some((step, _)) = self.stuck.take() else { return };
+        match decision {
+            StuckDecision::Retry => {
+                if let Some(tries) = self.tries.get_mut(&Work::Compensate(step)) {
+                    tries.failures = 0;
+                    tries.lost = 0;
+                    tries.given_up = None;
+                    tries.not_before = Millis(0);
+                }
+            }
+            StuckDecision::Abandon => self.saga.abandon(&step),
+        }
+    }
+
+    /// The run's id; `None` while the log is empty.
+    pub fn run(&self) -> Option<&RunId> {
+        self.run.as_ref()
+    }
+
+    /// What was asked for.
+    pub fn submission(&self) -> Option<&Submission> {
+        self.submission.as_ref()
+    }
+
+    /// The published run that this one replaces.
+    pub fn replaces(&self) -> Option<&RunId> {
+        self.replaces.as_ref()
+    }
+
+    /// When it was submitted.
+    pub fn submitted_at(&self) -> Millis {
+        self.submitted_at
+    }
+
+    /// How and when it came to rest.
+    pub fn finished(&self) -> Option<(Outcome, Millis)> {
+        self.finished
+    }
+
+    /// The stages that discovery planned.
+    pub fn stages(&self) -> &[PlannedStage] {
+        &self.stages
+    }
+
+    /// What a staged chunk reported.
+    pub fn chunk_report(&self, chunk: ChunkId) -> Option<&ChunkReport> {
+        self.reports.get(&chunk)
+    }
+
+    /// What every staged chunk reported, in order.
+    pub fn chunk_reports(&self) -> impl Iterator<Item = (ChunkId, &ChunkReport)> {
+        self.reports.iter().map(|(chunk, report)| (*chunk, report))
+    }
+
+    /// What a finished step reported.
+    pub fn step_report(&self, kind: StepKind, load: &LoadName) -> Option<&StepReport> {
+        self.saga.report(&StepId {
+            kind,
+            load: load.clone(),
+        })
+    }
+
+    /// The sum over every staged chunk.
+    pub fn counts(&self) -> Counts {
+        let mut total = Counts::default();
+        for report in self.reports.values() {
+            total += &report.counts;
+        }
+        total
+    }
+
+    /// What verify and publish must find in a load's staging area.
+    pub fn expected(&self, load: &LoadName) -> Expected {
+        let mut expected = Expected::default();
+        for report in self.reports.values() {
+            if let Some(counts) = report.counts.loads.get(load.as_str()) {
+                expected.rows += counts.loaded;
+                expected.segments += u64::from(report.segments);
+            }
+        }
+        expected
+    }
+
+    /// Why the run rolls back or has failed.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.rollback.as_ref()
+    }
+
+    /// The step that can't be undone, and why.
+    pub fn stuck(&self) -> Option<&(StepId, Failure)> {
+        self.stuck.as_ref()
+    }
+
+    /// Attempts that failed or were lost and had to be made again.
+    pub fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// Attempts that a node has, as far as the log knows.
+    pub fn in_flight(&self) -> impl Iterator<Item = (&Work, Attempt, &NodeName)> {
+        self.tries
+            .iter()
+            .filter_map(|(work, tries)| tries.running_on.as_ref().map(|node| (work, tries.attempt, node)))
+    }
+
+    /// Where the run is.
+    pub fn phase(&self) -> Phase {
+        if let Some((outcome, _)) = self.finished {
+            Phase::AtRest(outcome)
+        } else if self.run.is_none() {
+            Phase::Empty
+        } else if self.stuck.is_some() {
+            Phase::Stuck
+        } else if self.rollback.is_some() {
+            Phase::RollingBack
+        } else if !self.planned {
+            Phase::Discovering
+        } else if self.reports.len() < self.chunks || !self.saga.all_done(StepKind::Prepare) {
+            Phase::Loading
+        } else if !self.saga.all_done(StepKind::Verify) {
+            Phase::Verifying
+        } else if !self.saga.all_done(StepKind::Publish) {
+            Phase::Publishing
+        } else {
+            Phase::Cleaning
+        }
+    }
+}
+
+/// Whether, after a failure, another attempt makes sense; if not, what to tell the user.
+fn given_up(work: &Work, tries: &Tries, failure: &Failure) -> Option<Failure> {
+    if tries.lost >= MAX_LOST {
+        return Some(Failure {
+            class: Class::Poison,
+            message: format!(
+                "{work} took down {} nodes, the last after: {}; look at those nodes' logs and memory before running again",
+                tries.lost, failure.message
+            ),
+        });
+    }
+    match failure.class {
+        Class::Permanent | Class::Poison => Some(failure.clone()),
+        Class::Transient | Class::Fenced if tries.failures >= MAX_FAILURES => Some(Failure {
+            class: Class::Permanent,
+            message: format!(
+                "{work} failed {} times, the last with: {}",
+                tries.failures, failure.message
+            ),
+        }),
+        Class::Transient | Class::Fenced => None,
+    }
+}

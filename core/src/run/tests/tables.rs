@@ -1,0 +1,351 @@
+//! Single decisions: one log, one input, the events that come of it.
+
+use super::*;
+
+const LOADS: [&str; 2] = ["a", "b"];
+
+/// Carries out what is outstanding until `stop` says so or the run is at rest; every attempt succeeds.
+fn drive(log: &mut Vec<Event>, stop: impl Fn(&State) -> bool) -> State {
+    let mut state = State::fold(log.iter());
+    for _ in 0..200 {
+        if stop(&state) {
+            break;
+        }
+        let Some(effect) = state.outstanding().into_iter().next() else {
+            break;
+        };
+        let input = match effect {
+            Effect::Dispatch { work, .. } => Input::Grant {
+                work,
+                node: "n1".into(),
+            },
+            Effect::Await { work, attempt, node } => {
+                let result = Ok(completion(&work, &LOADS, 2));
+                Input::Done {
+                    work,
+                    attempt,
+                    node,
+                    result,
+                }
+            }
+            Effect::Drop { work, attempt, node } => Input::Dropped { work, attempt, node },
+            Effect::Settle => Input::Settle,
+        };
+        for event in decide(&state, &input, Millis(5)).expect("outstanding work is never refused") {
+            state.apply(&event);
+            log.push(event);
+        }
+    }
+    state
+}
+
+fn fail(state: &mut State, log: &mut Vec<Event>, class: Class) {
+    let (work, attempt, node) = {
+        let (work, attempt, node) = state.in_flight().next().expect("something is in flight");
+        (work.clone(), attempt, node.clone())
+    };
+    let failure = Failure {
+        class,
+        message: "no".to_owned(),
+    };
+    let input = Input::Done {
+        work,
+        attempt,
+        node,
+        result: Err(failure),
+    };
+    for event in decide(state, &input, Millis(5)).expect("a result is never refused") {
+        state.apply(&event);
+        log.push(event);
+    }
+}
+
+fn running(kind: StepKind, load: &'static str) -> impl Fn(&State) -> bool {
+    move |state| {
+        state.in_flight().any(|(work, _, _)| {
+            *work
+                == Work::Step(StepId {
+                    kind,
+                    load: load.into(),
+                })
+        })
+    }
+}
+
+fn kinds(log: &[Event]) -> Vec<String> {
+    log.iter()
+        .filter_map(|event| match event {
+            Event::StepDone { step, .. } => Some(step.to_string()),
+            Event::Compensated { step, .. } => Some(format!("undo {step}")),
+            Event::Finished { outcome, .. } => Some(outcome.word().to_owned()),
+            Event::Submitted { .. }
+            | Event::Assigned { .. }
+            | Event::Planned { .. }
+            | Event::ChunkStaged { .. }
+            | Event::AttemptFailed { .. }
+            | Event::CancelRequested { .. }
+            | Event::RollbackStarted { .. }
+            | Event::Stuck { .. }
+            | Event::Unstuck { .. } => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_run_without_faults_goes_through_every_step_in_order() {
+    let mut log = start(&LOADS);
+    let state = drive(&mut log, |_| false);
+    assert_eq!(state.phase(), Phase::AtRest(Outcome::Published));
+    assert_eq!(
+        kinds(&log),
+        [
+            "prepare a",
+            "prepare b",
+            "verify a",
+            "verify b",
+            "publish a",
+            "publish b",
+            "cleanup a",
+            "cleanup b",
+            "published"
+        ]
+    );
+    assert_eq!(state.expected(&"a".into()), Expected { rows: 14, segments: 2 });
+    assert_eq!(state.outstanding(), []);
+}
+
+#[test]
+fn a_failed_publish_reverts_the_earlier_one_and_drops_all_staging() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, running(StepKind::Publish, "b"));
+    fail(&mut state, &mut log, Class::Permanent);
+    let state = drive(&mut log, |_| false);
+    assert_eq!(state.phase(), Phase::AtRest(Outcome::Failed));
+    assert_eq!(
+        kinds(&log)[5..],
+        [
+            "undo publish b",
+            "undo publish a",
+            "undo prepare b",
+            "undo prepare a",
+            "failed"
+        ]
+    );
+}
+
+#[test]
+fn a_transient_failure_is_tried_again_elsewhere_with_backoff_until_the_budget_is_gone() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, |state| state.in_flight().next().is_some());
+    let mut waits = Vec::new();
+    for _ in 0..MAX_FAILURES {
+        fail(&mut state, &mut log, Class::Transient);
+        if let Some(Effect::Dispatch { not_before, avoid, .. }) = state.outstanding().first() {
+            assert_eq!(avoid.as_ref(), Some(&NodeName::from("n1")));
+            waits.push(not_before.since(Millis(5)));
+            state = drive(&mut log, |state| state.in_flight().next().is_some());
+        }
+    }
+    assert_eq!(waits.len() as u32, MAX_FAILURES - 1);
+    for (nth, wait) in waits.iter().enumerate() {
+        let full = 500 << nth;
+        assert!((full * 3 / 4..=full * 5 / 4).contains(wait), "wait {nth} is {wait} ms");
+    }
+    assert_eq!(drive(&mut log, |_| false).phase(), Phase::AtRest(Outcome::Failed));
+}
+
+#[test]
+fn a_lost_node_gives_its_work_to_others_at_once_and_is_on_record() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, |state| {
+        state.stages().len() == 1 && state.in_flight().count() == 1
+    });
+    let input = Input::NodeLost {
+        node: "n1".into(),
+        silent_ms: 4_900,
+    };
+    let events = decide(&state, &input, Millis(9)).expect("never refused");
+    assert!(
+        matches!(
+            &events[..],
+            [Event::AttemptFailed {
+                node_lost_after_ms: Some(4_900),
+                not_before: Millis(9),
+                ..
+            }]
+        ),
+        "{events:?}"
+    );
+    state.apply(&events[0]);
+    assert_eq!(state.retries(), 1);
+    assert!(matches!(
+        state.outstanding().first(),
+        Some(Effect::Dispatch {
+            not_before: Millis(9),
+            ..
+        })
+    ));
+}
+
+#[test]
+fn work_that_keeps_taking_nodes_down_is_poison() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, |state| state.in_flight().next().is_some());
+    for _ in 0..MAX_LOST {
+        for event in decide(
+            &state,
+            &Input::NodeLost {
+                node: "n1".into(),
+                silent_ms: 5_000,
+            },
+            Millis(5),
+        )
+        .expect("ok")
+        {
+            state.apply(&event);
+            log.push(event);
+        }
+        state = drive(&mut log, |state| state.in_flight().next().is_some());
+    }
+    let state = drive(&mut log, |_| false);
+    assert_eq!(state.failure().map(|failure| failure.class), Some(Class::Poison));
+    assert_eq!(state.phase(), Phase::AtRest(Outcome::Failed));
+}
+
+#[test]
+fn a_stale_or_repeated_result_changes_nothing() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, |state| state.in_flight().next().is_some());
+    fail(&mut state, &mut log, Class::Transient);
+    let state = drive(&mut log, |state| state.in_flight().next().is_some());
+    let late = Input::Done {
+        work: Work::Discover,
+        attempt: Attempt(1),
+        node: "n1".into(),
+        result: Ok(completion(&Work::Discover, &LOADS, 2)),
+    };
+    assert_eq!(decide(&state, &late, Millis(7)), Ok(Vec::new()));
+}
+
+#[test]
+fn cancel_rolls_back_before_publishing_and_is_refused_after() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, running(StepKind::Verify, "a"));
+    for event in decide(
+        &state,
+        &Input::Cancel {
+            reason: "enough".into(),
+        },
+        Millis(6),
+    )
+    .expect("not published yet")
+    {
+        state.apply(&event);
+        log.push(event);
+    }
+    let state = drive(&mut log, |_| false);
+    assert_eq!(state.phase(), Phase::AtRest(Outcome::Cancelled));
+    assert_eq!(
+        state.failure().map(|failure| failure.message.as_str()),
+        Some("cancelled: enough")
+    );
+
+    let mut log = start(&LOADS);
+    let state = drive(&mut log, running(StepKind::Publish, "a"));
+    let refused = decide(&state, &Input::Cancel { reason: "late".into() }, Millis(6));
+    assert_eq!(refused, Err(Refused::PublishBegun));
+}
+
+#[test]
+fn compensation_waits_until_running_chunks_are_dropped() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, |state| {
+        state.in_flight().any(|(work, _, _)| matches!(work, Work::Chunk(_)))
+    });
+    for event in decide(&state, &Input::Cancel { reason: "x".into() }, Millis(6)).expect("ok") {
+        state.apply(&event);
+        log.push(event);
+    }
+    for event in decide(&state, &Input::Settle, Millis(6)).expect("ok") {
+        state.apply(&event);
+        log.push(event);
+    }
+    assert!(
+        matches!(
+            &state.outstanding()[..],
+            [Effect::Drop {
+                work: Work::Chunk(_),
+                ..
+            }]
+        ),
+        "{:?}",
+        state.outstanding()
+    );
+    assert_eq!(drive(&mut log, |_| false).phase(), Phase::AtRest(Outcome::Cancelled));
+}
+
+#[test]
+fn a_compensation_that_keeps_failing_waits_for_an_operator() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, running(StepKind::Publish, "a"));
+    fail(&mut state, &mut log, Class::Permanent);
+    let mut state = drive(&mut log, |state| {
+        state
+            .in_flight()
+            .any(|(work, _, _)| matches!(work, Work::Compensate(_)))
+    });
+    fail(&mut state, &mut log, Class::Permanent);
+    let mut state = drive(&mut log, |_| false);
+    assert_eq!(state.phase(), Phase::Stuck);
+    for decision in [StuckDecision::Retry, StuckDecision::Abandon] {
+        let mut state = state.clone();
+        let mut log = log.clone();
+        for event in decide(
+            &state,
+            &Input::Decide {
+                decision,
+                reason: "seen to".into(),
+            },
+            Millis(8),
+        )
+        .expect("stuck")
+        {
+            state.apply(&event);
+            log.push(event);
+        }
+        assert_eq!(
+            drive(&mut log, |_| false).phase(),
+            Phase::AtRest(Outcome::Failed),
+            "{decision:?}"
+        );
+        let undone = kinds(&log).contains(&"undo publish a".to_owned());
+        assert_eq!(undone, decision == StuckDecision::Retry);
+    }
+    fail_if_in_flight(&mut state);
+}
+
+fn fail_if_in_flight(state: &mut State) {
+    assert_eq!(state.in_flight().count(), 0, "a stuck run has nothing in flight");
+}
+
+#[test]
+fn a_cleanup_that_fails_leaves_the_run_published() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, running(StepKind::Cleanup, "a"));
+    fail(&mut state, &mut log, Class::Permanent);
+    assert_eq!(drive(&mut log, |_| false).phase(), Phase::AtRest(Outcome::Published));
+}
+
+#[test]
+fn a_result_of_the_wrong_kind_fails_the_run_instead_of_the_process() {
+    let mut log = start(&LOADS);
+    let state = drive(&mut log, |state| state.in_flight().next().is_some());
+    let input = Input::Done {
+        work: Work::Discover,
+        attempt: Attempt(1),
+        node: "n1".into(),
+        result: Ok(Completion::Stepped(StepReport::default())),
+    };
+    let events = decide(&state, &input, Millis(6)).expect("never refused");
+    assert!(matches!(&events[..], [Event::AttemptFailed { failure, .. }] if failure.class == Class::Permanent));
+}

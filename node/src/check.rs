@@ -1,0 +1,127 @@
+//! What a run would do, found without starting one: for `haulage plan` and `haulage validate`. It looks at sources and
+//! destinations as `discover` does, and touches nothing.
+
+use std::collections::BTreeMap;
+
+use haulage_core::event::PlannedStage;
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Epoch, LoadName, Millis, RunId};
+use haulage_plan::Compiled;
+use haulage_plan::definition::{Column, Definition, SourceKind};
+
+use crate::config::NodeConfig;
+use crate::sink::{Inspection, LoadContext};
+use crate::source::{self, Binding};
+use crate::store::S3Settings;
+use crate::work::run::{Request, RunContext};
+use crate::work::{Toolbox, discover};
+
+/// What a run would do.
+pub struct Preview {
+    /// The pipeline with its parameters bound, and its plan.
+    pub compiled: Compiled,
+    /// The stages with the chunks that the sources are cut into now.
+    pub stages: Vec<PlannedStage>,
+    /// Every load, in the order in which they publish.
+    pub loads: Vec<LoadPreview>,
+}
+
+/// What publishing a load would do.
+pub struct LoadPreview {
+    /// The load as its destination sees it.
+    pub load: LoadContext,
+    /// The destination's name.
+    pub destination: String,
+    /// What the destination says; a failure if it can't be reached.
+    pub inspection: Result<Inspection, Failure>,
+}
+
+/// Plans a pipeline as a node with these settings would. `params` are texts by name, `base` is what relative paths are
+/// relative to. Permanent failure with everything that is wrong with the file, or with what can't be read; what is
+/// wrong with a destination stands in its [`LoadPreview`].
+pub async fn plan(
+    config: NodeConfig,
+    definition: &str,
+    file: &str,
+    base: &str,
+    params: &BTreeMap<String, String>,
+) -> Result<Preview, Failure> {
+    let tools = Toolbox::new(config);
+    let context = RunContext::new(
+        tools.config(),
+        Request {
+            definition,
+            file,
+            base,
+            params,
+            started: Millis(0),
+        },
+    )
+    .await?;
+    context.lookups().await?;
+    let stages = discover::stages(&context).await?;
+    let mut loads = Vec::new();
+    for name in context.definition().loads.keys() {
+        loads.push(preview(&tools, &context, name).await?);
+    }
+    Ok(Preview {
+        compiled: context.compiled,
+        stages,
+        loads,
+    })
+}
+
+async fn preview(tools: &Toolbox, context: &RunContext, name: &LoadName) -> Result<LoadPreview, Failure> {
+    // No run exists: nothing that a destination looks at by these is ever there.
+    let load = context.load_as(name, &RunId::from("plan"), Epoch(0), None)?;
+    let destination = context
+        .definition()
+        .loads
+        .get(name)
+        .map(|load| load.to.clone())
+        .unwrap_or_default();
+    let inspection = match tools.destination(context.definition(), name).await {
+        Ok(destination) => destination.inspect(&load).await,
+        Err(failure) => Err(failure),
+    };
+    Ok(LoadPreview {
+        load,
+        destination,
+        inspection,
+    })
+}
+
+/// The columns of every source for a check that reads as little as it can: those declared, else the header's, where
+/// the object is a local file. `None` for a source whose columns can only be known where it is read.
+pub async fn columns_for_validate(
+    definition: &Definition,
+    base: &str,
+) -> BTreeMap<String, Option<Result<Vec<Column>, Failure>>> {
+    let mut found = BTreeMap::new();
+    for (name, declared) in &definition.sources {
+        let SourceKind::Csv(csv) = &declared.kind;
+        let remote = csv.path.starts_with("s3://") || (base.starts_with("s3://") && !csv.path.starts_with('/'));
+        let columns = if !csv.columns.is_empty() {
+            Some(Ok(csv.columns.clone()))
+        } else if remote {
+            None
+        } else {
+            Some(header(declared, base, definition.checkpoint_rows).await)
+        };
+        found.insert(name.clone(), columns);
+    }
+    found
+}
+
+async fn header(
+    declared: &haulage_plan::definition::Source,
+    base: &str,
+    checkpoint_rows: u64,
+) -> Result<Vec<Column>, Failure> {
+    let binding = Binding {
+        base: base.to_owned(),
+        s3: S3Settings::default(),
+        checkpoint_rows,
+    };
+    source::bind(declared, binding)?.columns().await
+}

@@ -1,0 +1,131 @@
+//! Destinations: where a load's rows are staged, verified and published.
+//!
+//! Exactly once, in five sentences. Rows reach a staging area of the run, and a segment's rows commit together with
+//! its marker, so a marker that stands means that its rows stand and are never written again. A commit first checks
+//! the fence: the highest attempt of that chunk which ever began, and a lower one is refused. Verify counts what is
+//! staged against what the chunks reported, because a crash of the database may truncate unlogged staging. Publish is
+//! one transaction: rows, load record, additive DDL and the (run, epoch) marker under a lock on the target, and it
+//! finds its own marker when it is repeated. Revert, discard and cleanup tolerate absence and can be repeated.
+//!
+//! A new destination is one file here and one line in [`registry`]; the conformance suite in `sink/suite.rs` runs on all.
+
+mod name;
+mod postgres;
+pub mod registry;
+mod sqlite;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use haulage_core::checkpoint::Marker;
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
+use haulage_plan::definition::Mode;
+
+/// Everything a destination has to know about one load of one run.
+#[derive(Debug, Clone)]
+pub struct LoadContext {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The run.
+    pub run: RunId,
+    /// The leader's term.
+    pub epoch: Epoch,
+    /// The load.
+    pub load: LoadName,
+    /// The target as the pipeline file names it: `table`, or `schema.table`.
+    pub table: String,
+    /// What publishing does to the rows that are there.
+    pub mode: Mode,
+    /// Key columns; empty if the load has none. Unique in the target.
+    pub key: Vec<String>,
+    /// The columns that the load's rows have, in order, with Arrow types and nullability.
+    pub schema: SchemaRef,
+    /// The published run that this one replaces, when it was run again on purpose.
+    pub replaces: Option<RunId>,
+}
+
+/// What a destination would do, found without touching anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// Whether the target exists.
+    pub exists: bool,
+    /// Rows there now, if it exists and counting is cheap enough.
+    pub rows: Option<u64>,
+    /// Statements that prepare and publish would run to make or widen the target.
+    pub ddl: Vec<String>,
+    /// What would change, a line each, for a person.
+    pub changes: Vec<String>,
+    /// Why the load can't fit: each names column, both types, and what to do. Empty if it fits.
+    pub misfits: Vec<String>,
+}
+
+/// What the chunks reported for this load, which verify and publish hold the staging area against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// Rows.
+    pub rows: u64,
+    /// Markers.
+    pub segments: u64,
+}
+
+/// A place that rows are published to. One value serves every load of every run on this node.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// What publishing this load would do. Touches nothing.
+    async fn inspect(&self, load: &LoadContext) -> Result<Inspection, Failure>;
+
+    /// Makes the staging area. Repeatable; permanent failure if the target's columns can't take the load's rows.
+    async fn prepare(&self, load: &LoadContext) -> Result<StepReport, Failure>;
+
+    /// Raises the chunk's fence to `attempt` and returns the markers that stand, by segment.
+    /// `Fenced` if a higher attempt has begun or the staging area is gone.
+    async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure>;
+
+    /// Starts one segment of a chunk that has begun.
+    async fn segment(
+        &self,
+        load: &LoadContext,
+        chunk: ChunkId,
+        attempt: Attempt,
+    ) -> Result<Box<dyn SegmentWriter>, Failure>;
+
+    /// Holds the staging area against what the chunks reported, and builds what publishing needs (indexes).
+    /// Permanent failure naming the key if the load's key isn't unique among the staged rows.
+    async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
+
+    /// Makes the load visible in one transaction; says so again when it already is.
+    async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
+
+    /// Undoes the publish of this run, if it happened: the target is as it was before. Repeatable.
+    async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure>;
+
+    /// Drops the staging area of this run, and fences whatever still writes to it. Repeatable, tolerates absence.
+    async fn discard(&self, load: &LoadContext) -> Result<StepReport, Failure>;
+
+    /// After the whole run is published: drops staging and what only a revert by a failing run would need. Repeatable.
+    async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure>;
+}
+
+/// Writes one segment; dropping it without `commit` leaves nothing behind.
+#[async_trait]
+pub trait SegmentWriter: Send {
+    /// Takes a batch of the load's schema. Waits while the destination is slower than the source.
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure>;
+
+    /// Commits rows and marker in one transaction under the fence. `marker.rows` is set by the destination to what it
+    /// counted itself. If the segment's marker already stands, nothing is written and that marker is returned.
+    async fn commit(self: Box<Self>, marker: Marker) -> Result<Committed, Failure>;
+}
+
+/// What a committed segment left at the destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The marker that stands.
+    pub marker: Marker,
+    /// Bytes that were sent.
+    pub bytes: u64,
+    /// Whether this call wrote it; false if it stood already.
+    pub fresh: bool,
+}

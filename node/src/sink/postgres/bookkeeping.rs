@@ -1,0 +1,371 @@
+//! What Haulage keeps in schema `haulage` of a warehouse: a record for each load of each run, the fences of its chunks,
+//! and a row for each target that publishes queue on.
+//!
+//!     staged --verify--> sealed --publish--> published --revert--> reverted
+//!        \                  \                                         |
+//!         +------discard-----+---------------> discarded <--discard---+   (a published load stays published)
+//!
+//! Only `staged` takes chunks; `sealed` may be published; `reverted` and `discarded` are tombstones that fence every late
+//! writer of that run. Staging itself is three tables a load, named by [`area`](crate::sink::name::area): `stage_` the
+//! rows, `marks_` the markers, with the same persistence as the rows so that a crash which truncates one truncates the
+//! other, and after a publish `prev_` or `before_` and `keys_` for a revert.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use haulage_core::failure::Failure;
+use haulage_core::ids::Epoch;
+use haulage_plan::definition::Mode;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::connect::Lease;
+use crate::sink::LoadContext;
+use crate::sink::name::area;
+
+/// Serializes the creation of the schema between all nodes.
+const SCHEMA_LOCK: i64 = 0x6861_756c_6167_6531;
+
+const SCHEMA: &str = "
+CREATE SCHEMA IF NOT EXISTS haulage;
+CREATE TABLE IF NOT EXISTS haulage.targets (target text PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS haulage.loads (
+    run text NOT NULL,
+    load text NOT NULL,
+    pipeline text NOT NULL,
+    target text NOT NULL,
+    mode text NOT NULL,
+    state text NOT NULL CHECK (state IN ('staged', 'sealed', 'published', 'reverted', 'discarded')),
+    epoch bigint NOT NULL,
+    area text NOT NULL,
+    shape text,
+    method text,
+    created boolean NOT NULL DEFAULT false,
+    names text[] NOT NULL DEFAULT '{}',
+    rows bigint,
+    detail text,
+    sequence bigint,
+    replaces text,
+    prepared_at timestamptz NOT NULL DEFAULT now(),
+    published_at timestamptz,
+    ended_at timestamptz,
+    cleaned_at timestamptz,
+    PRIMARY KEY (run, load)
+);
+CREATE TABLE IF NOT EXISTS haulage.fences (
+    run text NOT NULL,
+    load text NOT NULL,
+    stage bigint NOT NULL,
+    chunk bigint NOT NULL,
+    attempt bigint NOT NULL,
+    PRIMARY KEY (run, load, stage, chunk)
+);
+CREATE SEQUENCE IF NOT EXISTS haulage.published;
+";
+
+/// Where a load stands at this destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Staged,
+    Sealed,
+    Published,
+    Reverted,
+    Discarded,
+}
+
+impl State {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "staged" => Self::Staged,
+            "sealed" => Self::Sealed,
+            "published" => Self::Published,
+            "reverted" => Self::Reverted,
+            "discarded" => Self::Discarded,
+            _ => return None,
+        })
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::Sealed => "sealed",
+            Self::Published => "published",
+            Self::Reverted => "reverted",
+            Self::Discarded => "discarded",
+        }
+    }
+}
+
+/// How a load was published, and so how it is reverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// Staging became the target; the old table is `prev_`.
+    Swap,
+    /// The target's rows were deleted and the staged ones inserted; the old rows are in `before_`.
+    Rewrite,
+    /// Rows were added and carry the run in `_haulage_run`; rows of a replaced run are in `before_`.
+    Append,
+    /// Rows were added; their keys are in `keys_`.
+    AppendByKey,
+    /// Rows were updated (old ones in `before_`) and added (keys in `keys_`).
+    Merge,
+}
+
+impl Method {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "swap" => Self::Swap,
+            "rewrite" => Self::Rewrite,
+            "append" => Self::Append,
+            "append_by_key" => Self::AppendByKey,
+            "merge" => Self::Merge,
+            _ => return None,
+        })
+    }
+
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Swap => "swap",
+            Self::Rewrite => "rewrite",
+            Self::Append => "append",
+            Self::AppendByKey => "append_by_key",
+            Self::Merge => "merge",
+        }
+    }
+}
+
+/// The record of a load of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) state: State,
+    pub(super) epoch: Epoch,
+    /// The target's signature when staging was made; `None` if it did not exist.
+    pub(super) shape: Option<String>,
+    pub(super) method: Option<Method>,
+    /// Whether publishing made the target.
+    pub(super) created: bool,
+    /// Names that the old table's indexes had, in order.
+    pub(super) names: Vec<String>,
+    pub(super) rows: i64,
+    pub(super) detail: String,
+    pub(super) sequence: Option<i64>,
+    pub(super) cleaned: bool,
+}
+
+/// The tables of a load's staging area.
+#[derive(Debug, Clone)]
+pub(super) struct Area {
+    /// The suffix of them all.
+    pub(super) id: String,
+    pub(super) stage: String,
+    pub(super) marks: String,
+    pub(super) prev: String,
+    pub(super) before: String,
+    pub(super) keys: String,
+}
+
+impl Area {
+    pub(super) fn of(load: &LoadContext) -> Self {
+        let id = area(&load.run, &load.load);
+        Self {
+            stage: format!("haulage.stage_{id}"),
+            marks: format!("haulage.marks_{id}"),
+            prev: format!("haulage.prev_{id}"),
+            before: format!("haulage.before_{id}"),
+            keys: format!("haulage.keys_{id}"),
+            id,
+        }
+    }
+}
+
+/// The mode as it stands in the record.
+pub(super) fn mode_text(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Append => "append",
+        Mode::Replace => "replace",
+        Mode::Merge => "merge",
+    }
+}
+
+/// Makes the schema if it isn't there. `known` remembers that it is.
+pub(super) async fn ensure(lease: &mut Lease, known: &AtomicBool) -> Result<(), Failure> {
+    if known.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let doing = "looking for schema haulage";
+    let there: bool = sqlx::query_scalar("SELECT to_regclass('haulage.fences') IS NOT NULL")
+        .fetch_one(lease.connection())
+        .await
+        .map_err(|error| lease.place().failure(doing, error))?;
+    if !there {
+        let sql = format!(
+            "BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA} COMMIT"
+        );
+        lease.must("creating schema haulage", sql).await?;
+    }
+    known.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// How a record is locked while it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lock {
+    None,
+    /// With other chunks, but against steps.
+    Share,
+    /// Alone.
+    Update,
+}
+
+/// Reads and locks the record of a load.
+pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
+    let sql = match lock {
+        Lock::None => concat!(
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL ",
+            "FROM haulage.loads WHERE run = $1 AND load = $2"
+        ),
+        Lock::Share => concat!(
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL ",
+            "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
+        ),
+        Lock::Update => concat!(
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL ",
+            "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
+        ),
+    };
+    let row = sqlx::query(sql)
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .fetch_optional(lease.connection())
+        .await?;
+    row.map(|row| read(&row)).transpose()
+}
+
+fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
+    let state: String = row.try_get(0)?;
+    let method: Option<String> = row.try_get(3)?;
+    Ok(Record {
+        state: State::parse(&state).ok_or_else(|| sqlx::Error::Decode(format!("no state `{state}`").into()))?,
+        epoch: Epoch(row.try_get::<i64, _>(1)? as u64),
+        shape: row.try_get(2)?,
+        method: method.as_deref().and_then(Method::parse),
+        created: row.try_get(4)?,
+        names: row.try_get(5)?,
+        rows: row.try_get::<Option<i64>, _>(6)?.unwrap_or(0),
+        detail: row.try_get::<Option<String>, _>(7)?.unwrap_or_default(),
+        sequence: row.try_get(8)?,
+        cleaned: row.try_get(9)?,
+    })
+}
+
+/// Makes the record if there is none, and locks it against chunks and other steps. Raises its epoch to the caller's.
+/// `Fenced` if a leader of a later term has already dealt with this load.
+pub(super) async fn claim(
+    lease: &mut Lease,
+    load: &LoadContext,
+    target: &str,
+    fresh: State,
+) -> Result<Record, Failure> {
+    let doing = format!("opening the record of load {}", load.load);
+    let area = Area::of(load);
+    let made = sqlx::query(
+        "INSERT INTO haulage.loads (run, load, pipeline, target, mode, state, epoch, area, replaces)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (run, load) DO NOTHING",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(&load.pipeline)
+    .bind(target)
+    .bind(mode_text(load.mode))
+    .bind(fresh.text())
+    .bind(load.epoch.0 as i64)
+    .bind(&area.id)
+    .bind(load.replaces.as_ref().map(|run| run.as_str()))
+    .execute(lease.connection())
+    .await;
+    if let Err(error) = made {
+        return Err(lease.place().failure(&doing, error));
+    }
+    match hold(lease, load).await? {
+        Some(record) => Ok(record),
+        None => Err(Failure::transient(format!(
+            "{}: the record of load {} vanished while it was opened",
+            lease.place(),
+            load.load
+        ))),
+    }
+}
+
+/// Locks the record against chunks and other steps, and raises its epoch to the caller's. `None` if there is none.
+/// `Fenced` if a leader of a later term has already dealt with this load.
+pub(super) async fn hold(lease: &mut Lease, load: &LoadContext) -> Result<Option<Record>, Failure> {
+    let doing = format!("opening the record of load {}", load.load);
+    let found = match record(lease, load, Lock::Update).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        Err(error) => return Err(lease.place().failure(&doing, error)),
+    };
+    if found.epoch > load.epoch {
+        return Err(Failure::fenced(format!(
+            "load {} of run {} is in the hands of epoch {}, this is epoch {}",
+            load.load, load.run, found.epoch, load.epoch
+        )));
+    }
+    if found.epoch < load.epoch {
+        sqlx::query("UPDATE haulage.loads SET epoch = $3 WHERE run = $1 AND load = $2")
+            .bind(load.run.as_str())
+            .bind(load.load.as_str())
+            .bind(load.epoch.0 as i64)
+            .execute(lease.connection())
+            .await
+            .map_err(|error| lease.place().failure(&doing, error))?;
+    }
+    Ok(Some(found))
+}
+
+/// Moves a locked record to a state. The time of an end is kept.
+pub(super) async fn set_state(lease: &mut Lease, load: &LoadContext, state: State) -> Result<(), Failure> {
+    let done = sqlx::query(
+        "UPDATE haulage.loads SET state = $3,
+             ended_at = CASE WHEN $3 IN ('reverted', 'discarded') THEN now() ELSE ended_at END
+         WHERE run = $1 AND load = $2",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(state.text())
+    .execute(lease.connection())
+    .await;
+    match done {
+        Ok(_) => Ok(()),
+        Err(error) => Err(lease
+            .place()
+            .failure(&format!("marking load {} as {}", load.load, state.text()), error)),
+    }
+}
+
+/// Queues on the target: two runs publish to one table one after the other.
+pub(super) async fn queue_on(lease: &mut Lease, target: &str) -> Result<(), Failure> {
+    let doing = format!("queueing on {target}");
+    let made = sqlx::query("INSERT INTO haulage.targets (target) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(target)
+        .execute(lease.connection())
+        .await;
+    if let Err(error) = made {
+        return Err(lease.place().failure(&doing, error));
+    }
+    let locked = sqlx::query("SELECT 1 FROM haulage.targets WHERE target = $1 FOR UPDATE")
+        .bind(target)
+        .execute(lease.connection())
+        .await;
+    match locked {
+        Ok(_) => Ok(()),
+        Err(error) => Err(lease.place().failure(&doing, error)),
+    }
+}
+
+/// What a chunk or step of a load that has ended is told.
+pub(super) fn ended(load: &LoadContext, state: &str) -> Failure {
+    Failure::fenced(format!(
+        "load {} of run {} is {state}; its staging area is gone",
+        load.load, load.run
+    ))
+}

@@ -1,0 +1,253 @@
+//! What PostgreSQL's errors mean: which class, in words that name the destination and what to do.
+//!
+//! A connection string never gets here: only its parts that are no secret.
+
+use std::fmt;
+use std::io;
+
+use haulage_core::failure::{Class, Failure};
+use sqlx::postgres::PgDatabaseError;
+
+/// Where a destination is, without its password.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The destination's name in the node's configuration.
+    pub(super) destination: String,
+    /// Host name, address, or the folder of a socket.
+    pub(super) host: String,
+    /// TCP port.
+    pub(super) port: u16,
+    /// Database.
+    pub(super) database: String,
+    /// User.
+    pub(super) user: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "destination {} (PostgreSQL at {}:{}, database {}, user {})",
+            self.destination, self.host, self.port, self.database, self.user
+        )
+    }
+}
+
+/// What the server said.
+struct Said<'a> {
+    code: &'a str,
+    message: &'a str,
+    detail: Option<&'a str>,
+    context: Option<&'a str>,
+}
+
+impl Place {
+    /// Turns an error into a failure. `doing` completes "while ...": `staging rows of load flights`.
+    pub(super) fn failure(&self, doing: &str, error: sqlx::Error) -> Failure {
+        match &error {
+            sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
+                Some(said) => self.said(
+                    doing,
+                    &Said {
+                        code: said.code(),
+                        message: said.message(),
+                        detail: said.detail(),
+                        context: said.r#where(),
+                    },
+                ),
+                None => Failure::permanent(format!("{self}: {} while {doing}", database.message())),
+            },
+            sqlx::Error::Io(cause) => self.io(doing, cause),
+            sqlx::Error::Tls(cause) => Failure::permanent(format!(
+                "{self}: no TLS connection while {doing}: {cause}; check sslmode and sslrootcert in its address"
+            )),
+            // The connection is in a state that the driver doesn't know: a new one may work.
+            sqlx::Error::Protocol(cause) => {
+                Failure::transient(format!("{self}: the connection broke while {doing}: {cause}"))
+            }
+            other => Failure::permanent(format!("{self}: {other} while {doing}")),
+        }
+    }
+
+    fn io(&self, doing: &str, cause: &io::Error) -> Failure {
+        let text = cause.to_string();
+        if cause.kind() == io::ErrorKind::ConnectionRefused {
+            return Failure::transient(format!(
+                "{self}: connection refused while {doing}; check that the server runs and listens there"
+            ));
+        }
+        if text.contains("lookup address") {
+            let message = format!(
+                "{self}: host {} is not known ({text}); check the host in its address",
+                self.host
+            );
+            // "Temporary failure in name resolution" is a name server that doesn't answer, not a name that isn't there.
+            return if text.contains("emporary") {
+                Failure::transient(message)
+            } else {
+                Failure::permanent(message)
+            };
+        }
+        if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
+            return Failure::permanent(format!(
+                "{self}: {text} while {doing}; check the socket's path in its address"
+            ));
+        }
+        Failure::transient(format!("{self}: the connection was lost while {doing} ({text})"))
+    }
+
+    fn said(&self, doing: &str, said: &Said<'_>) -> Failure {
+        let Said { code, message, .. } = said;
+        let detail = said.detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+        let context = said.context.map(|context| format!(" ({context})")).unwrap_or_default();
+        let text = match *code {
+            "28P01" => format!("{self}: wrong password; check the user and password in its address"),
+            "28000" => format!("{self}: login refused ({message}); check the user and the server's pg_hba.conf"),
+            "3D000" => format!("{self}: the database does not exist; create it or correct its address"),
+            "42501" => format!(
+                "{self}: permission denied while {doing}: {message}; grant it to user {}",
+                self.user
+            ),
+            "53100" => format!("{self}: the server's disk is full while {doing}: {message}; free space there"),
+            "53300" => format!("{self}: the server has no connection left ({message})"),
+            "25006" => format!("{self}: the server is read-only while {doing}; name the primary in its address"),
+            "57P01" | "57P02" => format!("{self}: the server ended the connection while {doing} ({message})"),
+            "57P03" => format!("{self}: the server does not accept connections now ({message})"),
+            "40001" | "40P01" => format!("{self}: {message} while {doing}"),
+            "55P03" => format!("{self}: a lock was not free in time while {doing} ({message})"),
+            _ => format!("{self}: {message}{detail} while {doing}{context} (SQLSTATE {code})"),
+        };
+        Failure {
+            class: class_of(code),
+            message: text,
+        }
+    }
+}
+
+/// Whether an SQLSTATE may pass by itself.
+fn class_of(code: &str) -> Class {
+    match code {
+        // Serialization failure, deadlock, lock not available, cancelled, no memory, too many connections.
+        "40001" | "40P01" | "55P03" | "57014" | "53200" | "53300" => Class::Transient,
+        "57P01" | "57P02" | "57P03" | "57P05" | "58030" => Class::Transient,
+        code if code.starts_with("08") => Class::Transient,
+        _ => Class::Permanent,
+    }
+}
+
+/// The SQLSTATE, if the server sent one.
+pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
+    match error {
+        sqlx::Error::Database(database) => database.try_downcast_ref::<PgDatabaseError>().map(|said| said.code()),
+        _ => None,
+    }
+}
+
+/// The detail, such as `Key (id)=(7) already exists.`, without its full stop and in lower case.
+pub(super) fn detail(error: &sqlx::Error) -> Option<String> {
+    match error {
+        sqlx::Error::Database(database) => {
+            let detail = database
+                .try_downcast_ref::<PgDatabaseError>()?
+                .detail()?
+                .trim_end_matches('.');
+            Some(match detail.strip_prefix("Key ") {
+                Some(rest) => format!("key {rest}"),
+                None => detail.to_owned(),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The column that the server blames.
+pub(super) fn column(error: &sqlx::Error) -> Option<&str> {
+    match error {
+        sqlx::Error::Database(database) => database
+            .try_downcast_ref::<PgDatabaseError>()
+            .and_then(|said| said.column()),
+        _ => None,
+    }
+}
+
+/// Whether nobody knows if the server did what it was asked.
+pub(super) fn outcome_unknown(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
+        error => matches!(code(error), Some("57P01" | "57P02" | "08006" | "08003" | "08000")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place {
+            destination: "warehouse".into(),
+            host: "db".into(),
+            port: 5432,
+            database: "dwh".into(),
+            user: "loader".into(),
+        }
+    }
+
+    #[test]
+    fn each_error_has_its_class_and_its_words() {
+        for (code, message, class, words) in [
+            (
+                "53100",
+                "could not extend file \"base/1/2\"",
+                Class::Permanent,
+                "disk is full",
+            ),
+            (
+                "28P01",
+                "password authentication failed",
+                Class::Permanent,
+                "wrong password",
+            ),
+            (
+                "3D000",
+                "database \"dwh\" does not exist",
+                Class::Permanent,
+                "does not exist; create it",
+            ),
+            (
+                "42501",
+                "permission denied for schema x",
+                Class::Permanent,
+                "permission denied",
+            ),
+            (
+                "57P01",
+                "terminating connection",
+                Class::Transient,
+                "ended the connection",
+            ),
+            (
+                "57P03",
+                "the database system is starting up",
+                Class::Transient,
+                "starting up",
+            ),
+            ("40P01", "deadlock detected", Class::Transient, "deadlock"),
+            ("40001", "could not serialize access", Class::Transient, "serialize"),
+            ("22003", "integer out of range", Class::Permanent, "SQLSTATE 22003"),
+        ] {
+            let said = Said {
+                code,
+                message,
+                detail: None,
+                context: None,
+            };
+            let failure = place().said("staging rows", &said);
+            assert_eq!(failure.class, class, "{code}");
+            assert!(failure.message.contains(words), "{code}: {failure}");
+            assert!(
+                failure.message.contains("destination warehouse (PostgreSQL at db:5432"),
+                "{failure}"
+            );
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Whether a load's rows fit its target, how each column is written, and the statements that make what is missing.
+//!
+//! Pure: from a description of the target to a [`Fit`], or to misfits in words.
+
+use datafusion::arrow::datatypes::DataType;
+use haulage_plan::definition::Mode;
+
+use super::bookkeeping::Method;
+use super::encode::Column;
+use super::target::{Existing, RUN_COLUMN, Target};
+use super::types::{column_type, encoding, kind};
+use crate::sink::LoadContext;
+use crate::sink::name::{quote, quote_all};
+
+/// How a load goes into its target.
+#[derive(Debug, Clone)]
+pub(super) struct Fit {
+    /// How each column of the load is written, in the load's order.
+    pub(super) columns: Vec<Column>,
+    /// The SQL type and NOT NULL of each, in the staging table.
+    pub(super) types: Vec<(String, bool)>,
+    /// How it will be published, as things are now.
+    pub(super) method: Method,
+    /// Why replacing is not a swap; empty if it is one.
+    pub(super) ties: Vec<String>,
+}
+
+impl Fit {
+    /// The load's column names.
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    /// Column definitions of the staging table, or of a new target.
+    pub(super) fn definitions(&self) -> String {
+        let definitions = self.columns.iter().zip(&self.types).map(|(column, (sql, not_null))| {
+            format!(
+                "{} {sql}{}",
+                quote(&column.name),
+                if *not_null { " NOT NULL" } else { "" }
+            )
+        });
+        definitions.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Holds the load against its target. `Err` has a line for everything that doesn't fit.
+pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String>> {
+    let mut misfits = Vec::new();
+    if load.schema.fields().is_empty() {
+        misfits.push(format!("load {} has no columns", load.load));
+    }
+    for key in &load.key {
+        if load.schema.field_with_name(key).is_err() {
+            misfits.push(format!(
+                "key column {key} is not among the load's columns; add it to its step, or correct `key`"
+            ));
+        }
+    }
+    if load.mode == Mode::Append && load.schema.field_with_name(RUN_COLUMN).is_ok() {
+        misfits.push(format!(
+            "column {RUN_COLUMN} is Haulage's own; give the load's column another name"
+        ));
+    }
+    if load.mode == Mode::Merge && load.key.is_empty() {
+        misfits.push("merge needs a key; add `key: [...]` to the load".to_owned());
+    }
+    let fit = match &target.existing {
+        None => fit_new(load, target, &mut misfits),
+        Some(existing) => fit_existing(load, target, existing, &mut misfits),
+    };
+    if misfits.is_empty() { Ok(fit) } else { Err(misfits) }
+}
+
+fn fit_new(load: &LoadContext, target: &Target, misfits: &mut Vec<String>) -> Fit {
+    if !target.schema_exists {
+        misfits.push(format!(
+            "schema {0} does not exist; create it with CREATE SCHEMA {1}",
+            target.schema,
+            quote(&target.schema)
+        ));
+    }
+    let mut columns = Vec::new();
+    let mut types = Vec::new();
+    for field in load.schema.fields() {
+        let sql = column_type(field.data_type());
+        let how = sql
+            .as_deref()
+            .and_then(|sql| encoding(field.data_type(), kind_of_new(sql, field.data_type())));
+        let (Some(sql), Some(encoding)) = (sql, how) else {
+            misfits.push(format!(
+                "column {}: PostgreSQL has no type for {}; CAST it in the step's SQL",
+                field.name(),
+                field.data_type()
+            ));
+            continue;
+        };
+        columns.push(Column {
+            name: field.name().clone(),
+            encoding,
+        });
+        // A key without a value is no key: the new table's primary key says so.
+        types.push((sql, !field.is_nullable() || load.key.contains(field.name())));
+    }
+    let method = match load.mode {
+        Mode::Replace => Method::Swap,
+        Mode::Append => Method::Append,
+        Mode::Merge => Method::Merge,
+    };
+    Fit {
+        columns,
+        types,
+        method,
+        ties: Vec::new(),
+    }
+}
+
+/// The kind of a type that [`column_type`] names, for the Arrow type it was made from.
+fn kind_of_new(sql: &str, arrow: &DataType) -> super::types::Kind {
+    match (sql, arrow) {
+        ("boolean", _) => kind("bool", false, -1),
+        ("smallint", _) => kind("int2", false, -1),
+        ("integer", _) => kind("int4", false, -1),
+        ("bigint", _) => kind("int8", false, -1),
+        ("real", _) => kind("float4", false, -1),
+        ("double precision", _) => kind("float8", false, -1),
+        ("timestamp with time zone", _) => kind("timestamptz", false, -1),
+        (numeric, _) if numeric.starts_with("numeric") => kind("numeric", false, -1),
+        (same, _) => kind(same, false, -1),
+    }
+}
+
+fn fit_existing(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mut Vec<String>) -> Fit {
+    let table = target.text();
+    if !matches!(existing.relkind.as_str(), "r" | "p") {
+        misfits.push(format!("{table} is no table; load into a table, or drop it"));
+    }
+    let mut columns = Vec::new();
+    let mut types = Vec::new();
+    for field in load.schema.fields() {
+        let arrow = field.data_type();
+        let Some(column) = existing.column(field.name()) else {
+            misfits.push(format!(
+                "column {0} ({arrow}) is not in {table}; ALTER TABLE {1} ADD COLUMN {2} {3}, or leave it out in the \
+                 step's SQL",
+                field.name(),
+                target.sql(),
+                quote(field.name()),
+                column_type(arrow).unwrap_or_else(|| "text".to_owned()),
+            ));
+            continue;
+        };
+        if column.generated || column.identity_always {
+            misfits.push(format!(
+                "column {} of {table} is generated; leave it out in the step's SQL",
+                column.name
+            ));
+            continue;
+        }
+        match encoding(arrow, column.kind) {
+            Some(encoding) => {
+                columns.push(Column {
+                    name: field.name().clone(),
+                    encoding,
+                });
+                types.push((column.sql.clone(), column.not_null || load.key.contains(field.name())));
+            }
+            None => misfits.push(format!(
+                "column {0} is {arrow} in the load and {1} in {table}; CAST it in the step's SQL, or ALTER TABLE {2} \
+                 ALTER COLUMN {3} TYPE {4}",
+                field.name(),
+                column.sql,
+                target.sql(),
+                quote(field.name()),
+                column_type(arrow).unwrap_or_else(|| "text".to_owned()),
+            )),
+        }
+    }
+    for column in &existing.columns {
+        let supplied = load.schema.field_with_name(&column.name).is_ok();
+        let ours = column.name == RUN_COLUMN && load.mode == Mode::Append;
+        if column.not_null && !column.filled && !supplied && !ours {
+            misfits.push(format!(
+                "column {0} ({1}) of {table} is NOT NULL without a default, and the load has none; add it to the step's \
+                 SQL, or ALTER TABLE {2} ALTER COLUMN {3} SET DEFAULT ...",
+                column.name,
+                column.sql,
+                target.sql(),
+                quote(&column.name),
+            ));
+        }
+    }
+    let method = method(load, target, existing, misfits);
+    Fit {
+        columns,
+        types,
+        method,
+        ties: existing.ties.clone(),
+    }
+}
+
+fn method(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mut Vec<String>) -> Method {
+    let table = target.text();
+    match load.mode {
+        Mode::Replace => {
+            if !existing.referenced_by.is_empty() {
+                misfits.push(format!(
+                    "{table} is referenced by {}, so its rows can't be replaced; use mode merge",
+                    existing.referenced_by.join(", ")
+                ));
+            }
+            let whole = existing
+                .indexes
+                .iter()
+                .all(|index| !index.method_and_columns.is_empty());
+            if existing.ties.is_empty() && whole {
+                Method::Swap
+            } else {
+                Method::Rewrite
+            }
+        }
+        Mode::Merge => {
+            if !load.key.is_empty() && !existing.has_unique(&load.key) {
+                misfits.push(format!(
+                    "{table} has no unique index on its key ({}), which merge needs; CREATE UNIQUE INDEX ON {} ({})",
+                    load.key.join(", "),
+                    target.sql(),
+                    quote_all(&load.key),
+                ));
+            }
+            Method::Merge
+        }
+        Mode::Append => append_method(load, target, existing, misfits),
+    }
+}
+
+fn append_method(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mut Vec<String>) -> Method {
+    let advice = format!("ALTER TABLE {} ADD COLUMN {RUN_COLUMN} text", target.sql());
+    match existing.column(RUN_COLUMN) {
+        Some(column) if column.kind != super::types::Kind::Text => {
+            misfits.push(format!(
+                "column {RUN_COLUMN} of {} is {}, and Haulage keeps the run's name there; make it text",
+                target.text(),
+                column.sql
+            ));
+            Method::Append
+        }
+        Some(_) => Method::Append,
+        None if load.key.is_empty() => {
+            misfits.push(format!(
+                "appended rows of {} could not be found again: it has no column {RUN_COLUMN}, and the load no key; {advice}",
+                target.text()
+            ));
+            Method::Append
+        }
+        None => {
+            if let Some(replaced) = &load.replaces {
+                misfits.push(format!(
+                    "the rows of run {replaced} can't be told from others in {}, so they can't be replaced; {advice} \
+                     before the first run",
+                    target.text()
+                ));
+            }
+            Method::AppendByKey
+        }
+    }
+}
+
+/// The statement that makes the target, and its primary key.
+pub(super) fn create_table(load: &LoadContext, table: &str, fit: &Fit) -> String {
+    let mut parts = vec![fit.definitions()];
+    if load.mode == Mode::Append {
+        parts.push(format!("{RUN_COLUMN} text"));
+    }
+    if !load.key.is_empty() {
+        parts.push(format!("PRIMARY KEY ({})", quote_all(&load.key)));
+    }
+    format!("CREATE TABLE {table} ({})", parts.join(", "))
+}

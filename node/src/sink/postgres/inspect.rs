@@ -1,0 +1,95 @@
+//! What a publish would do, from the catalogs alone: nothing is made, not even schema `haulage`.
+
+use haulage_core::failure::Failure;
+use haulage_plan::definition::Mode;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::Postgres;
+use super::bookkeeping::Method;
+use super::connect::Lease;
+use super::fit::{Fit, create_table, fit};
+use super::target::{Target, describe};
+use crate::sink::{Inspection, LoadContext};
+
+/// Tables up to this size are counted; of larger ones the catalog's estimate is not called a count.
+const COUNTED_BYTES: i64 = 256 << 20;
+
+impl Postgres {
+    pub(super) async fn look(&self, load: &LoadContext) -> Result<Inspection, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let target = describe(&mut lease, &load.table).await?;
+        let mut inspection = Inspection {
+            exists: target.existing.is_some(),
+            ..Inspection::default()
+        };
+        if let Some(existing) = &target.existing
+            && matches!(existing.relkind.as_str(), "r" | "p")
+        {
+            let counted = count(&mut lease, &target, existing.oid).await;
+            inspection.rows =
+                counted.map_err(|error| lease.place().failure(&format!("counting {}", load.table), error))?;
+        }
+        lease.give_back();
+        match fit(load, &target) {
+            Ok(fit) => {
+                if target.existing.is_none() {
+                    inspection.ddl.push(create_table(load, &target.sql(), &fit));
+                }
+                inspection.changes = changes(load, &target, &fit, inspection.rows);
+            }
+            Err(misfits) => inspection.misfits = misfits,
+        }
+        Ok(inspection)
+    }
+}
+
+async fn count(lease: &mut Lease, target: &Target, oid: i64) -> Result<Option<u64>, sqlx::Error> {
+    let row = sqlx::query("SELECT pg_relation_size($1::oid::regclass)")
+        .bind(oid)
+        .fetch_one(lease.connection())
+        .await?;
+    if row.try_get::<i64, _>(0)? > COUNTED_BYTES {
+        return Ok(None);
+    }
+    let sql = format!("SELECT count(*) FROM {}", target.sql());
+    let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+        .persistent(false)
+        .fetch_one(lease.connection())
+        .await?;
+    Ok(Some(rows as u64))
+}
+
+fn changes(load: &LoadContext, target: &Target, fit: &Fit, rows: Option<u64>) -> Vec<String> {
+    let table = target.text();
+    if target.existing.is_none() {
+        return vec![format!("creates {table} with the run's rows")];
+    }
+    let there = rows.map_or("the".to_owned(), |rows| format!("the {rows}"));
+    let line = match (load.mode, fit.method) {
+        (Mode::Replace, Method::Swap) => {
+            format!("replaces {there} rows of {table}: a new table takes its place")
+        }
+        (Mode::Replace, _) => {
+            let why = if fit.ties.is_empty() {
+                "its indexes".to_owned()
+            } else {
+                fit.ties.join(", ")
+            };
+            format!("replaces {there} rows of {table} by DELETE and INSERT, because a new table would break: {why}")
+        }
+        (Mode::Append, _) => format!("adds rows to {there} rows of {table}"),
+        (Mode::Merge, _) => format!(
+            "updates rows of {table} that have the same {}, and adds the others, to {there} rows there",
+            load.key.join(", ")
+        ),
+    };
+    let mut lines = vec![line];
+    if let Some(replaced) = &load.replaces {
+        lines.push(match load.mode {
+            Mode::Append => format!("takes out the rows that run {replaced} added"),
+            Mode::Merge => format!("goes over the rows that run {replaced} merged"),
+            Mode::Replace => format!("takes the place of what run {replaced} published"),
+        });
+    }
+    lines
+}

@@ -1,0 +1,106 @@
+//! PostgreSQL as a destination: binary COPY into a staging table, and a publish in one transaction.
+//!
+//! | mode    | staged in                                  | published by                                   | reverted from |
+//! |---------|--------------------------------------------|------------------------------------------------|---------------|
+//! | replace | a logged table like the target             | swap: the old table moves away, staging moves in | `prev_`     |
+//! | replace, if a swap would break something | unlogged  | DELETE and INSERT                              | `before_`     |
+//! | append  | unlogged                                   | INSERT, with the run in `_haulage_run`          | that column, or `keys_` |
+//! | merge   | unlogged                                   | INSERT ... ON CONFLICT DO UPDATE                | `before_`, `keys_` |
+//!
+//! Readers: a statement that runs while the swap commits waits for it, finds the new table by name, and sees all of it.
+//! The one exception is a REPEATABLE READ transaction whose snapshot is older than the staged rows and which looks at the
+//! target for the first time after the swap: to it the new table is empty, as after a TRUNCATE.
+
+mod bookkeeping;
+mod connect;
+mod encode;
+mod failure;
+mod fit;
+mod insert;
+mod inspect;
+mod numeric;
+mod publish;
+mod revert;
+mod segment;
+mod stage;
+mod swap;
+mod target;
+mod types;
+mod verify;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use haulage_core::checkpoint::Marker;
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, ChunkId};
+
+use self::connect::Connections;
+use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
+
+/// Connections that a node opens to one destination at most: one for each load of each chunk that it works on, and some
+/// for steps. They are opened when they are needed.
+const CONNECTIONS: usize = 32;
+
+/// A PostgreSQL database. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Postgres {
+    connections: Arc<Connections>,
+    schema_known: Arc<AtomicBool>,
+}
+
+impl Postgres {
+    /// Reads the address; connects to nothing.
+    pub(super) fn open(name: &str, url: &str) -> Result<Self, Failure> {
+        Ok(Self {
+            connections: Arc::new(Connections::open(name, url, CONNECTIONS)?),
+            schema_known: Arc::default(),
+        })
+    }
+}
+
+#[async_trait]
+impl Destination for Postgres {
+    async fn inspect(&self, load: &LoadContext) -> Result<Inspection, Failure> {
+        self.look(load).await
+    }
+
+    async fn prepare(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.make_staging(load).await
+    }
+
+    async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure> {
+        self.begin_chunk(load, chunk, attempt).await
+    }
+
+    async fn segment(
+        &self,
+        load: &LoadContext,
+        chunk: ChunkId,
+        attempt: Attempt,
+    ) -> Result<Box<dyn SegmentWriter>, Failure> {
+        self.open_segment(load, chunk, attempt).await
+    }
+
+    async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        self.verify_load(load, expected).await
+    }
+
+    async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        self.publish_load(load, expected).await
+    }
+
+    async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.revert_load(load).await
+    }
+
+    async fn discard(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.discard_load(load).await
+    }
+
+    async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.clean_load(load).await
+    }
+}

@@ -1,0 +1,254 @@
+//! Publish: one transaction that makes a load visible, under a lock on the target's record so that two runs publish to
+//! one table one after the other.
+//!
+//! The table's own lock is only waited for briefly, again and again: a lock request that waits holds up every reader
+//! that comes after it. A publish that is repeated finds its own record and says what it said before.
+
+use std::time::Duration;
+
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use tokio::time::sleep;
+
+use super::Postgres;
+use super::bookkeeping::{Area, Method, Record, State, ended, hold, queue_on};
+use super::connect::Lease;
+use super::failure::{Place, code};
+use super::insert;
+use super::stage::end_stragglers;
+use super::swap::{swap_in, unchanged};
+use super::target::{Target, describe};
+use super::verify::{marked, plan};
+use crate::sink::{Expected, LoadContext};
+
+/// Longest wait for the table's lock in one try. Above the second after which the server cancels an autovacuum for us.
+pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '3s'";
+/// Tries to get the table's lock, and the pause between them in which readers pass.
+pub(super) const LOCK_TRIES: u32 = 20;
+pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(500);
+
+/// Why a transaction on the target did not come through.
+pub(super) enum Trouble {
+    /// The table is in use; to be tried again after a pause.
+    Busy,
+    /// The server's answer.
+    Said(sqlx::Error),
+    /// It ends here.
+    Failed(Failure),
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        if code(&error) == Some("55P03") {
+            Self::Busy
+        } else {
+            Self::Said(error)
+        }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Trouble {
+    /// As a failure, or `None` if it is worth another try.
+    pub(super) fn into_failure(self, place: &Place, doing: &str) -> Option<Failure> {
+        match self {
+            Self::Busy => None,
+            Self::Said(error) => Some(place.failure(doing, error)),
+            Self::Failed(failure) => Some(failure),
+        }
+    }
+}
+
+impl Postgres {
+    pub(super) async fn publish_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        let doing = format!("publishing load {} to {}", load.load, load.table);
+        for _ in 0..LOCK_TRIES {
+            // A lease that is dropped after trouble closes its connection, and the server rolls back.
+            let mut lease = self.connections.lease().await?;
+            match publish(&mut lease, load, expected, &doing).await {
+                Ok(report) => {
+                    lease.give_back();
+                    return Ok(report);
+                }
+                Err(trouble) => {
+                    if let Some(failure) = trouble.into_failure(lease.place(), &doing) {
+                        return Err(failure);
+                    }
+                }
+            }
+            drop(lease);
+            sleep(LOCK_PAUSE).await;
+        }
+        Err(self.in_use(load, &doing).await)
+    }
+
+    /// Names the sessions that hold the table.
+    pub(super) async fn in_use(&self, load: &LoadContext, doing: &str) -> Failure {
+        match self.holders(load).await {
+            Ok((place, holders)) => Failure::transient(format!(
+                "{place}: {} is in use while {doing}; end the transactions of process {holders} (pg_stat_activity shows \
+                 what they do)",
+                load.table
+            )),
+            Err(failure) => failure,
+        }
+    }
+
+    async fn holders(&self, load: &LoadContext) -> Result<(Place, String), Failure> {
+        let mut lease = self.connections.lease().await?;
+        let target = describe(&mut lease, &load.table).await?;
+        let holders: Option<String> = sqlx::query_scalar(
+            "SELECT string_agg(DISTINCT pid::text, ', ') FROM pg_locks
+             WHERE locktype = 'relation' AND relation = to_regclass($1)::oid AND granted",
+        )
+        .bind(target.sql())
+        .fetch_one(lease.connection())
+        .await
+        .map_err(|error| lease.place().failure("looking for locks", error))?;
+        let place = lease.place().clone();
+        lease.give_back();
+        Ok((place, holders.unwrap_or_else(|| "(ended meanwhile)".to_owned())))
+    }
+}
+
+async fn publish(
+    lease: &mut Lease,
+    load: &LoadContext,
+    expected: Expected,
+    doing: &str,
+) -> Result<StepReport, Trouble> {
+    let area = Area::of(load);
+    end_stragglers(lease, &area).await?;
+    lease.run("BEGIN").await?;
+    // The name is resolved before queueing, and what it stands for afterwards: the run ahead may have changed it.
+    let target = describe(lease, &load.table).await?.text();
+    queue_on(lease, &target).await?;
+    let record = match hold(lease, load).await? {
+        Some(record) => record,
+        None => return Err(ended(load, "not prepared").into()),
+    };
+    match record.state {
+        State::Sealed => {}
+        State::Published => {
+            lease.run("COMMIT").await?;
+            return Ok(StepReport {
+                rows: record.rows as u64,
+                detail: record.detail,
+            });
+        }
+        State::Staged => {
+            return Err(Failure::permanent(format!(
+                "load {} is not verified; verify it before publishing",
+                load.load
+            ))
+            .into());
+        }
+        State::Reverted => return Err(ended(load, "reverted").into()),
+        State::Discarded => return Err(ended(load, "discarded").into()),
+    }
+    marked(lease, load, &area, expected, doing).await?;
+    lease.run(LOCK_TIMEOUT).await?;
+    let done = make_visible(lease, load, &area, &record, expected).await?;
+    let detail = format!("{} rows {} {target}", expected.rows, done.words);
+    keep(lease, load, &done, expected, &detail).await?;
+    lease.run("COMMIT").await?;
+    Ok(StepReport {
+        rows: expected.rows,
+        detail,
+    })
+}
+
+/// What a publish did.
+struct Done {
+    method: Method,
+    created: bool,
+    names: Vec<String>,
+    words: &'static str,
+}
+
+async fn make_visible(
+    lease: &mut Lease,
+    load: &LoadContext,
+    area: &Area,
+    record: &Record,
+    expected: Expected,
+) -> Result<Done, Trouble> {
+    let (mut target, _, _) = plan(lease, load, record).await?;
+    if let Some(existing) = &target.existing {
+        lock(lease, &target, record.method == Some(Method::Swap)).await?;
+        if !unchanged(lease, existing, &target).await? {
+            // Somebody else replaced the table while its lock was waited for.
+            return Err(Trouble::Busy);
+        }
+    }
+    // Again, now that nothing can change it.
+    let (locked, fit, method) = plan(lease, load, record).await?;
+    target = locked;
+    let created = target.existing.is_none();
+    if method == Method::Swap {
+        let names = swap_in(lease, load, area, &target).await?;
+        let words = if created {
+            "in the new table"
+        } else {
+            "now in place of the old ones, by a swap of tables, in"
+        };
+        return Ok(Done {
+            method,
+            created,
+            names,
+            words,
+        });
+    }
+    insert::publish(lease, load, area, &target, &fit, method, expected).await?;
+    let words = match method {
+        Method::Rewrite | Method::Swap => "now in place of the old ones in",
+        Method::Append | Method::AppendByKey => "appended to",
+        Method::Merge => "merged by key into",
+    };
+    Ok(Done {
+        method,
+        created,
+        names: Vec::new(),
+        words,
+    })
+}
+
+/// Keeps others from writing to the target until the commit; a swap also keeps readers out for its few milliseconds.
+pub(super) async fn lock(lease: &mut Lease, target: &Target, swap: bool) -> Result<(), sqlx::Error> {
+    let mode = if swap {
+        "ACCESS EXCLUSIVE"
+    } else {
+        "SHARE ROW EXCLUSIVE"
+    };
+    lease.run(format!("LOCK TABLE {} IN {mode} MODE", target.sql())).await?;
+    Ok(())
+}
+
+async fn keep(
+    lease: &mut Lease,
+    load: &LoadContext,
+    done: &Done,
+    expected: Expected,
+    detail: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE haulage.loads SET state = 'published', method = $3, created = $4, names = $5, rows = $6, detail = $7,
+             sequence = nextval('haulage.published'), published_at = now()
+         WHERE run = $1 AND load = $2",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(done.method.text())
+    .bind(done.created)
+    .bind(&done.names)
+    .bind(expected.rows as i64)
+    .bind(detail)
+    .execute(lease.connection())
+    .await?;
+    Ok(())
+}

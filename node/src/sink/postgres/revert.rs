@@ -1,0 +1,212 @@
+//! Going back: revert undoes a publish, discard drops a staging area, cleanup drops what only a revert would have needed.
+//!
+//! All three can be repeated and tolerate that there is nothing to do. Revert and discard leave a tombstone even then, so
+//! that a publish or a chunk which arrives late is fenced instead of starting over.
+
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use tokio::time::sleep;
+
+use super::Postgres;
+use super::bookkeeping::{self, Area, Lock, Method, Record, State, claim, ended, queue_on, record, set_state};
+use super::connect::Lease;
+use super::insert::restore;
+use super::publish::{LOCK_PAUSE, LOCK_TIMEOUT, LOCK_TRIES, Trouble, lock};
+use super::stage::{end_stragglers, exists};
+use super::swap::swap_out;
+use super::target::{Target, describe};
+use crate::sink::LoadContext;
+
+impl Postgres {
+    pub(super) async fn revert_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let doing = format!("reverting load {} of {}", load.load, load.table);
+        for _ in 0..LOCK_TRIES {
+            let mut lease = self.connections.lease().await?;
+            bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+            match revert(&mut lease, load).await {
+                Ok(report) => {
+                    lease.give_back();
+                    return Ok(report);
+                }
+                Err(trouble) => {
+                    if let Some(failure) = trouble.into_failure(lease.place(), &doing) {
+                        return Err(failure);
+                    }
+                }
+            }
+            drop(lease);
+            sleep(LOCK_PAUSE).await;
+        }
+        Err(self.in_use(load, &doing).await)
+    }
+
+    pub(super) async fn discard_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let doing = format!("discarding the staging area of load {}", load.load);
+        bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+        lease.must(&doing, "BEGIN").await?;
+        let record = claim(&mut lease, load, &load.table, State::Discarded).await?;
+        let published = record.state == State::Published;
+        if !published && record.state != State::Discarded {
+            set_state(&mut lease, load, State::Discarded).await?;
+        }
+        lease.must(&doing, "COMMIT").await?;
+        // From here on every late commit finds the tombstone.
+        let area = Area::of(load);
+        end_stragglers(&mut lease, &area).await?;
+        let mut tables = vec![area.stage.as_str(), area.marks.as_str()];
+        if !published {
+            tables.extend([area.prev.as_str(), area.before.as_str(), area.keys.as_str()]);
+        }
+        drop_tables(&mut lease, load, &tables, &doing).await?;
+        lease.give_back();
+        let detail = if published {
+            "staging dropped; the load stays published"
+        } else {
+            "staging dropped"
+        };
+        Ok(StepReport {
+            rows: 0,
+            detail: detail.to_owned(),
+        })
+    }
+
+    pub(super) async fn clean_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let doing = format!("cleaning up after load {}", load.load);
+        bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+        let found = record(&mut lease, load, Lock::None).await;
+        let found = found.map_err(|error| lease.place().failure(&doing, error))?;
+        if found.is_none_or(|record| record.state != State::Published) {
+            lease.give_back();
+            return Ok(StepReport {
+                rows: 0,
+                detail: "nothing is published, so nothing was dropped".to_owned(),
+            });
+        }
+        let area = Area::of(load);
+        end_stragglers(&mut lease, &area).await?;
+        drop_tables(
+            &mut lease,
+            load,
+            &[&area.stage, &area.marks, &area.prev, &area.before, &area.keys],
+            &doing,
+        )
+        .await?;
+        sqlx::query("UPDATE haulage.loads SET cleaned_at = coalesce(cleaned_at, now()) WHERE run = $1 AND load = $2")
+            .bind(load.run.as_str())
+            .bind(load.load.as_str())
+            .execute(lease.connection())
+            .await
+            .map_err(|error| lease.place().failure(&doing, error))?;
+        lease.give_back();
+        Ok(StepReport {
+            rows: 0,
+            detail: "staging and before-images dropped".to_owned(),
+        })
+    }
+}
+
+async fn drop_tables(lease: &mut Lease, load: &LoadContext, tables: &[&str], doing: &str) -> Result<(), Failure> {
+    let sql = format!(
+        "BEGIN; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '10s'; DROP TABLE IF EXISTS {};",
+        tables.join(", ")
+    );
+    lease.must(doing, sql).await?;
+    sqlx::query("DELETE FROM haulage.fences WHERE run = $1 AND load = $2")
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .execute(lease.connection())
+        .await
+        .map_err(|error| lease.place().failure(doing, error))?;
+    lease.must(doing, "COMMIT").await?;
+    Ok(())
+}
+
+async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Trouble> {
+    lease.run("BEGIN; SET LOCAL client_min_messages = warning").await?;
+    let name = describe(lease, &load.table).await?.text();
+    queue_on(lease, &name).await?;
+    let record = claim(lease, load, &name, State::Reverted).await?;
+    let report = |detail: String| StepReport {
+        rows: record.rows as u64,
+        detail,
+    };
+    match (record.state, record.method) {
+        (State::Published, Some(method)) => {
+            undo(lease, load, &record, method).await?;
+            set_state(lease, load, State::Reverted).await?;
+            lease.run("COMMIT").await?;
+            Ok(report(format!("{name} is as it was")))
+        }
+        (State::Published, None) => Err(ended(load, "published in a way that this version does not know").into()),
+        (State::Staged | State::Sealed, _) => {
+            // Whatever still publishes this load waits for this record, and is fenced.
+            set_state(lease, load, State::Reverted).await?;
+            lease.run("COMMIT").await?;
+            Ok(report(format!("nothing was published to {name}")))
+        }
+        (State::Reverted | State::Discarded, _) => {
+            lease.run("COMMIT").await?;
+            Ok(report(format!("nothing is published to {name}")))
+        }
+    }
+}
+
+async fn undo(lease: &mut Lease, load: &LoadContext, record: &Record, method: Method) -> Result<(), Trouble> {
+    let area = Area::of(load);
+    let target = describe(lease, &load.table).await?;
+    // Rows that carry their run can be taken out from among later ones.
+    if record.created || method != Method::Append || load.replaces.is_some() {
+        still_latest(lease, load, record, &target).await?;
+    }
+    if record.cleaned && !(record.created || method == Method::Append && load.replaces.is_none()) {
+        return Err(Trouble::Failed(Failure::permanent(format!(
+            "load {} of run {} was cleaned up: what {} held before is no longer kept; abandon this step",
+            load.load,
+            load.run,
+            target.text()
+        ))));
+    }
+    lease.run(LOCK_TIMEOUT).await?;
+    if target.existing.is_some() {
+        lock(lease, &target, method == Method::Swap || record.created).await?;
+    }
+    // Described again under the lock.
+    let target = describe(lease, &load.table).await?;
+    match (&target.existing, method) {
+        (_, Method::Swap) => swap_out(lease, &area, &target, record).await?,
+        (Some(_), _) if record.created => {
+            lease.run(format!("DROP TABLE {}", target.sql())).await?;
+        }
+        (Some(existing), method) => restore(lease, load, &area, &target, existing, method).await?,
+        // Somebody dropped the table: there is nothing to take rows out of.
+        (None, _) => {}
+    }
+    for table in [&area.before, &area.keys] {
+        if exists(lease, table).await? {
+            lease.run(format!("DROP TABLE {table}")).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses when another run has published to the target since: undoing this one would undo that one too.
+async fn still_latest(lease: &mut Lease, load: &LoadContext, record: &Record, target: &Target) -> Result<(), Trouble> {
+    let later: Option<String> = sqlx::query_scalar(
+        "SELECT run FROM haulage.loads WHERE target = $1 AND state = 'published' AND sequence > $2
+         ORDER BY sequence LIMIT 1",
+    )
+    .bind(target.text())
+    .bind(record.sequence)
+    .fetch_optional(lease.connection())
+    .await?;
+    match later {
+        None => Ok(()),
+        Some(run) => Err(Trouble::Failed(Failure::permanent(format!(
+            "run {run} has published to {} after run {}, which can't be reverted any more; abandon this step",
+            target.text(),
+            load.run
+        )))),
+    }
+}

@@ -1,0 +1,345 @@
+//! One segment of a chunk: rows stream through binary COPY into the staging table, and commit with their marker.
+//!
+//!     writer (encodes) --pieces, at most 4--> sender (owns the connection): BEGIN, COPY ... , marker, COMMIT
+//!            ^------------- empty buffers ----------/
+//!
+//! The sender is a task of its own, so encoding and sending overlap, and so that a COPY which borrows its connection can
+//! live as long as the segment. When the writer is dropped, the channel closes, and the sender closes its connection: the
+//! server rolls back. The commit checks, in the same transaction, that the load still takes chunks and that no higher
+//! attempt has begun; both are read under a lock, so a fence that is raised later waits for this commit.
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use haulage_core::checkpoint::Marker;
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, ChunkId};
+use sqlx::{AssertSqlSafe, Row};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::Postgres;
+use super::bookkeeping::{Area, Lock};
+use super::connect::Lease;
+use super::encode::{Column, HEADER, Rows, TRAILER};
+use super::failure::outcome_unknown;
+use super::stage::{staged, writing};
+use crate::sink::name::quote_all;
+use crate::sink::{Committed, LoadContext, SegmentWriter};
+
+/// A piece is sent when it holds so many bytes: large enough that a system call costs nothing, small enough to overlap.
+const PIECE: usize = 128 * 1024;
+/// Pieces between the encoder and the connection.
+const QUEUE: usize = 4;
+
+impl Postgres {
+    pub(super) async fn open_segment(
+        &self,
+        load: &LoadContext,
+        chunk: ChunkId,
+        attempt: Attempt,
+    ) -> Result<Box<dyn SegmentWriter>, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let doing = format!("staging chunk {chunk} of load {}", load.load);
+        // Also checked at the commit, under a lock; here it only saves the way.
+        staged(&mut lease, load, &doing, Lock::None).await?;
+        let columns = writing(&mut lease, load).await?.columns;
+        let (pieces, incoming) = mpsc::channel(QUEUE);
+        let (recycle, empty) = mpsc::channel(QUEUE);
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let area = Area::of(load);
+        let copy = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", area.stage, quote_all(&names));
+        let sender = Sender {
+            postgres: self.clone(),
+            load: load.clone(),
+            area,
+            chunk,
+            attempt,
+            doing,
+            copy,
+        };
+        let task = tokio::spawn(sender.run(lease, incoming, recycle));
+        let mut buffer = Vec::with_capacity(PIECE + PIECE / 4);
+        buffer.extend_from_slice(&HEADER);
+        Ok(Box::new(Writer {
+            load: load.load.to_string(),
+            columns,
+            buffer,
+            bytes: 0,
+            pieces,
+            empty,
+            task,
+        }))
+    }
+}
+
+enum Piece {
+    Data(Vec<u8>),
+    Commit(Marker),
+}
+
+struct Writer {
+    load: String,
+    columns: Vec<Column>,
+    buffer: Vec<u8>,
+    bytes: u64,
+    pieces: mpsc::Sender<Piece>,
+    empty: mpsc::Receiver<Vec<u8>>,
+    task: JoinHandle<Result<Option<Committed>, Failure>>,
+}
+
+#[async_trait]
+impl SegmentWriter for Writer {
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+        let columns = std::mem::take(&mut self.columns);
+        let written = self.write_rows(&columns, batch).await;
+        self.columns = columns;
+        written
+    }
+
+    async fn commit(mut self: Box<Self>, marker: Marker) -> Result<Committed, Failure> {
+        self.buffer.extend_from_slice(&TRAILER);
+        self.send().await?;
+        let bytes = self.bytes;
+        if self.pieces.send(Piece::Commit(marker)).await.is_err() {
+            return Err(self.reason().await);
+        }
+        match (&mut self.task).await {
+            Ok(Ok(Some(committed))) => Ok(Committed { bytes, ..committed }),
+            Ok(Ok(None)) => Err(Failure::transient(format!(
+                "load {}: the segment was dropped",
+                self.load
+            ))),
+            Ok(Err(failure)) => Err(failure),
+            Err(error) => Err(Failure::transient(format!(
+                "load {}: the sender of a segment ended: {error}",
+                self.load
+            ))),
+        }
+    }
+}
+
+impl Writer {
+    async fn write_rows(&mut self, columns: &[Column], batch: &RecordBatch) -> Result<(), Failure> {
+        let mut rows = Rows::new(columns, batch).map_err(|error| self.unfit(&error))?;
+        while rows.fill(&mut self.buffer, PIECE).map_err(|error| self.unfit(&error))? {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    fn unfit(&self, error: &super::encode::Error) -> Failure {
+        Failure::permanent(format!(
+            "load {}: {error}; CAST or filter it in the step's SQL",
+            self.load
+        ))
+    }
+
+    async fn send(&mut self) -> Result<(), Failure> {
+        let mut next = self
+            .empty
+            .try_recv()
+            .unwrap_or_else(|_| Vec::with_capacity(PIECE + PIECE / 4));
+        next.clear();
+        let full = std::mem::replace(&mut self.buffer, next);
+        self.bytes += full.len() as u64;
+        if self.pieces.send(Piece::Data(full)).await.is_err() {
+            return Err(self.reason().await);
+        }
+        Ok(())
+    }
+
+    /// Why the sender stopped listening.
+    async fn reason(&mut self) -> Failure {
+        match (&mut self.task).await {
+            Ok(Err(failure)) => failure,
+            Ok(Ok(_)) | Err(_) => Failure::transient(format!("load {}: the sender of a segment ended", self.load)),
+        }
+    }
+}
+
+/// Owns the connection of one segment.
+struct Sender {
+    postgres: Postgres,
+    load: LoadContext,
+    area: Area,
+    chunk: ChunkId,
+    attempt: Attempt,
+    doing: String,
+    copy: String,
+}
+
+impl Sender {
+    /// `None` if the writer was dropped before its commit.
+    async fn run(
+        self,
+        mut lease: Lease,
+        mut pieces: mpsc::Receiver<Piece>,
+        recycle: mpsc::Sender<Vec<u8>>,
+    ) -> Result<Option<Committed>, Failure> {
+        lease.must(&self.doing, "BEGIN").await?;
+        let place = lease.place().clone();
+        let copy = lease.connection().copy_in_raw(&self.copy).await;
+        let mut copy = copy.map_err(|error| self.failure(&place, error))?;
+        let marker = loop {
+            match pieces.recv().await {
+                Some(Piece::Data(data)) => {
+                    copy.send(data.as_slice())
+                        .await
+                        .map_err(|error| self.failure(&place, error))?;
+                    // Full or closed: then the buffer is simply freed.
+                    drop(recycle.try_send(data));
+                }
+                Some(Piece::Commit(marker)) => break marker,
+                // Dropped: so is the connection, and the server rolls back.
+                None => return Ok(None),
+            }
+        };
+        let rows = copy.finish().await.map_err(|error| self.failure(&place, error))?;
+        let marker = Marker {
+            chunk: self.chunk,
+            attempt: self.attempt,
+            rows,
+            ..marker
+        };
+        let fresh = self.mark(&mut lease, &marker).await?;
+        let Some(fresh) = fresh else {
+            let standing = self.standing(&mut lease, marker.segment).await?;
+            lease.must(&self.doing, "ROLLBACK").await?;
+            lease.give_back();
+            return match standing {
+                Some(marker) => Ok(Some(Committed {
+                    marker,
+                    bytes: 0,
+                    fresh: false,
+                })),
+                None => Err(Failure::transient(format!(
+                    "{}: segment {} of chunk {} was marked and is not any more",
+                    place, marker.segment, self.chunk
+                ))),
+            };
+        };
+        match lease.run("COMMIT").await {
+            Ok(_) => {
+                lease.give_back();
+                Ok(Some(fresh))
+            }
+            Err(error) if outcome_unknown(&error) => {
+                drop(lease);
+                self.resolve(fresh, self.failure(&place, error)).await
+            }
+            Err(error) => Err(self.failure(&place, error)),
+        }
+    }
+
+    /// Checks the fence and inserts the marker; `None` if one stands already.
+    async fn mark(&self, lease: &mut Lease, marker: &Marker) -> Result<Option<Committed>, Failure> {
+        staged(lease, &self.load, &self.doing, Lock::Share).await?;
+        self.check_fence(lease).await?;
+        let sql = format!(
+            "INSERT INTO {} (stage, chunk, segment, attempt, rows, manifest) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT DO NOTHING",
+            self.area.marks
+        );
+        let done = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .bind(i64::from(self.chunk.stage.0))
+            .bind(i64::from(self.chunk.index))
+            .bind(i64::from(marker.segment))
+            .bind(i64::from(self.attempt.0))
+            .bind(marker.rows as i64)
+            .bind(&marker.manifest)
+            .execute(lease.connection())
+            .await
+            .map_err(|error| lease.place().failure(&self.doing, error))?;
+        Ok((done.rows_affected() == 1).then(|| Committed {
+            marker: marker.clone(),
+            bytes: 0,
+            fresh: true,
+        }))
+    }
+
+    async fn check_fence(&self, lease: &mut Lease) -> Result<(), Failure> {
+        let highest: Option<i64> = sqlx::query_scalar(
+            "SELECT attempt FROM haulage.fences WHERE run = $1 AND load = $2 AND stage = $3 AND chunk = $4 FOR UPDATE",
+        )
+        .bind(self.load.run.as_str())
+        .bind(self.load.load.as_str())
+        .bind(i64::from(self.chunk.stage.0))
+        .bind(i64::from(self.chunk.index))
+        .fetch_optional(lease.connection())
+        .await
+        .map_err(|error| lease.place().failure(&self.doing, error))?;
+        match highest {
+            Some(highest) if highest == i64::from(self.attempt.0) => Ok(()),
+            Some(highest) => Err(Failure::fenced(format!(
+                "chunk {} of load {}: attempt {} is fenced, attempt {highest} has begun",
+                self.chunk, self.load.load, self.attempt
+            ))),
+            None => Err(Failure::fenced(format!(
+                "chunk {} of load {}: attempt {} has not begun here",
+                self.chunk, self.load.load, self.attempt
+            ))),
+        }
+    }
+
+    async fn standing(&self, lease: &mut Lease, segment: u32) -> Result<Option<Marker>, Failure> {
+        let sql = format!(
+            "SELECT attempt, rows, manifest FROM {} WHERE stage = $1 AND chunk = $2 AND segment = $3",
+            self.area.marks
+        );
+        let read = |row: sqlx::postgres::PgRow| {
+            Ok(Marker {
+                chunk: self.chunk,
+                segment,
+                attempt: Attempt(row.try_get::<i64, _>(0)? as u32),
+                rows: row.try_get::<i64, _>(1)? as u64,
+                manifest: row.try_get(2)?,
+            })
+        };
+        let row = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .bind(i64::from(self.chunk.stage.0))
+            .bind(i64::from(self.chunk.index))
+            .bind(i64::from(segment))
+            .fetch_optional(lease.connection())
+            .await;
+        row.and_then(|row| row.map(read).transpose())
+            .map_err(|error| lease.place().failure(&self.doing, error))
+    }
+
+    /// The answer to COMMIT was lost: the marker tells. The fence row is locked first, because the lost transaction holds
+    /// it until it has ended one way or the other.
+    async fn resolve(&self, fresh: Committed, lost: Failure) -> Result<Option<Committed>, Failure> {
+        let mut lease = self.postgres.connections.lease().await?;
+        lease.must(&self.doing, "BEGIN").await?;
+        self.check_fence(&mut lease).await?;
+        let standing = self.standing(&mut lease, fresh.marker.segment).await?;
+        lease.must(&self.doing, "COMMIT").await?;
+        lease.give_back();
+        match standing {
+            Some(marker) if marker == fresh.marker => Ok(Some(fresh)),
+            Some(marker) => Ok(Some(Committed {
+                marker,
+                bytes: 0,
+                fresh: false,
+            })),
+            None => Err(lost),
+        }
+    }
+
+    fn failure(&self, place: &super::failure::Place, error: sqlx::Error) -> Failure {
+        if let (Some("23502"), Some(column)) = (super::failure::code(&error), super::failure::column(&error)) {
+            let key = if self.load.key.iter().any(|key| key == column) {
+                "key column"
+            } else {
+                "column"
+            };
+            return Failure::permanent(format!(
+                "load {}: {key} {column} has no value in a row of chunk {}, and {} needs one; reject such rows in the \
+                 step, or make the column nullable",
+                self.load.load, self.chunk, self.load.table
+            ));
+        }
+        place.failure(&self.doing, error)
+    }
+}

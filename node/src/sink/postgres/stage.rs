@@ -1,0 +1,245 @@
+//! The staging area of a load: made by prepare, entered by chunks through `begin`, emptied of stragglers before it is
+//! counted or dropped.
+//!
+//! What replaces a table is staged into a logged table of the same shape, which becomes the target. What is inserted into
+//! one is staged unlogged, without the write-ahead log's cost, and its markers are unlogged too: a crash of the server
+//! truncates both, so a marker never stands for rows that are gone.
+
+use haulage_core::checkpoint::Marker;
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, ChunkId, StageId};
+use haulage_plan::definition::Mode;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::Postgres;
+use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record};
+use super::connect::Lease;
+use super::fit::{Fit, fit};
+use super::target::{Target, describe, describe_staging};
+use crate::sink::LoadContext;
+
+impl Postgres {
+    pub(super) async fn make_staging(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let mut lease = self.connections.lease().await?;
+        bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+        let doing = format!("preparing load {}", load.load);
+        lease.must(&doing, "BEGIN").await?;
+        let target = describe(&mut lease, &load.table).await?;
+        let record = claim(&mut lease, load, &target.text(), State::Staged).await?;
+        let area = Area::of(load);
+        match record.state {
+            State::Staged => {}
+            State::Sealed | State::Published => {
+                lease.must(&doing, "ROLLBACK").await?;
+                lease.give_back();
+                return Ok(report(&area, &target));
+            }
+            State::Reverted => return Err(ended(load, "reverted")),
+            State::Discarded => return Err(ended(load, "discarded")),
+        }
+        if exists(&mut lease, &area.stage)
+            .await
+            .map_err(|error| lease.place().failure(&doing, error))?
+        {
+            lease.must(&doing, "COMMIT").await?;
+            lease.give_back();
+            return Ok(report(&area, &target));
+        }
+        let fit = match fit(load, &target) {
+            Ok(fit) => fit,
+            Err(misfits) => {
+                lease.must(&doing, "ROLLBACK").await?;
+                lease.give_back();
+                return Err(misfit(load, &target, &misfits));
+            }
+        };
+        lease.must(&doing, statements(load, &area, &target, &fit)).await?;
+        sqlx::query("UPDATE haulage.loads SET shape = $3, method = $4 WHERE run = $1 AND load = $2")
+            .bind(load.run.as_str())
+            .bind(load.load.as_str())
+            .bind(target.existing.as_ref().map(|existing| existing.shape.as_str()))
+            .bind(fit.method.text())
+            .execute(lease.connection())
+            .await
+            .map_err(|error| lease.place().failure(&doing, error))?;
+        lease.must(&doing, "COMMIT").await?;
+        lease.give_back();
+        Ok(report(&area, &target))
+    }
+
+    pub(super) async fn begin_chunk(
+        &self,
+        load: &LoadContext,
+        chunk: ChunkId,
+        attempt: Attempt,
+    ) -> Result<Vec<Marker>, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let doing = format!("beginning chunk {chunk} of load {}", load.load);
+        lease.must(&doing, "BEGIN").await?;
+        staged(&mut lease, load, &doing, Lock::Share).await?;
+        // Waits for a commit of an earlier attempt that is under way, so that the markers read below are all there will be.
+        let raised = sqlx::query(
+            "INSERT INTO haulage.fences AS f (run, load, stage, chunk, attempt) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (run, load, stage, chunk) DO UPDATE SET attempt = EXCLUDED.attempt
+             WHERE f.attempt <= EXCLUDED.attempt RETURNING attempt",
+        )
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .bind(i64::from(chunk.stage.0))
+        .bind(i64::from(chunk.index))
+        .bind(i64::from(attempt.0))
+        .fetch_optional(lease.connection())
+        .await
+        .map_err(|error| lease.place().failure(&doing, error))?;
+        if raised.is_none() {
+            lease.must(&doing, "ROLLBACK").await?;
+            lease.give_back();
+            return Err(Failure::fenced(format!(
+                "chunk {chunk} of load {}: attempt {attempt} comes after a later one has begun",
+                load.load
+            )));
+        }
+        lease.must(&doing, "COMMIT").await?;
+        let markers = markers(&mut lease, &Area::of(load), chunk)
+            .await
+            .map_err(|error| lease.place().failure(&doing, error))?;
+        lease.give_back();
+        Ok(markers)
+    }
+}
+
+/// The columns of a load as they are written into its staging area, which exists.
+pub(super) async fn writing(lease: &mut Lease, load: &LoadContext) -> Result<Fit, Failure> {
+    // The staging table is what COPY writes to: its columns decide, whatever became of the target since.
+    let staged = describe_staging(lease, &Area::of(load)).await?;
+    if staged.existing.is_none() {
+        return Err(ended(load, "without its staging table"));
+    }
+    // Keys and modes are the target's matter.
+    let columns = LoadContext {
+        mode: Mode::Replace,
+        key: Vec::new(),
+        replaces: None,
+        ..load.clone()
+    };
+    fit(&columns, &staged).map_err(|misfits| misfit(load, &staged, &misfits))
+}
+
+/// Permanent failure that lists what doesn't fit.
+pub(super) fn misfit(load: &LoadContext, target: &Target, misfits: &[String]) -> Failure {
+    Failure::permanent(format!(
+        "load {} does not fit {}: {}",
+        load.load,
+        target.text(),
+        misfits.join("; ")
+    ))
+}
+
+/// Locks the record and refuses, as `Fenced`, if the load takes no more chunks.
+pub(super) async fn staged(lease: &mut Lease, load: &LoadContext, doing: &str, lock: Lock) -> Result<(), Failure> {
+    let found = match record(lease, load, lock).await {
+        Ok(found) => found,
+        // Nobody has prepared anything in this database yet.
+        Err(error) if super::failure::code(&error) == Some("42P01") => None,
+        Err(error) => return Err(lease.place().failure(doing, error)),
+    };
+    match found.map(|record| record.state) {
+        Some(State::Staged) => Ok(()),
+        Some(State::Sealed) => Err(ended(load, "sealed")),
+        Some(State::Published) => Err(ended(load, "published")),
+        Some(State::Reverted) => Err(ended(load, "reverted")),
+        Some(State::Discarded) => Err(ended(load, "discarded")),
+        None => Err(ended(load, "not prepared")),
+    }
+}
+
+fn statements(load: &LoadContext, area: &Area, target: &Target, fit: &Fit) -> String {
+    let swap = fit.method == Method::Swap;
+    let persistence = if swap { "" } else { "UNLOGGED " };
+    // Nothing is vacuumed or analysed in the middle of a load; a swap takes the setting back.
+    let quiet = "WITH (autovacuum_enabled = false)";
+    let stage = if swap && target.existing.is_some() {
+        format!(
+            "CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY) {quiet};",
+            area.stage,
+            target.sql()
+        )
+    } else {
+        format!(
+            "CREATE {persistence}TABLE {} ({}) {quiet};",
+            area.stage,
+            fit.definitions()
+        )
+    };
+    let words = format!("staging of load {} of run {}", load.load, load.run).replace('\'', "''");
+    format!(
+        "{stage}
+         COMMENT ON TABLE {0} IS '{words}';
+         CREATE {persistence}TABLE {1} (stage bigint, chunk bigint, segment bigint, attempt bigint NOT NULL,
+             rows bigint NOT NULL, manifest text NOT NULL, PRIMARY KEY (stage, chunk, segment));",
+        area.stage, area.marks
+    )
+}
+
+/// Whether a table of ours exists.
+pub(super) async fn exists(lease: &mut Lease, table: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(table)
+        .fetch_one(lease.connection())
+        .await
+}
+
+async fn markers(lease: &mut Lease, area: &Area, chunk: ChunkId) -> Result<Vec<Marker>, sqlx::Error> {
+    let sql = format!(
+        "SELECT segment, attempt, rows, manifest FROM {} WHERE stage = $1 AND chunk = $2 ORDER BY segment",
+        area.marks
+    );
+    let rows = sqlx::query(AssertSqlSafe(sql))
+        .persistent(false)
+        .bind(i64::from(chunk.stage.0))
+        .bind(i64::from(chunk.index))
+        .fetch_all(lease.connection())
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Marker {
+                chunk: ChunkId {
+                    stage: StageId(chunk.stage.0),
+                    index: chunk.index,
+                },
+                segment: row.try_get::<i64, _>(0)? as u32,
+                attempt: Attempt(row.try_get::<i64, _>(1)? as u32),
+                rows: row.try_get::<i64, _>(2)? as u64,
+                manifest: row.try_get(3)?,
+            })
+        })
+        .collect()
+}
+
+/// Ends the sessions that still write into a staging area which takes no more rows: a node that was paused in the middle
+/// of a segment holds a lock there, and would hold up the publish or the drop for as long as it sleeps. Refused for
+/// sessions of another role; then the lock is waited for.
+pub(super) async fn end_stragglers(lease: &mut Lease, area: &Area) -> Result<(), Failure> {
+    let ended = sqlx::query(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks
+         WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND relation = to_regclass($1)::oid AND mode = 'RowExclusiveLock' AND granted AND pid <> pg_backend_pid()",
+    )
+    .bind(&area.stage)
+    .execute(lease.connection())
+    .await;
+    match ended {
+        Err(error) if super::failure::code(&error) != Some("42501") => {
+            Err(lease.place().failure("ending late writers", error))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn report(area: &Area, target: &Target) -> StepReport {
+    StepReport {
+        rows: 0,
+        detail: format!("staging in {} for {}", area.stage, target.text()),
+    }
+}

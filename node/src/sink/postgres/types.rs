@@ -1,0 +1,254 @@
+//! From Arrow types to PostgreSQL's: what a new table gets, and what an existing column can take.
+//!
+//! A conversion is listed only if no value changes by it. Narrowing of integers is listed because a value that doesn't
+//! fit is an error that names it, never a wrong number. Everything else is a misfit that the user answers with a CAST in
+//! the step's SQL, where it can be seen.
+
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
+
+/// What a PostgreSQL column holds, as far as the binary format cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Float4,
+    Float8,
+    /// Precision and scale; `None` holds any number.
+    Numeric(Option<(i32, i32)>),
+    /// text, varchar, char, citext and enums: all read their text.
+    Text,
+    Json,
+    Jsonb,
+    Uuid,
+    Bytea,
+    Date,
+    Time,
+    Timestamp,
+    Timestamptz,
+    /// Anything else.
+    Other,
+}
+
+/// How one column's values are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Encoding {
+    /// The Arrow type that a batch's column is cast to first, all at once and checked.
+    pub(super) arrow: DataType,
+    /// What is written for each of its values.
+    pub(super) wire: Wire,
+}
+
+/// The binary form of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    Null,
+    Bool,
+    Int2,
+    Int4,
+    Int8,
+    Float4,
+    Float8,
+    Numeric,
+    Text,
+    Jsonb,
+    Uuid,
+    Bytea,
+    Date,
+    Time,
+    Timestamp,
+}
+
+/// The type of a column in a new table. `None` if PostgreSQL has no type that fits.
+pub(super) fn column_type(arrow: &DataType) -> Option<String> {
+    let name = match arrow {
+        DataType::Boolean => "boolean",
+        DataType::Int8 | DataType::Int16 | DataType::UInt8 => "smallint",
+        DataType::Int32 | DataType::UInt16 => "integer",
+        DataType::Int64 | DataType::UInt32 => "bigint",
+        DataType::UInt64 => "numeric(20,0)",
+        DataType::Float32 => "real",
+        DataType::Float64 => "double precision",
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => "text",
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "bytea",
+        DataType::Date32 => "date",
+        DataType::Time32(_) | DataType::Time64(_) => "time",
+        DataType::Timestamp(_, None) => "timestamp",
+        DataType::Timestamp(_, Some(_)) => "timestamp with time zone",
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+            if *scale >= 0 && i16::from(*scale) <= i16::from(*precision) =>
+        {
+            return Some(format!("numeric({precision},{scale})"));
+        }
+        DataType::Dictionary(_, values) => return column_type(values),
+        _ => return None,
+    };
+    Some(name.to_owned())
+}
+
+/// What a PostgreSQL base type holds, from its name in `pg_type` and the column's type modifier.
+pub(super) fn kind(base: &str, is_enum: bool, modifier: i32) -> Kind {
+    match base {
+        _ if is_enum => Kind::Text,
+        "bool" => Kind::Bool,
+        "int2" => Kind::Int2,
+        "int4" => Kind::Int4,
+        "int8" => Kind::Int8,
+        "float4" => Kind::Float4,
+        "float8" => Kind::Float8,
+        // The modifier is (precision << 16 | scale) + 4; the scale has 11 bits and a sign since version 15.
+        "numeric" if modifier >= 4 => {
+            let packed = modifier - 4;
+            let scale = ((packed & 0x7ff) ^ 1024) - 1024;
+            Kind::Numeric(Some(((packed >> 16) & 0xffff, scale)))
+        }
+        "numeric" => Kind::Numeric(None),
+        "text" | "varchar" | "bpchar" | "citext" => Kind::Text,
+        "json" => Kind::Json,
+        "jsonb" => Kind::Jsonb,
+        "uuid" => Kind::Uuid,
+        "bytea" => Kind::Bytea,
+        "date" => Kind::Date,
+        "time" => Kind::Time,
+        "timestamp" => Kind::Timestamp,
+        "timestamptz" => Kind::Timestamptz,
+        _ => Kind::Other,
+    }
+}
+
+/// How values of an Arrow type are written into a column of this kind. `None` is a misfit.
+pub(super) fn encoding(arrow: &DataType, kind: Kind) -> Option<Encoding> {
+    let encoding = |arrow: DataType, wire: Wire| Some(Encoding { arrow, wire });
+    match arrow {
+        DataType::Dictionary(_, values) => self::encoding(values, kind),
+        DataType::Null if kind != Kind::Other => encoding(DataType::Null, Wire::Null),
+        DataType::Boolean if kind == Kind::Bool => encoding(DataType::Boolean, Wire::Bool),
+        DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::UInt8
+        | DataType::UInt16
+        | DataType::UInt32
+        | DataType::UInt64 => integer(arrow, kind),
+        DataType::Float32 => match kind {
+            Kind::Float4 => encoding(DataType::Float32, Wire::Float4),
+            Kind::Float8 => encoding(DataType::Float64, Wire::Float8),
+            _ => None,
+        },
+        DataType::Float64 if kind == Kind::Float8 => encoding(DataType::Float64, Wire::Float8),
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale) => decimal(*precision, *scale, kind),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => match kind {
+            Kind::Text | Kind::Json => encoding(arrow.clone(), Wire::Text),
+            Kind::Jsonb => encoding(arrow.clone(), Wire::Jsonb),
+            Kind::Uuid => encoding(arrow.clone(), Wire::Uuid),
+            _ => None,
+        },
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView if kind == Kind::Bytea => {
+            encoding(DataType::Binary, Wire::Bytea)
+        }
+        DataType::Date32 => match kind {
+            Kind::Date => encoding(DataType::Date32, Wire::Date),
+            Kind::Timestamp => encoding(DataType::Timestamp(TimeUnit::Microsecond, None), Wire::Timestamp),
+            _ => None,
+        },
+        DataType::Time32(_) | DataType::Time64(_) if kind == Kind::Time => {
+            encoding(DataType::Time64(TimeUnit::Microsecond), Wire::Time)
+        }
+        // Nanoseconds are cut to the microseconds that PostgreSQL keeps.
+        DataType::Timestamp(_, None) if kind == Kind::Timestamp => {
+            encoding(DataType::Timestamp(TimeUnit::Microsecond, None), Wire::Timestamp)
+        }
+        DataType::Timestamp(_, Some(zone)) if kind == Kind::Timestamptz => encoding(
+            DataType::Timestamp(TimeUnit::Microsecond, Some(zone.clone())),
+            Wire::Timestamp,
+        ),
+        _ => None,
+    }
+}
+
+fn integer(arrow: &DataType, kind: Kind) -> Option<Encoding> {
+    let narrow = matches!(
+        arrow,
+        DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16
+    );
+    let middle = matches!(arrow, DataType::Int32 | DataType::UInt32);
+    let (arrow, wire) = match kind {
+        Kind::Int2 => (DataType::Int16, Wire::Int2),
+        Kind::Int4 => (DataType::Int32, Wire::Int4),
+        Kind::Int8 => (DataType::Int64, Wire::Int8),
+        // Every integer of these widths has an exact floating point number.
+        Kind::Float4 if narrow => (DataType::Float32, Wire::Float4),
+        Kind::Float8 if narrow || middle => (DataType::Float64, Wire::Float8),
+        Kind::Numeric(_) => (DataType::Decimal128(20, 0), Wire::Numeric),
+        _ => return None,
+    };
+    Some(Encoding { arrow, wire })
+}
+
+fn decimal(precision: u8, scale: i8, kind: Kind) -> Option<Encoding> {
+    if scale < 0 {
+        return None;
+    }
+    let (arrow, wire) = match kind {
+        Kind::Numeric(None) => (DataType::Decimal128(precision, scale), Wire::Numeric),
+        // A smaller scale would round without a word.
+        Kind::Numeric(Some((_, digits))) if digits >= i32::from(scale) => {
+            (DataType::Decimal128(precision, scale), Wire::Numeric)
+        }
+        Kind::Int2 if scale == 0 => (DataType::Int16, Wire::Int2),
+        Kind::Int4 if scale == 0 => (DataType::Int32, Wire::Int4),
+        Kind::Int8 if scale == 0 => (DataType::Int64, Wire::Int8),
+        _ => return None,
+    };
+    Some(Encoding { arrow, wire })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_conversions_that_keep_every_value() {
+        let tz = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        for (arrow, kind, fits) in [
+            (DataType::Int32, Kind::Int8, true),
+            (DataType::Int64, Kind::Int4, true),
+            (DataType::Int32, Kind::Float4, false),
+            (DataType::Int64, Kind::Float8, false),
+            (DataType::UInt64, Kind::Numeric(None), true),
+            (DataType::Int32, Kind::Text, false),
+            (DataType::Float64, Kind::Float4, false),
+            (DataType::Float64, Kind::Numeric(None), false),
+            (DataType::Decimal128(10, 2), Kind::Numeric(Some((8, 2))), true),
+            (DataType::Decimal128(10, 3), Kind::Numeric(Some((12, 2))), false),
+            (DataType::Utf8View, Kind::Jsonb, true),
+            (DataType::Utf8, Kind::Int4, false),
+            (DataType::Date32, Kind::Timestamp, true),
+            (DataType::Date32, Kind::Timestamptz, false),
+            (tz.clone(), Kind::Timestamp, false),
+            (tz, Kind::Timestamptz, true),
+            (DataType::Null, Kind::Date, true),
+        ] {
+            assert_eq!(encoding(&arrow, kind).is_some(), fits, "{arrow} into {kind:?}");
+        }
+    }
+
+    #[test]
+    fn reads_the_modifier_of_numeric() {
+        assert_eq!(
+            kind("numeric", false, ((20 << 16) | 3) + 4),
+            Kind::Numeric(Some((20, 3)))
+        );
+        assert_eq!(
+            kind("numeric", false, ((5 << 16) | (-2 & 0x7ff)) + 4),
+            Kind::Numeric(Some((5, -2)))
+        );
+        assert_eq!(kind("numeric", false, -1), Kind::Numeric(None));
+    }
+}

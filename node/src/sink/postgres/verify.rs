@@ -1,0 +1,242 @@
+//! Verify: nothing more is staged, what is staged is what the chunks reported, and the key is a key.
+//!
+//! The record is sealed first, in a transaction of its own, so that a chunk attempt which wakes up late is fenced before
+//! anything is counted. Indexes are built here, once, over all rows, so that the publish only renames them.
+
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use haulage_plan::definition::Mode;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::Postgres;
+use super::bookkeeping::{Area, Method, Record, State, ended, hold, set_state};
+use super::connect::Lease;
+use super::failure::{code, detail};
+use super::fit::{Fit, fit};
+use super::stage::{end_stragglers, misfit};
+use super::target::{Target, describe};
+use crate::sink::name::{quote, quote_all};
+use crate::sink::{Expected, LoadContext};
+
+/// Sorting an index in the server's default of 64 MB spills; a load may take this much, or what the server gives anyway.
+const INDEX_MEMORY: &str = "SELECT set_config('maintenance_work_mem', greatest(setting::bigint, 262144) || 'kB', true)
+    FROM pg_settings WHERE name = 'maintenance_work_mem'";
+
+impl Postgres {
+    pub(super) async fn verify_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let doing = format!("verifying load {}", load.load);
+        let area = Area::of(load);
+        if let Some(report) = seal(&mut lease, load, &doing).await? {
+            lease.give_back();
+            return Ok(report);
+        }
+        end_stragglers(&mut lease, &area).await?;
+
+        lease.must(&doing, "BEGIN").await?;
+        let record = match hold(&mut lease, load).await? {
+            Some(record) if record.state == State::Sealed => record,
+            Some(_) | None => return Err(ended(load, "no longer sealed")),
+        };
+        marked(&mut lease, load, &area, expected, &doing).await?;
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {}", area.stage)))
+            .persistent(false)
+            .fetch_one(lease.connection())
+            .await
+            .map_err(|error| lease.place().failure(&doing, error))?;
+        if rows as u64 != expected.rows {
+            return Err(mismatch(load, &format!("holds {rows} rows"), expected));
+        }
+        let (target, fit, method) = plan(&mut lease, load, &record).await?;
+        lease.must(&doing, INDEX_MEMORY).await?;
+        index(&mut lease, load, &area, &target, &fit, method, &doing).await?;
+        lease.must(&doing, "COMMIT").await?;
+        lease.give_back();
+        Ok(StepReport {
+            rows: expected.rows,
+            detail: format!("{rows} rows staged for {}", target.text()),
+        })
+    }
+}
+
+/// Seals the record. A report if the load is already published.
+async fn seal(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<Option<StepReport>, Failure> {
+    lease.must(doing, "BEGIN").await?;
+    let Some(record) = hold(lease, load).await? else {
+        return Err(ended(load, "not prepared"));
+    };
+    match record.state {
+        State::Staged => set_state(lease, load, State::Sealed).await?,
+        State::Sealed => {}
+        State::Published => {
+            lease.must(doing, "COMMIT").await?;
+            return Ok(Some(StepReport {
+                rows: record.rows as u64,
+                detail: "already published".to_owned(),
+            }));
+        }
+        State::Reverted => return Err(ended(load, "reverted")),
+        State::Discarded => return Err(ended(load, "discarded")),
+    }
+    lease.must(doing, "COMMIT").await?;
+    Ok(None)
+}
+
+/// Holds the markers against what the chunks reported. A crash of the server truncates unlogged markers with their rows.
+pub(super) async fn marked(
+    lease: &mut Lease,
+    load: &LoadContext,
+    area: &Area,
+    expected: Expected,
+    doing: &str,
+) -> Result<(), Failure> {
+    let sql = format!("SELECT count(*), coalesce(sum(rows), 0)::bigint FROM {}", area.marks);
+    let counted = sqlx::query(AssertSqlSafe(sql))
+        .persistent(false)
+        .fetch_one(lease.connection())
+        .await
+        .and_then(|row| Ok((row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(1)? as u64)));
+    let (segments, rows) = match counted {
+        Ok(counted) => counted,
+        Err(error) if code(&error) == Some("42P01") => return Err(ended(load, "without its staging area")),
+        Err(error) => return Err(lease.place().failure(doing, error)),
+    };
+    if (segments, rows) == (expected.segments, expected.rows) {
+        Ok(())
+    } else {
+        Err(mismatch(
+            load,
+            &format!("has {segments} segments with {rows} rows marked"),
+            expected,
+        ))
+    }
+}
+
+fn mismatch(load: &LoadContext, found: &str, expected: Expected) -> Failure {
+    Failure::permanent(format!(
+        "load {}: the staging area {found}, and the chunks reported {} rows in {} segments; a crash of the database \
+         server empties unlogged staging: run the pipeline again",
+        load.load, expected.rows, expected.segments
+    ))
+}
+
+/// How the load will be published, as things are now: a swap only if staging was made for one, and the target is still
+/// what it was then.
+pub(super) async fn plan(
+    lease: &mut Lease,
+    load: &LoadContext,
+    record: &Record,
+) -> Result<(Target, Fit, Method), Failure> {
+    let target = describe(lease, &load.table).await?;
+    let fit = match fit(load, &target) {
+        Ok(fit) => fit,
+        Err(misfits) => return Err(misfit(load, &target, &misfits)),
+    };
+    let same = target.existing.as_ref().map(|existing| existing.shape.as_str()) == record.shape.as_deref();
+    let method = match (load.mode, fit.method) {
+        (Mode::Replace, Method::Swap) if same && record.method == Some(Method::Swap) => Method::Swap,
+        (Mode::Replace, _) => Method::Rewrite,
+        (_, method) => method,
+    };
+    Ok((target, fit, method))
+}
+
+/// The name of the staged index that takes the place of the target's `n`-th.
+pub(super) fn staged_index(area: &Area, n: usize) -> String {
+    format!("ix_{}_{n}", area.id)
+}
+
+/// The name of the staged index on the load's key.
+pub(super) fn staged_key(area: &Area) -> String {
+    format!("key_{}", area.id)
+}
+
+async fn index(
+    lease: &mut Lease,
+    load: &LoadContext,
+    area: &Area,
+    target: &Target,
+    fit: &Fit,
+    method: Method,
+    doing: &str,
+) -> Result<(), Failure> {
+    let mut covered = load.key.is_empty();
+    if let (Method::Swap, Some(existing)) = (method, &target.existing) {
+        covered = covered || existing.has_unique(&load.key);
+        for (n, index) in existing.indexes.iter().enumerate() {
+            let sql = format!(
+                "CREATE {}INDEX IF NOT EXISTS {} ON {} USING {}",
+                if index.unique { "UNIQUE " } else { "" },
+                staged_index(area, n),
+                area.stage,
+                index.method_and_columns
+            );
+            build(lease, load, doing, sql).await?;
+        }
+    }
+    if !load.key.is_empty() {
+        no_empty_key(lease, load, area, fit, doing).await?;
+    }
+    if covered {
+        return Ok(());
+    }
+    let key = staged_key(area);
+    let sql = format!(
+        "CREATE UNIQUE INDEX IF NOT EXISTS {key} ON {} ({})",
+        area.stage,
+        quote_all(&load.key)
+    );
+    build(lease, load, doing, sql).await?;
+    if method == Method::Swap && target.existing.is_some() {
+        // The target has no such index, and gets none behind its owner's back: it was only the proof.
+        lease.must(doing, format!("DROP INDEX haulage.{key}")).await?;
+    }
+    Ok(())
+}
+
+async fn build(lease: &mut Lease, load: &LoadContext, doing: &str, sql: String) -> Result<(), Failure> {
+    match lease.run(sql).await {
+        Ok(_) => Ok(()),
+        Err(error) if code(&error) == Some("23505") => Err(Failure::permanent(format!(
+            "load {}: {} among the staged rows; make the step's rows unique by key, or reject what is double",
+            load.load,
+            detail(&error).unwrap_or_else(|| "a key is duplicated".to_owned())
+        ))),
+        Err(error) => Err(lease.place().failure(doing, error)),
+    }
+}
+
+/// A unique index lets NULL pass any number of times. Staging made by us refuses them already in COPY.
+async fn no_empty_key(
+    lease: &mut Lease,
+    load: &LoadContext,
+    area: &Area,
+    fit: &Fit,
+    doing: &str,
+) -> Result<(), Failure> {
+    let nullable: Vec<&String> = load
+        .key
+        .iter()
+        .filter(|key| load.schema.field_with_name(key).is_ok_and(|field| field.is_nullable()))
+        .filter(|key| fit.columns.iter().any(|column| column.name == **key))
+        .collect();
+    for key in nullable {
+        let sql = format!(
+            "SELECT EXISTS (SELECT 1 FROM {} WHERE {} IS NULL)",
+            area.stage,
+            quote(key)
+        );
+        let empty: bool = sqlx::query_scalar(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_one(lease.connection())
+            .await
+            .map_err(|error| lease.place().failure(doing, error))?;
+        if empty {
+            return Err(Failure::permanent(format!(
+                "load {}: key column {key} has no value in some staged rows; reject such rows in the step",
+                load.load
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! What Haulage keeps in a SQLite file, in tables named `_haulage_...`: the record of each load, fences and markers.
+//!
+//! The states are those of the PostgreSQL destination: staged, sealed, published, reverted, discarded. Everything here
+//! runs inside a `BEGIN IMMEDIATE` transaction, which is alone in the file.
+
+use haulage_core::failure::Failure;
+use haulage_core::ids::Epoch;
+use haulage_plan::definition::Mode;
+use sqlx::Row;
+
+use super::file::Writer;
+use crate::sink::LoadContext;
+use crate::sink::name::area;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS _haulage_loads (
+    run TEXT NOT NULL, load TEXT NOT NULL, pipeline TEXT NOT NULL, target TEXT NOT NULL, mode TEXT NOT NULL,
+    state TEXT NOT NULL, epoch INTEGER NOT NULL, area TEXT NOT NULL, method TEXT, created INTEGER NOT NULL DEFAULT 0,
+    rows INTEGER, detail TEXT, sequence INTEGER, replaces TEXT, prepared_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    published_at TEXT, ended_at TEXT, cleaned_at TEXT,
+    PRIMARY KEY (run, load)
+);
+CREATE TABLE IF NOT EXISTS _haulage_fences (
+    run TEXT NOT NULL, load TEXT NOT NULL, stage INTEGER NOT NULL, chunk INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    PRIMARY KEY (run, load, stage, chunk)
+);
+CREATE TABLE IF NOT EXISTS _haulage_markers (
+    run TEXT NOT NULL, load TEXT NOT NULL, stage INTEGER NOT NULL, chunk INTEGER NOT NULL, segment INTEGER NOT NULL,
+    attempt INTEGER NOT NULL, rows INTEGER NOT NULL, manifest TEXT NOT NULL,
+    PRIMARY KEY (run, load, stage, chunk, segment)
+);";
+
+/// How a load was published, and so how it is reverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// Staging became the target, which did not exist.
+    Rename,
+    /// Old rows are in `before`.
+    Rewrite,
+    /// Rows carry their run; those of a replaced run are in `before`.
+    Append,
+    /// Keys of added rows are in `keys`.
+    AppendByKey,
+    /// Old rows are in `before`, keys of added rows in `keys`.
+    Merge,
+}
+
+impl Method {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "rename" => Self::Rename,
+            "rewrite" => Self::Rewrite,
+            "append" => Self::Append,
+            "append_by_key" => Self::AppendByKey,
+            "merge" => Self::Merge,
+            _ => return None,
+        })
+    }
+
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Rename => "rename",
+            Self::Rewrite => "rewrite",
+            Self::Append => "append",
+            Self::AppendByKey => "append_by_key",
+            Self::Merge => "merge",
+        }
+    }
+}
+
+/// The record of a load of a run. `state` is one of the five words.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) state: String,
+    epoch: Epoch,
+    pub(super) method: Option<Method>,
+    pub(super) created: bool,
+    pub(super) rows: u64,
+    pub(super) detail: String,
+    pub(super) sequence: i64,
+    pub(super) cleaned: bool,
+}
+
+/// The tables of a load's staging area.
+#[derive(Debug, Clone)]
+pub(super) struct Area {
+    pub(super) stage: String,
+    pub(super) before: String,
+    pub(super) keys: String,
+}
+
+impl Area {
+    pub(super) fn of(load: &LoadContext) -> Self {
+        let id = area(&load.run, &load.load);
+        Self {
+            stage: format!("_haulage_stage_{id}"),
+            before: format!("_haulage_before_{id}"),
+            keys: format!("_haulage_keys_{id}"),
+        }
+    }
+}
+
+/// Opens a transaction that is alone in the file, and makes the tables if they are missing.
+pub(super) async fn begin(writer: &mut Writer<'_>, doing: &str) -> Result<(), Failure> {
+    writer.must(doing, "BEGIN IMMEDIATE").await?;
+    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_haulage_markers')")
+        .fetch_one(writer.connection())
+        .await
+        .map_err(|error| writer.failure(doing, error))?;
+    if !there {
+        writer.must(doing, TABLES).await?;
+    }
+    Ok(())
+}
+
+/// Reads the record, and raises its epoch to the caller's if it is a step. `None` if there is none. `Fenced` if a leader
+/// of a later term has already dealt with this load.
+pub(super) async fn hold(writer: &mut Writer<'_>, load: &LoadContext, doing: &str) -> Result<Option<Record>, Failure> {
+    let Some(record) = read(writer, load).await.map_err(|error| writer.failure(doing, error))? else {
+        return Ok(None);
+    };
+    if record.epoch > load.epoch {
+        return Err(Failure::fenced(format!(
+            "load {} of run {} is in the hands of epoch {}, this is epoch {}",
+            load.load, load.run, record.epoch, load.epoch
+        )));
+    }
+    sqlx::query("UPDATE _haulage_loads SET epoch = $3 WHERE run = $1 AND load = $2 AND epoch < $3")
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .bind(load.epoch.0 as i64)
+        .execute(writer.connection())
+        .await
+        .map_err(|error| writer.failure(doing, error))?;
+    Ok(Some(record))
+}
+
+/// Reads the record.
+pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<Option<Record>, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT state, epoch, method, created, coalesce(rows, 0), coalesce(detail, ''), coalesce(sequence, 0),
+                cleaned_at IS NOT NULL
+         FROM _haulage_loads WHERE run = $1 AND load = $2",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .fetch_optional(writer.connection())
+    .await?;
+    row.map(|row| {
+        let method: Option<String> = row.try_get(2)?;
+        Ok(Record {
+            state: row.try_get(0)?,
+            epoch: Epoch(row.try_get::<i64, _>(1)? as u64),
+            method: method.as_deref().and_then(Method::parse),
+            created: row.try_get(3)?,
+            rows: row.try_get::<i64, _>(4)? as u64,
+            detail: row.try_get(5)?,
+            sequence: row.try_get(6)?,
+            cleaned: row.try_get(7)?,
+        })
+    })
+    .transpose()
+}
+
+/// Makes the record in state `fresh` if there is none, and reads it.
+pub(super) async fn claim(
+    writer: &mut Writer<'_>,
+    load: &LoadContext,
+    target: &str,
+    fresh: &str,
+    doing: &str,
+) -> Result<Record, Failure> {
+    let mode = match load.mode {
+        Mode::Append => "append",
+        Mode::Replace => "replace",
+        Mode::Merge => "merge",
+    };
+    sqlx::query(
+        "INSERT INTO _haulage_loads (run, load, pipeline, target, mode, state, epoch, area, replaces)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(&load.pipeline)
+    .bind(target)
+    .bind(mode)
+    .bind(fresh)
+    .bind(load.epoch.0 as i64)
+    .bind(area(&load.run, &load.load))
+    .bind(load.replaces.as_ref().map(|run| run.as_str()))
+    .execute(writer.connection())
+    .await
+    .map_err(|error| writer.failure(doing, error))?;
+    match hold(writer, load, doing).await? {
+        Some(record) => Ok(record),
+        None => Err(Failure::transient(format!(
+            "the record of load {} vanished while it was opened",
+            load.load
+        ))),
+    }
+}
+
+/// Moves the record to a state.
+pub(super) async fn set_state(
+    writer: &mut Writer<'_>,
+    load: &LoadContext,
+    state: &str,
+    doing: &str,
+) -> Result<(), Failure> {
+    sqlx::query(
+        "UPDATE _haulage_loads SET state = $3,
+             ended_at = CASE WHEN $3 IN ('reverted', 'discarded') THEN CURRENT_TIMESTAMP ELSE ended_at END
+         WHERE run = $1 AND load = $2",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(state)
+    .execute(writer.connection())
+    .await
+    .map_err(|error| writer.failure(doing, error))?;
+    Ok(())
+}
+
+/// What a chunk or step of a load that has ended is told.
+pub(super) fn ended(load: &LoadContext, state: &str) -> Failure {
+    Failure::fenced(format!(
+        "load {} of run {} is {state}; its staging area is gone",
+        load.load, load.run
+    ))
+}
+
+/// Refuses, as `Fenced`, if the load takes no more chunks.
+pub(super) fn must_be_staged(load: &LoadContext, record: Option<&Record>) -> Result<(), Failure> {
+    match record.map(|record| record.state.as_str()) {
+        Some("staged") => Ok(()),
+        Some(other) => Err(ended(load, other)),
+        None => Err(ended(load, "not prepared")),
+    }
+}

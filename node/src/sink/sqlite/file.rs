@@ -1,0 +1,192 @@
+//! One SQLite file: its only writing connection in this process, and what its errors mean.
+//!
+//! SQLite lets one connection write at a time. Within a process all writers of a file queue on a mutex, which is fair and
+//! costs nothing; against other processes stands the busy timeout.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use haulage_core::failure::Failure;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions};
+use tokio::sync::OwnedMutexGuard;
+
+/// Longest wait for a writer in another process.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+type Slot = tokio::sync::Mutex<Option<SqliteConnection>>;
+
+/// The connection of each file that this process has open, by absolute path: two destinations may name the same file.
+static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Slot>>>> = LazyLock::new(Mutex::default);
+
+/// A SQLite file as a destination names it.
+pub(super) struct File {
+    destination: String,
+    path: PathBuf,
+    slot: Arc<Slot>,
+}
+
+impl File {
+    pub(super) fn new(destination: &str, path: PathBuf) -> Self {
+        let path = std::path::absolute(&path).unwrap_or(path);
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, slot| slot.strong_count() > 0);
+        let slot = match open.get(&path).and_then(Weak::upgrade) {
+            Some(slot) => slot,
+            None => {
+                let slot = Arc::new(Slot::default());
+                open.insert(path.clone(), Arc::downgrade(&slot));
+                slot
+            }
+        };
+        drop(open);
+        Self {
+            destination: destination.to_owned(),
+            path,
+            slot,
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The writing connection, alone. Makes the file and its folder.
+    pub(super) async fn writer(&self) -> Result<Writer<'_>, Failure> {
+        let mut slot = Arc::clone(&self.slot).lock_owned().await;
+        // A file that was removed meanwhile would be written to without a name.
+        let kept = slot.take().filter(|_| self.path.exists());
+        let connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        Ok(Writer {
+            file: self,
+            slot,
+            connection,
+        })
+    }
+
+    async fn connect(&self) -> Result<SqliteConnection, Failure> {
+        if let Some(folder) = self.path.parent() {
+            tokio::fs::create_dir_all(folder).await.map_err(|error| {
+                Failure::permanent(format!(
+                    "{}: its folder can't be made: {error}; check the path",
+                    self.words()
+                ))
+            })?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A publish that was acknowledged survives a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            // A rename of staging must not rewrite, or stumble over, the views that name the target.
+            .pragma("legacy_alter_table", "ON")
+            .disable_statement_logging();
+        options
+            .connect()
+            .await
+            .map_err(|error| self.failure("opening it", error))
+    }
+
+    /// A connection that can't write; `None` if there is no file.
+    pub(super) async fn reader(&self) -> Result<Option<SqliteConnection>, Failure> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(&self.path)
+            .read_only(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        options
+            .connect()
+            .await
+            .map(Some)
+            .map_err(|error| self.failure("opening it", error))
+    }
+
+    fn words(&self) -> String {
+        format!("destination {} (SQLite file {})", self.destination, self.path.display())
+    }
+
+    /// Turns an error into a failure. `doing` completes "while ...".
+    pub(super) fn failure(&self, doing: &str, error: sqlx::Error) -> Failure {
+        let place = self.words();
+        let sqlx::Error::Database(said) = &error else {
+            return match error {
+                sqlx::Error::WorkerCrashed => Failure::transient(format!("{place}: its worker ended while {doing}")),
+                error => Failure::permanent(format!("{place}: {error} while {doing}")),
+            };
+        };
+        let message = said.message();
+        // The low byte of an extended result code is the primary one.
+        match primary(&error) {
+            Some(5 | 6) => Failure::transient(format!("{place}: locked by another process while {doing}")),
+            Some(8 | 3) => Failure::permanent(format!("{place}: permission denied while {doing}: {message}")),
+            Some(10) => Failure::transient(format!("{place}: the disk failed while {doing}: {message}")),
+            Some(13) => Failure::permanent(format!("{place}: the disk is full while {doing}; free space there")),
+            Some(14) => Failure::permanent(format!("{place}: the file can't be opened; check its path and rights")),
+            Some(26) => Failure::permanent(format!("{place}: the file is no SQLite database; name another path")),
+            Some(11) => Failure::permanent(format!(
+                "{place}: the file is damaged ({message}); restore it from a backup"
+            )),
+            Some(_) | None => Failure::permanent(format!("{place}: {message} while {doing}")),
+        }
+    }
+}
+
+/// SQLite's primary result code.
+fn primary(error: &sqlx::Error) -> Option<i32> {
+    let sqlx::Error::Database(said) = error else {
+        return None;
+    };
+    said.code()?.parse::<i32>().ok().map(|code| code & 0xff)
+}
+
+/// The writing connection, for one use. Dropping it closes the connection, and so rolls back; [`Writer::keep`] keeps it.
+pub(super) struct Writer<'a> {
+    file: &'a File,
+    slot: OwnedMutexGuard<Option<SqliteConnection>>,
+    connection: SqliteConnection,
+}
+
+impl Writer<'_> {
+    /// The connection, for a query.
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    /// Runs statements, and returns the rows that they affected.
+    pub(super) async fn run(&mut self, sql: impl Into<String>) -> Result<u64, sqlx::Error> {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql.into()))
+            .execute(&mut self.connection)
+            .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Runs statements; an error becomes a failure "while `doing`".
+    pub(super) async fn must(&mut self, doing: &str, sql: impl Into<String>) -> Result<u64, Failure> {
+        let done = self.run(sql).await;
+        done.map_err(|error| self.file.failure(doing, error))
+    }
+
+    /// Turns an error into a failure.
+    pub(super) fn failure(&self, doing: &str, error: sqlx::Error) -> Failure {
+        self.file.failure(doing, error)
+    }
+
+    /// Keeps the connection for the next use. Only when no transaction is open on it.
+    pub(super) fn keep(self) {
+        let Self {
+            mut slot, connection, ..
+        } = self;
+        *slot = Some(connection);
+    }
+}

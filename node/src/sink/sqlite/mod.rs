@@ -1,0 +1,97 @@
+//! SQLite as a destination: a file beside the node, for the embedded mode and for small warehouses.
+//!
+//! The contract is PostgreSQL's. Staging is a table in the same file, and one writer at a time holds the file, so a
+//! segment gathers its batches and writes them in one transaction with its marker. Replace renames staging into place
+//! when the target is missing; a target that exists keeps its indexes, triggers and views, and its rows are replaced.
+//!
+//! SQLite has five storage classes, and values keep what they mean:
+//!
+//! | Arrow                  | declared | stored as                                                              |
+//! |------------------------|----------|------------------------------------------------------------------------|
+//! | integers, Boolean      | INTEGER  | integer; a UInt64 above 2^63-1 is refused; true is 1                   |
+//! | Float32, Float64       | REAL     | real; SQLite has no NaN, so it becomes the text `NaN`                  |
+//! | Decimal                | TEXT     | its digits: REAL would round                                           |
+//! | Date                   | TEXT     | `2013-01-31`                                                           |
+//! | Timestamp              | TEXT     | `2013-01-31 23:59:59`, a fraction if it has one, `+00:00` with a zone; sorts as time |
+//! | Time                   | TEXT     | `23:59:59`                                                             |
+//! | text                   | TEXT     | text                                                                   |
+//! | Binary                 | BLOB     | blob                                                                   |
+
+mod bookkeeping;
+mod file;
+mod publish;
+mod revert;
+mod rows;
+mod segment;
+mod stage;
+mod target;
+mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use haulage_core::checkpoint::Marker;
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, ChunkId};
+
+use self::file::File;
+use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
+
+/// A SQLite file. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Sqlite {
+    file: Arc<File>,
+}
+
+impl Sqlite {
+    /// Opens nothing; the file and its folder are made by the first write.
+    pub(super) fn open(name: &str, path: PathBuf) -> Self {
+        Self { file: Arc::new(File::new(name, path)) }
+    }
+}
+
+#[async_trait]
+impl Destination for Sqlite {
+    async fn inspect(&self, load: &LoadContext) -> Result<Inspection, Failure> {
+        self.look(load).await
+    }
+
+    async fn prepare(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.make_staging(load).await
+    }
+
+    async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure> {
+        self.begin_chunk(load, chunk, attempt).await
+    }
+
+    async fn segment(
+        &self,
+        load: &LoadContext,
+        chunk: ChunkId,
+        attempt: Attempt,
+    ) -> Result<Box<dyn SegmentWriter>, Failure> {
+        self.open_segment(load, chunk, attempt).await
+    }
+
+    async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        self.verify_load(load, expected).await
+    }
+
+    async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        self.publish_load(load, expected).await
+    }
+
+    async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.revert_load(load).await
+    }
+
+    async fn discard(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.discard_load(load).await
+    }
+
+    async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.clean_load(load).await
+    }
+}

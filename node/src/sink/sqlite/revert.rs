@@ -1,0 +1,180 @@
+//! Going back in a SQLite file: revert, discard and cleanup. All three can be repeated, tolerate that there is nothing to
+//! do, and leave a tombstone that fences whatever comes late.
+
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+
+use super::Sqlite;
+use super::bookkeeping::{Area, Method, Record, begin, claim, hold, set_state};
+use super::file::Writer;
+use super::publish::restore;
+use super::target::{describe, table_name};
+use crate::sink::LoadContext;
+use crate::sink::name::quote;
+
+impl Sqlite {
+    pub(super) async fn revert_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let table = table_name(&load.table)?;
+        let doing = format!("reverting load {} of {table}", load.load);
+        let mut writer = self.file.writer().await?;
+        begin(&mut writer, &doing).await?;
+        let record = claim(&mut writer, load, &table, "reverted", &doing).await?;
+        let detail = match record.state.as_str() {
+            "published" => {
+                undo(&mut writer, load, &table, &record, &doing).await?;
+                set_state(&mut writer, load, "reverted", &doing).await?;
+                format!("{table} is as it was")
+            }
+            "staged" | "sealed" => {
+                set_state(&mut writer, load, "reverted", &doing).await?;
+                format!("nothing was published to {table}")
+            }
+            _ => format!("nothing is published to {table}"),
+        };
+        writer.must(&doing, "COMMIT").await?;
+        writer.keep();
+        Ok(StepReport {
+            rows: record.rows,
+            detail,
+        })
+    }
+
+    pub(super) async fn discard_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let table = table_name(&load.table).unwrap_or_else(|_| load.table.clone());
+        let doing = format!("discarding the staging area of load {}", load.load);
+        let area = Area::of(load);
+        let mut writer = self.file.writer().await?;
+        begin(&mut writer, &doing).await?;
+        let record = claim(&mut writer, load, &table, "discarded", &doing).await?;
+        let published = record.state == "published";
+        if published {
+            drop_tables(&mut writer, load, &[&area.stage], &doing).await?;
+        } else {
+            set_state(&mut writer, load, "discarded", &doing).await?;
+            drop_tables(&mut writer, load, &[&area.stage, &area.before, &area.keys], &doing).await?;
+        }
+        writer.must(&doing, "COMMIT").await?;
+        writer.keep();
+        let detail = if published {
+            "staging dropped; the load stays published"
+        } else {
+            "staging dropped"
+        };
+        Ok(StepReport {
+            rows: 0,
+            detail: detail.to_owned(),
+        })
+    }
+
+    pub(super) async fn clean_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let doing = format!("cleaning up after load {}", load.load);
+        let area = Area::of(load);
+        let mut writer = self.file.writer().await?;
+        begin(&mut writer, &doing).await?;
+        let record = hold(&mut writer, load, &doing).await?;
+        if record.is_none_or(|record| record.state != "published") {
+            writer.must(&doing, "COMMIT").await?;
+            writer.keep();
+            return Ok(StepReport {
+                rows: 0,
+                detail: "nothing is published, so nothing was dropped".to_owned(),
+            });
+        }
+        drop_tables(&mut writer, load, &[&area.stage, &area.before, &area.keys], &doing).await?;
+        sqlx::query(
+            "UPDATE _haulage_loads SET cleaned_at = coalesce(cleaned_at, CURRENT_TIMESTAMP)
+             WHERE run = $1 AND load = $2",
+        )
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .execute(writer.connection())
+        .await
+        .map_err(|error| writer.failure(&doing, error))?;
+        writer.must(&doing, "COMMIT").await?;
+        writer.keep();
+        Ok(StepReport {
+            rows: 0,
+            detail: "staging and before-images dropped".to_owned(),
+        })
+    }
+}
+
+async fn drop_tables(writer: &mut Writer<'_>, load: &LoadContext, tables: &[&str], doing: &str) -> Result<(), Failure> {
+    for table in tables {
+        writer.must(doing, format!("DROP TABLE IF EXISTS {table}")).await?;
+    }
+    for sql in [
+        "DELETE FROM _haulage_markers WHERE run = $1 AND load = $2",
+        "DELETE FROM _haulage_fences WHERE run = $1 AND load = $2",
+    ] {
+        sqlx::query(sql)
+            .bind(load.run.as_str())
+            .bind(load.load.as_str())
+            .execute(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
+    }
+    Ok(())
+}
+
+async fn undo(
+    writer: &mut Writer<'_>,
+    load: &LoadContext,
+    table: &str,
+    record: &Record,
+    doing: &str,
+) -> Result<(), Failure> {
+    let carries_run = !record.created && record.method == Some(Method::Append) && load.replaces.is_none();
+    if !carries_run {
+        still_latest(writer, load, table, record, doing).await?;
+        if record.cleaned && !record.created {
+            return Err(Failure::permanent(format!(
+                "load {} of run {} was cleaned up: what {table} held before is no longer kept; abandon this step",
+                load.load, load.run
+            )));
+        }
+    }
+    let area = Area::of(load);
+    let target = describe(writer.connection(), table)
+        .await
+        .map_err(|error| writer.failure(doing, error))?;
+    if record.created {
+        writer
+            .must(doing, format!("DROP TABLE IF EXISTS {}", quote(table)))
+            .await?;
+    } else if let Some(existing) = &target.existing {
+        restore(writer, load, &area, &target, existing, record)
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
+    }
+    for table in [&area.before, &area.keys] {
+        writer.must(doing, format!("DROP TABLE IF EXISTS {table}")).await?;
+    }
+    Ok(())
+}
+
+/// Refuses when another run has published to the target since: undoing this one would undo that one too.
+async fn still_latest(
+    writer: &mut Writer<'_>,
+    load: &LoadContext,
+    table: &str,
+    record: &Record,
+    doing: &str,
+) -> Result<(), Failure> {
+    let later: Option<String> = sqlx::query_scalar(
+        "SELECT run FROM _haulage_loads WHERE target = $1 AND state = 'published' AND sequence > $2
+         ORDER BY sequence LIMIT 1",
+    )
+    .bind(table)
+    .bind(record.sequence)
+    .fetch_optional(writer.connection())
+    .await
+    .map_err(|error| writer.failure(doing, error))?;
+    match later {
+        None => Ok(()),
+        Some(run) => Err(Failure::permanent(format!(
+            "run {run} has published to {table} after run {}, which can't be reverted any more; abandon this step",
+            load.run
+        ))),
+    }
+}

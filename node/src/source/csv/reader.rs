@@ -1,0 +1,304 @@
+//! Reads a chunk in segments: bytes into records, records into batches, and the records' places for quarantine.
+//!
+//! A segment ends after `checkpoint_rows` records, or before the first record that starts [`SEGMENT_BYTES`] after its
+//! own start, so that its memory has a bound whatever the rows are. Blank lines after its last record belong to it. None
+//! of this depends on how the bytes arrive, so segment `n` of a chunk is the same in every attempt.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
+use datafusion::arrow::compute::filter;
+use datafusion::arrow::datatypes::SchemaRef;
+use haulage_core::checkpoint::Position;
+use haulage_core::failure::Failure;
+use haulage_plan::definition::Column;
+
+use super::column::{ColumnBuilder, Fields, Misfit, NullTexts};
+use super::header::Layout;
+use super::record::{Cursor, Dialect, MAX_RECORD, Records, RowPlace, Stop, read_records};
+use crate::source::input::Input;
+use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
+
+/// Rows of a batch.
+const BATCH_ROWS: usize = 8192;
+/// Records that are split into fields before a column of them is read: few enough to stay in a processor's cache.
+const PASS_ROWS: usize = 1024;
+/// Bytes that are fetched at a time; so few in tests that records, quotes and line ends fall on every boundary.
+const BLOCK: usize = if cfg!(test) { 37 } else { 1 << 20 };
+/// A segment holds no record that starts so far after its own start.
+const SEGMENT_BYTES: usize = 32 << 20;
+
+/// What stays the same for all segments of a chunk.
+pub(super) struct Shape {
+    /// The object, for messages.
+    pub(super) address: String,
+    /// How records read.
+    pub(super) dialect: Dialect,
+    /// The declared columns.
+    pub(super) columns: Vec<Column>,
+    /// Where they are in this file.
+    pub(super) layout: Layout,
+    /// The columns and the row column.
+    pub(super) schema: SchemaRef,
+    /// Texts without a value.
+    pub(super) nulls: NullTexts,
+    /// Rows of a segment, at least 1.
+    pub(super) checkpoint_rows: u64,
+}
+
+/// The segments of a chunk, or of what is left of it.
+pub(super) struct CsvReader {
+    shape: Shape,
+    input: Input,
+    /// Bytes that were fetched and belong to no segment yet.
+    data: Vec<u8>,
+    /// Where `data` starts.
+    at: Position,
+    /// Whether the input has ended.
+    ended: bool,
+    done: bool,
+}
+
+impl CsvReader {
+    /// `input` starts at `at`.
+    pub(super) fn new(shape: Shape, input: Input, at: Position) -> Self {
+        Self {
+            shape,
+            input,
+            data: Vec::new(),
+            at,
+            ended: false,
+            done: false,
+        }
+    }
+
+    /// Finds and reads the records of one segment at the start of `self.data`, fetching as it goes.
+    async fn read(&mut self) -> Result<(Batches, Vec<RowPlace>, Cursor, bool), Failure> {
+        let mut batches = Batches::new(&self.shape)?;
+        let mut places: Vec<RowPlace> = Vec::new();
+        let mut cursor = Cursor::default();
+        loop {
+            let left = self.shape.checkpoint_rows.saturating_sub(places.len() as u64);
+            let most = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(PASS_ROWS)
+                .min(batches.room());
+            let bounds = (most, SEGMENT_BYTES);
+            let records = &mut batches.records;
+            records.clear();
+            let dialect = self.shape.dialect;
+            let stop = read_records(
+                dialect,
+                &self.data,
+                self.ended,
+                bounds,
+                &mut cursor,
+                records,
+                &mut places,
+            );
+            let found = batches.records.count;
+            batches.take(&self.shape, &self.data)?;
+            match stop {
+                Stop::TooLong => return Err(self.too_long(cursor)),
+                Stop::Ended => return Ok((batches, places, cursor, true)),
+                // Nothing more may be read, and another record begins here.
+                Stop::Full if found == 0 => return Ok((batches, places, cursor, false)),
+                Stop::Full => {}
+                Stop::Hungry => {
+                    // As much again as the record that has begun, so that a long one is not looked at too often.
+                    let begun = self.data.len() - cursor.at;
+                    let want = begun.clamp(BLOCK, MAX_RECORD);
+                    self.ended = self.input.fill(&mut self.data, want).await? == 0;
+                }
+            }
+        }
+    }
+
+    fn too_long(&self, cursor: Cursor) -> Failure {
+        Failure::permanent(format!(
+            "{} line {}: the record that starts here is longer than {} MiB; look for a quote that is not closed, or for \
+             the wrong `quote` or `delimiter`",
+            self.shape.address,
+            self.at.line + u64::from(cursor.lines),
+            MAX_RECORD >> 20
+        ))
+    }
+}
+
+#[async_trait]
+impl SegmentReader for CsvReader {
+    async fn next(&mut self) -> Result<Option<Segment>, Failure> {
+        if self.done {
+            return Ok(None);
+        }
+        let (mut batches, places, cursor, last) = self.read().await?;
+        batches.finish(&self.shape)?;
+        let begin = self.at;
+        // The next segment will be about as large: room for it at once, instead of growing towards it.
+        let room = if last { 0 } else { cursor.at + BLOCK };
+        let mut rest = Vec::with_capacity(room);
+        rest.extend_from_slice(&self.data[cursor.at..]);
+        self.data.truncate(cursor.at);
+        let data = std::mem::replace(&mut self.data, rest);
+        self.at.offset += cursor.at as u64;
+        self.at.line += u64::from(cursor.lines);
+        self.done = last;
+        Ok(Some(Segment {
+            batches: batches.done,
+            unreadable: batches.unreadable,
+            rows: places.len() as u64,
+            bytes: cursor.at as u64,
+            next: self.at,
+            last,
+            raw: Box::new(Raw {
+                data,
+                places,
+                line: begin.line,
+            }),
+        }))
+    }
+}
+
+/// The batches of a segment while they are filled.
+struct Batches {
+    records: Records,
+    builders: Vec<ColumnBuilder>,
+    misfits: Vec<Misfit>,
+    /// Rows in the builders.
+    rows: usize,
+    /// Rows of the segment before those.
+    before: u64,
+    done: Vec<RecordBatch>,
+    unreadable: Vec<Unreadable>,
+}
+
+impl Batches {
+    fn new(shape: &Shape) -> Result<Self, Failure> {
+        let rows = usize::try_from(shape.checkpoint_rows)
+            .unwrap_or(BATCH_ROWS)
+            .min(BATCH_ROWS);
+        let builders = shape.columns.iter().zip(&shape.layout.places);
+        let builders = builders.map(|(column, place)| ColumnBuilder::new(column, *place, rows));
+        Ok(Self {
+            records: Records::new(shape.layout.fields),
+            builders: builders.collect::<Result<_, _>>()?,
+            misfits: Vec::new(),
+            rows: 0,
+            before: 0,
+            done: Vec::new(),
+            unreadable: Vec::new(),
+        })
+    }
+
+    fn room(&self) -> usize {
+        BATCH_ROWS - self.rows
+    }
+
+    /// Takes the records over into the builders.
+    fn take(&mut self, shape: &Shape, data: &[u8]) -> Result<(), Failure> {
+        let count = self.records.count;
+        if count == 0 {
+            return Ok(());
+        }
+        for odd in &self.records.odd {
+            let (reason, detail) = if odd.unclosed {
+                ("unclosed_quote", "a quote is not closed".to_owned())
+            } else {
+                (
+                    "ragged",
+                    format!("expected {} fields, found {}", shape.layout.fields, odd.fields),
+                )
+            };
+            self.misfits.push(Misfit {
+                row: self.rows + odd.row,
+                field: ROW_ITSELF,
+                reason,
+                detail,
+            });
+        }
+        let fields = Fields {
+            data,
+            records: &self.records,
+            first_row: self.rows,
+            nulls: &shape.nulls,
+        };
+        for builder in &mut self.builders {
+            builder.append(&fields, &mut self.misfits);
+        }
+        self.rows += count;
+        if self.rows == BATCH_ROWS {
+            self.finish(shape)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes a batch of the rows in the builders, without those that can't be read.
+    fn finish(&mut self, shape: &Shape) -> Result<(), Failure> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let row = |place: usize| self.before + place as u64;
+        let rows: ArrayRef = Arc::new(UInt64Array::from_iter_values((0..self.rows).map(row)));
+        let mut arrays = Vec::with_capacity(self.builders.len() + 1);
+        for builder in &mut self.builders {
+            arrays.push(builder.finish(BATCH_ROWS.min(self.rows))?);
+        }
+        arrays.push(rows);
+        let wrong = |error: &dyn std::fmt::Display| {
+            Failure::permanent(format!("{}: a batch can't be made: {error}", shape.address))
+        };
+        if !self.misfits.is_empty() {
+            let kept = self.blame(shape);
+            for array in &mut arrays {
+                *array = filter(array, &kept).map_err(|error| wrong(&error))?;
+            }
+        }
+        let batch = RecordBatch::try_new(Arc::clone(&shape.schema), arrays).map_err(|error| wrong(&error))?;
+        if batch.num_rows() > 0 {
+            self.done.push(batch);
+        }
+        self.before += self.rows as u64;
+        self.rows = 0;
+        Ok(())
+    }
+
+    /// Notes the rows that can't be read, each with the first of its reasons, and says which rows are kept.
+    fn blame(&mut self, shape: &Shape) -> BooleanArray {
+        self.misfits
+            .sort_by_key(|misfit| (misfit.row, misfit.field != ROW_ITSELF, misfit.field));
+        self.misfits.dedup_by_key(|misfit| misfit.row);
+        let mut kept = vec![true; self.rows];
+        for misfit in self.misfits.drain(..) {
+            kept[misfit.row] = false;
+            let column = shape.layout.places.iter().position(|place| *place == misfit.field);
+            self.unreadable.push(Unreadable {
+                row: self.before + misfit.row as u64,
+                column: column.map(|column| shape.columns[column].name.clone()),
+                reason: misfit.reason,
+                detail: misfit.detail,
+            });
+        }
+        BooleanArray::from(kept)
+    }
+}
+
+/// The place of no column: the record as a whole is to blame.
+const ROW_ITSELF: usize = usize::MAX;
+
+/// The segment's bytes, and where its rows are in them.
+struct Raw {
+    data: Vec<u8>,
+    places: Vec<RowPlace>,
+    /// The line on which `data` starts.
+    line: u64,
+}
+
+impl RawRows for Raw {
+    fn row(&self, row: u64) -> Option<(u64, &[u8])> {
+        let place = self.places.get(usize::try_from(row).ok()?)?;
+        let bytes = self.data.get(place.start as usize..place.end as usize)?;
+        Some((self.line + u64::from(place.line), bytes))
+    }
+}

@@ -1,0 +1,340 @@
+//! From a field's text to a value. Strict on purpose: what is not plainly a value of the declared type goes to
+//! quarantine, and white space around a number is part of the text.
+//!
+//! | type        | texts                                                                                           |
+//! |-------------|-------------------------------------------------------------------------------------------------|
+//! | integers    | `12`, `-3`, `+4`; not `1.0`                                                                     |
+//! | floats      | `1`, `-.5`, `6.02e23`, `nan`, `inf`, `-infinity`                                                |
+//! | `decimal`   | `12.50`, `-3`; digits after the declared scale only if they are 0; no exponent                  |
+//! | `bool`      | `true`/`t`/`yes`/`y`/`on`/`1` and `false`/`f`/`no`/`n`/`off`/`0`, in any case                   |
+//! | `date`      | `2013-01-31`                                                                                    |
+//! | `timestamp` | `2013-01-31 05:00:00`, with `T`, with a fraction (cut after microseconds), with `Z`; or a date  |
+//! | `timestamptz` | the same, also with an offset (`-05:00`); without one it is UTC                               |
+
+use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
+
+/// Why a text is no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It doesn't read as the type.
+    Bad,
+    /// It does, and the type can't hold it.
+    Range,
+    /// A point in time with an offset, for a column that has no time zone.
+    Offset,
+    /// More digits after the point than the type has.
+    Scale,
+}
+
+/// Digits that always fit an i64.
+const SAFE_DIGITS: usize = 18;
+
+/// An integer of any width.
+#[inline]
+pub(super) fn int<T: TryFrom<i64>>(text: &[u8]) -> Result<T, Why> {
+    let (negative, digits) = signed(text);
+    if digits.is_empty() {
+        return Err(Why::Bad);
+    }
+    if digits.len() > SAFE_DIGITS {
+        return long_int(negative, digits).and_then(|value| T::try_from(value).map_err(|_| Why::Range));
+    }
+    let mut value = 0i64;
+    for &byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return Err(Why::Bad);
+        }
+        value = value * 10 + i64::from(digit);
+    }
+    T::try_from(if negative { -value } else { value }).map_err(|_| Why::Range)
+}
+
+#[cold]
+fn long_int(negative: bool, digits: &[u8]) -> Result<i64, Why> {
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Why::Bad);
+    }
+    let mut value = 0i64;
+    for &byte in digits {
+        let digit = i64::from(byte - b'0');
+        let digit = if negative { -digit } else { digit };
+        value = value
+            .checked_mul(10)
+            .and_then(|value| value.checked_add(digit))
+            .ok_or(Why::Range)?;
+    }
+    Ok(value)
+}
+
+#[inline]
+fn signed(text: &[u8]) -> (bool, &[u8]) {
+    match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    }
+}
+
+/// A float, of the nearest value; too large for the type is [`Why::Range`].
+pub(super) fn float<T>(text: &[u8]) -> Result<T, Why>
+where
+    T: fast_float2::FastFloat + Into<f64>,
+{
+    let value: T = fast_float2::parse(text).map_err(|_| Why::Bad)?;
+    if value.into().is_infinite() && text.iter().any(u8::is_ascii_digit) {
+        Err(Why::Range)
+    } else {
+        Ok(value)
+    }
+}
+
+/// Yes or no.
+pub(super) fn boolean(text: &[u8]) -> Result<bool, Why> {
+    const TRUE: [&str; 6] = ["true", "t", "1", "yes", "y", "on"];
+    const FALSE: [&str; 6] = ["false", "f", "0", "no", "n", "off"];
+    let is = |word: &&str| text.eq_ignore_ascii_case(word.as_bytes());
+    if TRUE.iter().any(|word| is(word)) {
+        Ok(true)
+    } else if FALSE.iter().any(|word| is(word)) {
+        Ok(false)
+    } else {
+        Err(Why::Bad)
+    }
+}
+
+/// A decimal of `precision` digits, `scale` of them after the point, as an integer of its last digit.
+pub(super) fn decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, Why> {
+    let (negative, digits) = signed(text);
+    let point = digits.iter().position(|byte| *byte == b'.');
+    let (whole, fraction) = match point {
+        Some(point) => (&digits[..point], &digits[point + 1..]),
+        None => (digits, &[][..]),
+    };
+    if whole.is_empty() && fraction.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
+        return Err(Why::Bad);
+    }
+    let scale = usize::try_from(scale).unwrap_or_default();
+    let (kept, beyond) = fraction.split_at(fraction.len().min(scale));
+    if beyond.iter().any(|byte| *byte != b'0') {
+        return Err(Why::Scale);
+    }
+    let zeros = std::iter::repeat_n(&b'0', scale - kept.len());
+    let mut value = 0i128;
+    for byte in whole.iter().chain(kept).chain(zeros) {
+        let digit = i128::from(byte - b'0');
+        value = value
+            .checked_mul(10)
+            .and_then(|value| value.checked_add(digit))
+            .ok_or(Why::Range)?;
+    }
+    if value >= 10i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX) {
+        return Err(Why::Range);
+    }
+    Ok(if negative { -value } else { value })
+}
+
+/// Days since 1970-01-01.
+#[inline]
+pub(super) fn date(text: &[u8]) -> Result<i32, Why> {
+    let text: &[u8; 10] = text.try_into().map_err(|_| Why::Bad)?;
+    if text[4] != b'-' || text[7] != b'-' {
+        return Err(Why::Bad);
+    }
+    let year = i32::from(two(text, 0)?) * 100 + i32::from(two(text, 2)?);
+    let (month, day) = (two(text, 5)?, two(text, 8)?);
+    if !(1..=12).contains(&month) || day == 0 || day > days_in(year, month) {
+        return Err(Why::Bad);
+    }
+    Ok(days_from_civil(year, i32::from(month), i32::from(day)))
+}
+
+const SECOND: i64 = 1_000_000;
+
+/// Microseconds since 1970-01-01 00:00:00, UTC for a column with a time zone (`zoned`), without one else.
+#[inline]
+pub(super) fn timestamp(text: &[u8], zoned: bool) -> Result<i64, Why> {
+    // What nearly all of them look like, read at the cost of an integer.
+    if let [date_part @ .., b' ' | b'T', h1, h2, b':', m1, m2, b':', s1, s2]
+    | [date_part @ .., b' ' | b'T', h1, h2, b':', m1, m2, b':', s1, s2, b'Z'] = text
+        && date_part.len() == 10
+    {
+        let clock = [*h1, *h2, *m1, *m2, *s1, *s2];
+        let (hour, minute, second) = (two(&clock, 0)?, two(&clock, 2)?, two(&clock, 4)?);
+        if hour < 24 && minute < 60 && second < 60 {
+            let seconds = i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second);
+            return Ok((i64::from(date(date_part)?) * 86_400 + seconds) * SECOND);
+        }
+    }
+    any_timestamp(text, zoned)
+}
+
+fn any_timestamp(text: &[u8], zoned: bool) -> Result<i64, Why> {
+    if !text.is_ascii() {
+        return Err(Why::Bad);
+    }
+    let text = std::str::from_utf8(text).map_err(|_| Why::Bad)?;
+    let value = string_to_datetime(&chrono::Utc, text).map_err(|_| Why::Bad)?;
+    let clock = text.get(10..).unwrap_or_default();
+    if !zoned && clock.contains(['+', '-']) {
+        return Err(Why::Offset);
+    }
+    Ok(value.timestamp_micros())
+}
+
+#[inline]
+fn two(text: &[u8], at: usize) -> Result<u8, Why> {
+    let (tens, ones) = (text[at].wrapping_sub(b'0'), text[at + 1].wrapping_sub(b'0'));
+    if tens > 9 || ones > 9 {
+        Err(Why::Bad)
+    } else {
+        Ok(tens * 10 + ones)
+    }
+}
+
+fn days_in(year: i32, month: u8) -> u8 {
+    match month {
+        4 | 6 | 9 | 11 => 30,
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        _ => 31,
+    }
+}
+
+/// Days of the proleptic Gregorian calendar since 1970-01-01, counted in eras of 400 years that start in March, so that
+/// the leap day comes last.
+fn days_from_civil(year: i32, month: i32, day: i32) -> i32 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{Datelike, NaiveDate};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn integers() {
+        let table: &[(&str, Result<i16, Why>)] = &[
+            ("0", Ok(0)),
+            ("-32768", Ok(i16::MIN)),
+            ("+7", Ok(7)),
+            ("007", Ok(7)),
+            ("32768", Err(Why::Range)),
+            ("99999999999999999999999", Err(Why::Range)),
+            ("0000000000000000000000012", Ok(12)),
+            ("9999999999999999999999x", Err(Why::Bad)),
+            ("1.0", Err(Why::Bad)),
+            (" 1", Err(Why::Bad)),
+            ("1e3", Err(Why::Bad)),
+            ("-", Err(Why::Bad)),
+            ("+-1", Err(Why::Bad)),
+            ("", Err(Why::Bad)),
+            ("١", Err(Why::Bad)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(int::<i16>(text.as_bytes()), *expected, "{text:?}");
+        }
+        assert_eq!(int(b"-9223372036854775808"), Ok(i64::MIN));
+        assert_eq!(int::<i64>(b"9223372036854775808"), Err(Why::Range));
+    }
+
+    #[test]
+    fn floats_and_booleans() {
+        assert_eq!(float(b"-.5"), Ok(-0.5f64));
+        assert_eq!(float(b"6.02e23"), Ok(6.02e23f64));
+        assert_eq!(float(b"-inf"), Ok(f64::NEG_INFINITY));
+        assert!(float::<f64>(b"NaN").is_ok_and(f64::is_nan));
+        assert_eq!(float::<f32>(b"1e39"), Err(Why::Range));
+        assert_eq!(float::<f64>(b"1e999"), Err(Why::Range));
+        for bad in ["", "1,5", "0x10", "1.0 ", "."] {
+            assert_eq!(float::<f64>(bad.as_bytes()), Err(Why::Bad), "{bad:?}");
+        }
+        for (text, expected) in [
+            ("TRUE", Ok(true)),
+            ("0", Ok(false)),
+            ("No", Ok(false)),
+            ("2", Err(Why::Bad)),
+        ] {
+            assert_eq!(boolean(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn decimals_lose_nothing() {
+        let table: &[(&str, Result<i128, Why>)] = &[
+            ("12.5", Ok(1250)),
+            ("-12.50", Ok(-1250)),
+            ("+.05", Ok(5)),
+            ("3.", Ok(300)),
+            ("999.99", Ok(99_999)),
+            ("1000", Err(Why::Range)),
+            ("1.2300", Ok(123)),
+            ("1.239", Err(Why::Scale)),
+            ("1e2", Err(Why::Bad)),
+            (".", Err(Why::Bad)),
+            ("1.2.3", Err(Why::Bad)),
+            ("99999999999999999999999999999999999999999", Err(Why::Range)),
+        ];
+        for (text, expected) in table {
+            assert_eq!(decimal(text.as_bytes(), 5, 2), *expected, "{text:?}");
+        }
+        assert_eq!(
+            decimal(b"99999999999999999999999999999999999999", 38, 0),
+            Ok(10i128.pow(38) - 1)
+        );
+    }
+
+    #[test]
+    fn points_in_time() {
+        let noon = 1_359_633_600 * SECOND + 5 * 3600 * SECOND - 5 * 3600 * SECOND + 5;
+        let table: &[(&str, bool, Result<i64, Why>)] = &[
+            ("2013-01-31 12:00:00", false, Ok(noon - 5)),
+            ("2013-01-31T12:00:00Z", true, Ok(noon - 5)),
+            ("2013-01-31T12:00:00Z", false, Ok(noon - 5)),
+            ("2013-01-31 12:00:00.000005", false, Ok(noon)),
+            ("2013-01-31 12:00:00.0000059", true, Ok(noon)),
+            ("2013-01-31T07:00:00-05:00", true, Ok(noon - 5)),
+            ("2013-01-31T07:00:00-05:00", false, Err(Why::Offset)),
+            ("2013-01-31", false, Ok(noon - 5 - 12 * 3600 * SECOND)),
+            ("2013-01-31 24:00:00", false, Err(Why::Bad)),
+            ("2013-02-29 12:00:00", false, Err(Why::Bad)),
+            ("2013-01-31 12:00:60", false, Ok(noon - 5 + 60 * SECOND)),
+            ("2013-01-31_12:00:00", false, Err(Why::Bad)),
+            ("13-01-31 12:00:00", false, Err(Why::Bad)),
+            ("2013-01-31 12:00:0é", false, Err(Why::Bad)),
+            ("", false, Err(Why::Bad)),
+        ];
+        for (text, zoned, expected) in table {
+            assert_eq!(timestamp(text.as_bytes(), *zoned), *expected, "{text:?} zoned {zoned}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn dates_are_chronos(year in 0..=9999i32, month in 0..=13u32, day in 0..=32u32) {
+            let text = format!("{year:04}-{month:02}-{day:02}");
+            let expected = NaiveDate::from_ymd_opt(year, month, day)
+                .map(|date| date.num_days_from_ce() - 719_163)
+                .ok_or(Why::Bad);
+            prop_assert_eq!(date(text.as_bytes()), expected);
+        }
+
+        #[test]
+        fn no_text_panics(text in proptest::collection::vec(any::<u8>(), 0..40), zoned: bool) {
+            let _ = (int::<i32>(&text), float::<f64>(&text), decimal(&text, 38, 10), date(&text));
+            let _ = (timestamp(&text, zoned), boolean(&text));
+        }
+
+        #[test]
+        fn nearly_timestamps_never_panic(text in "[0-9]{4}-[0-1][0-9]-[0-3][0-9][ T][0-2][0-9]:[0-5][0-9]:[0-6][0-9][.0-9Z+: -]{0,20}", zoned: bool) {
+            let _ = timestamp(text.as_bytes(), zoned);
+        }
+    }
+}

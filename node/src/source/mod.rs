@@ -1,0 +1,140 @@
+//! Sources: where rows are read from. Listing and cutting ([`Source::discover`]) and reading a chunk in segments
+//! ([`Source::open`]).
+//!
+//! A row is either parsed and typed, or rejected with its line, column, reason and raw text. Nothing else happens to it.
+//! The cut is on row boundaries, and the segments of a chunk are the same in every attempt.
+//!
+//! A new kind of source is one file or folder here, its place in [`SourceKind`], and one line in [`bind`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use haulage_core::checkpoint::{ChunkSpec, Position};
+use haulage_core::failure::Failure;
+use haulage_core::ids::StageId;
+use haulage_plan::ROW_COLUMN;
+use haulage_plan::definition::{Column, Source as Declared, SourceKind};
+
+use crate::store::S3Settings;
+
+mod csv;
+mod input;
+mod object;
+
+/// A row that could not be parsed or typed. `row` counts from 0 in its segment, in file order, over all rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its place in the segment.
+    pub row: u64,
+    /// The column to blame, if one is.
+    pub column: Option<String>,
+    /// A short stable word: `ragged`, `bad_utf8`, `nul_byte`, `bad_int`, `null_in_required`, ...
+    pub reason: &'static str,
+    /// What exactly did not fit.
+    pub detail: String,
+}
+
+/// At most `checkpoint_rows` rows of a chunk.
+pub struct Segment {
+    /// The rows that could be read, in file order; the last column is [`haulage_plan::ROW_COLUMN`] (UInt64, not null):
+    /// the row's place in this segment, counted over all rows, readable or not.
+    pub batches: Vec<RecordBatch>,
+    /// The rows that could not.
+    pub unreadable: Vec<Unreadable>,
+    /// All rows of the segment.
+    pub rows: u64,
+    /// Bytes of the segment, after decompression.
+    pub bytes: u64,
+    /// Where the next segment starts.
+    pub next: Position,
+    /// Whether the chunk ends here.
+    pub last: bool,
+    /// The text of any of its rows, for quarantine.
+    pub raw: Box<dyn RawRows>,
+}
+
+/// The rows of a segment as they stood in the file.
+pub trait RawRows: Send + Sync {
+    /// The line on which the row's record starts (from 1), and its bytes without the line end.
+    fn row(&self, row: u64) -> Option<(u64, &[u8])>;
+}
+
+/// Reads a chunk, segment by segment.
+#[async_trait]
+pub trait SegmentReader: Send {
+    /// The next segment; `None` after the last. A chunk without rows yields one empty segment.
+    async fn next(&mut self) -> Result<Option<Segment>, Failure>;
+}
+
+/// A source as the pipeline file declares it, bound to where its objects are.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// The columns in the order of the batches, without the row column: those declared, or the first object's own.
+    async fn columns(&self) -> Result<Vec<Column>, Failure>;
+
+    /// Lists the objects and cuts them into chunks, in a stable order, indexes from 0 in `stage`.
+    /// Permanent failure naming the path if nothing matches, or a header lacks a declared column.
+    async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure>;
+
+    /// Opens a chunk at `from` (its start, or a checkpoint's position).
+    /// Permanent failure if the object is no longer the one that was discovered.
+    async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure>;
+
+    /// Reads the whole source, for a lookup. Any unreadable row is a permanent failure with file, line and column.
+    async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure>;
+}
+
+/// What a source needs to know beside its declaration.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    /// What relative paths are taken from: a folder or an `s3://bucket/prefix`.
+    pub base: String,
+    /// How S3 is reached.
+    pub s3: S3Settings,
+    /// Rows of a segment; the same for every attempt of a run.
+    pub checkpoint_rows: u64,
+}
+
+/// The source that a pipeline declares. Touches nothing; permanent failure if its settings contradict each other.
+pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Failure> {
+    match &source.kind {
+        SourceKind::Csv(csv) => Ok(Box::new(csv::CsvFiles::new(&source.name, csv, binding)?)),
+    }
+}
+
+/// The schema of a source's batches: its columns, not null where required, and the row column.
+pub fn schema(columns: &[Column]) -> SchemaRef {
+    let field = |column: &Column| Field::new(&column.name, column.data_type.clone(), !column.required);
+    let mut fields: Vec<_> = columns.iter().map(field).collect();
+    fields.push(Field::new(ROW_COLUMN, DataType::UInt64, false));
+    Arc::new(Schema::new(fields))
+}
+
+/// Bytes as a person can read them and every store can hold them: bytes that are no UTF-8, and NUL, as `\xNN`.
+pub fn printable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for part in bytes.utf8_chunks() {
+        for (number, piece) in part.valid().split('\0').enumerate() {
+            text.push_str(if number > 0 { "\\x00" } else { "" });
+            text.push_str(piece);
+        }
+        for byte in part.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_without_loss() {
+        assert_eq!(printable("a,\"ü\"".as_bytes()), "a,\"ü\"");
+        assert_eq!(printable(b"a\xff\0b\xc3"), "a\\xff\\x00b\\xc3");
+        assert_eq!(printable(b""), "");
+    }
+}

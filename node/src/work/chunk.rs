@@ -1,0 +1,87 @@
+//! One chunk: begun at every load of its stage, worked off segment by segment from where the last checkpoint stands.
+//!
+//! ```text
+//!   begin (raises the fence) ─► markers ─► resume ─► open the source there
+//!        ┌──────────────────────────────────────────────────────────────┐
+//!        ▼                                                              │
+//!   segment (read ahead) ─► transform and stage per load ─► manifest ─► commit per load ─► progress
+//! ```
+
+use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
+use haulage_core::failure::Failure;
+use tracing::Span;
+
+use super::read::ReadAhead;
+use super::resume::resume;
+use super::segment::{Bench, Target};
+use super::{Order, Toolbox};
+use crate::actors::shared::Progress;
+
+/// Works the chunk off. Whatever it had committed when it fails or is cancelled stands, and the next try goes on there.
+pub(crate) async fn run(
+    tools: &Toolbox,
+    order: &Order,
+    spec: &ChunkSpec,
+    progress: &Progress,
+) -> Result<ChunkReport, Failure> {
+    let attempt = order.assignment.key.attempt;
+    let context = tools.context(order).await?;
+    let stage = context.stage(spec.chunk.stage)?;
+    let pass = context.pass(tools, spec.chunk.stage).await?;
+    let store = tools.store().await?;
+
+    let mut targets = Vec::new();
+    for name in &stage.loads {
+        let load = context.load(order, name)?;
+        let destination = tools.destination(context.definition(), name).await?;
+        let markers = destination.begin(&load, spec.chunk, attempt).await?;
+        let standing = markers.into_iter().map(|marker| (marker.segment, marker)).collect();
+        targets.push(Target {
+            load,
+            destination,
+            standing,
+        });
+    }
+    let standing: Vec<_> = targets.iter().map(|target| (target.name(), &target.standing)).collect();
+    let resumed = resume(store.as_ref(), spec, attempt, &standing).await?;
+    let mut report = ChunkReport {
+        counts: resumed.counts,
+        segments: resumed.segment,
+        resumed: resumed.earlier,
+        rejects: resumed.rejects,
+        restarts: 0,
+    };
+    progress.set(&report.counts);
+    if resumed.done {
+        return Ok(report);
+    }
+
+    let reader = context.source(&spec.source)?.open(spec, resumed.from).await?;
+    let bench = Bench {
+        tools,
+        definition: context.definition(),
+        order,
+        spec,
+        store: store.as_ref(),
+        pass: &pass,
+        targets,
+    };
+    let mut ahead = ReadAhead::new(reader, resumed.segment, Span::current());
+    let mut ended = false;
+    while let Some((number, segment)) = ahead.next().await? {
+        ended = segment.last;
+        let staged = Box::pin(bench.stage(number, segment)).await?;
+        report.counts += &staged.counts;
+        report.rejects.extend(staged.rejects);
+        report.segments += 1;
+        progress.set(&report.counts);
+    }
+    if !ended {
+        // What was never read would be missing from the run without anybody being told.
+        return Err(Failure::transient(format!(
+            "{} ended before the end of chunk {}",
+            spec.object, spec.chunk
+        )));
+    }
+    Ok(report)
+}

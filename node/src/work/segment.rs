@@ -1,0 +1,260 @@
+//! One segment: through the stage's SQL once per load, into the load's staging area, and committed.
+//!
+//! The order is what makes a crash at any point harmless. Rows are staged in open transactions; the quarantined rows
+//! and the manifest are put into the checkpoint store; then every load commits its rows together with a marker that
+//! names the manifest. Before the commit nothing stands, and the objects are garbage that nothing names. Between two
+//! loads' commits one load holds the segment and another doesn't: the next try finds the marker, and writes only the
+//! other. Every row read is accounted for at every load before anything is committed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use haulage_core::checkpoint::{ChunkSpec, Counts, Manifest, Marker};
+use haulage_core::failure::Failure;
+use haulage_plan::definition::Definition;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
+
+use super::quarantine::{Cause, Origin};
+use super::resume::Standing;
+use super::{Order, Toolbox};
+use crate::sink::{Destination, LoadContext, SegmentWriter};
+use crate::source::Segment;
+use crate::store::{Store, rejects};
+use crate::transform::{Rejected, RowTally, StagePass};
+
+/// A load of the chunk's stage.
+pub(crate) struct Target {
+    pub(crate) load: LoadContext,
+    pub(crate) destination: Arc<dyn Destination>,
+    /// The segments that it already holds.
+    pub(crate) standing: Standing,
+}
+
+impl Target {
+    pub(crate) fn name(&self) -> &str {
+        self.load.load.as_str()
+    }
+}
+
+/// Everything that the segments of one chunk are worked on with.
+pub(crate) struct Bench<'a> {
+    pub(crate) tools: &'a Toolbox,
+    pub(crate) definition: &'a Definition,
+    pub(crate) order: &'a Order,
+    pub(crate) spec: &'a ChunkSpec,
+    pub(crate) store: &'a dyn Store,
+    pub(crate) pass: &'a StagePass,
+    pub(crate) targets: Vec<Target>,
+}
+
+/// What a segment left behind.
+pub(crate) struct Staged {
+    pub(crate) counts: Counts,
+    /// The key of its quarantined rows.
+    pub(crate) rejects: Option<String>,
+}
+
+/// A segment at one load, before the commit.
+struct Written {
+    /// None if the load holds the segment already.
+    writer: Option<Box<dyn SegmentWriter>>,
+    tally: RowTally,
+    rejects: Vec<Rejected>,
+}
+
+impl Bench<'_> {
+    /// Takes the segment all the way.
+    pub(crate) async fn stage(&self, number: u32, mut segment: Segment) -> Result<Staged, Failure> {
+        let transform = info_span!("transform", segment = number, rows = Empty);
+        let stage = info_span!("stage", segment = number, rows = Empty);
+        let mut written = Vec::new();
+        for (place, target) in self.targets.iter().enumerate() {
+            // The last load takes the rows, so that they are freed while they are worked off.
+            let last = place + 1 == self.targets.len();
+            let batches = if last {
+                std::mem::take(&mut segment.batches)
+            } else {
+                segment.batches.clone()
+            };
+            written.push(
+                self.through(target, number, segment.rows, batches, &transform, &stage)
+                    .await?,
+            );
+        }
+        transform.record("rows", segment.rows);
+        stage.record(
+            "rows",
+            written.iter().map(|written| written.tally.output_rows()).sum::<u64>(),
+        );
+        drop(transform);
+        self.commit(number, segment, written).instrument(stage).await
+    }
+
+    /// Runs the stage's SQL for one load and writes what comes out. Transforming and writing take turns, batch by
+    /// batch, so a slow destination holds the transform back; each has its own span, entered while it is busy.
+    async fn through(
+        &self,
+        target: &Target,
+        number: u32,
+        rows: u64,
+        batches: Vec<RecordBatch>,
+        transform: &Span,
+        stage: &Span,
+    ) -> Result<Written, Failure> {
+        let mut writer = None;
+        if !target.standing.contains_key(&number) {
+            let attempt = self.order.assignment.key.attempt;
+            let opening = target.destination.segment(&target.load, self.spec.chunk, attempt);
+            writer = Some(opening.instrument(stage.clone()).await?);
+        }
+        let mut tally = RowTally::new(rows);
+        let mut run = self
+            .pass
+            .run(&target.load.load, batches)
+            .instrument(transform.clone())
+            .await?;
+        while let Some(batch) = run.next().instrument(transform.clone()).await {
+            let batch = batch?;
+            tally.add(&batch)?;
+            if let Some(writer) = &mut writer {
+                let visible: Vec<usize> = (0..batch.num_columns() - 1).collect();
+                let batch = batch
+                    .project(&visible)
+                    .map_err(|error| Failure::permanent(error.to_string()))?;
+                writer.write(&batch).instrument(stage.clone()).await?;
+            }
+        }
+        Ok(Written {
+            writer,
+            tally,
+            rejects: run.rejects(),
+        })
+    }
+
+    async fn commit(&self, number: u32, segment: Segment, written: Vec<Written>) -> Result<Staged, Failure> {
+        let key = &self.order.assignment.key;
+        let causes = causes(&segment, &written);
+        let counts = self.counts(&segment, &written, &causes);
+        counts.balance().map_err(|numbers| self.unbalanced(number, &numbers))?;
+
+        let manifest = Manifest {
+            chunk: self.spec.chunk,
+            segment: number,
+            attempt: key.attempt,
+            next: segment.next,
+            last: segment.last,
+            counts,
+            rejects: self.quarantine(number, &segment, causes).await?,
+        };
+        drop(segment);
+        let at = rejects::manifest_key(&key.run, self.spec.chunk, key.attempt, number);
+        self.store.put(&at, rejects::encode_manifest(&manifest)?).await?;
+        self.tools.config().fault.before_commit(self.spec.chunk, number).await;
+
+        let mut counts = manifest.counts;
+        for (target, written) in self.targets.iter().zip(written) {
+            let held = target.standing.get(&number).map_or(0, |marker| marker.rows);
+            let (rows, bytes) = match written.writer {
+                Some(writer) => {
+                    let rows = written.tally.output_rows();
+                    let (chunk, attempt, manifest) = (self.spec.chunk, key.attempt, at.clone());
+                    let marker = Marker {
+                        chunk,
+                        segment: number,
+                        attempt,
+                        rows,
+                        manifest,
+                    };
+                    let committed = writer.commit(marker).await?;
+                    (committed.marker.rows, committed.bytes)
+                }
+                None => (held, 0),
+            };
+            if let Some(load) = counts.loads.get_mut(target.name()) {
+                (load.loaded, load.bytes) = (rows, bytes);
+            }
+        }
+        // Again, with what the destinations say they hold.
+        counts.balance().map_err(|numbers| self.unbalanced(number, &numbers))?;
+        Ok(Staged {
+            counts,
+            rejects: manifest.rejects,
+        })
+    }
+
+    /// Puts the rejected rows away; the key, if there are any.
+    async fn quarantine(&self, number: u32, segment: &Segment, causes: Vec<Cause>) -> Result<Option<String>, Failure> {
+        if causes.is_empty() {
+            return Ok(None);
+        }
+        let key = &self.order.assignment.key;
+        let origin = Origin {
+            pipeline: &self.definition.pipeline,
+            run: &key.run,
+            source: &self.spec.source,
+            file: &self.spec.object,
+            raw: segment.raw.as_ref(),
+        };
+        let rows: Vec<_> = causes.into_iter().map(|cause| origin.reject(cause)).collect();
+        let at = rejects::rejects_key(&key.run, self.spec.chunk, key.attempt, number);
+        self.store.put(&at, rejects::encode(&rows)?).await?;
+        Ok(Some(at))
+    }
+
+    fn counts(&self, segment: &Segment, written: &[Written], causes: &[Cause]) -> Counts {
+        let mut counts = Counts {
+            read: segment.rows,
+            bytes: segment.bytes,
+            ..Counts::default()
+        };
+        let unreadable = segment.unreadable.len() as u64;
+        for (target, written) in self.targets.iter().zip(written) {
+            let out = written.tally.output_rows();
+            let account = written.tally.clone().finish(unreadable, &written.rejects, out, 0);
+            counts.loads.insert(target.name().to_owned(), account);
+        }
+        for cause in causes {
+            *counts.rejected.entry(cause.reason.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    fn unbalanced(&self, number: u32, numbers: &str) -> Failure {
+        Failure::permanent(format!(
+            "segment {number} of chunk {} ({}) doesn't add up: {numbers}; nothing of this run is published",
+            self.spec.chunk, self.spec.object
+        ))
+    }
+}
+
+/// Why each row of the segment is rejected, in the order of the file. Several loads may share a step and reject the
+/// same row there; that counts once.
+fn causes(segment: &Segment, written: &[Written]) -> Vec<Cause> {
+    let mut causes: Vec<Cause> = segment
+        .unreadable
+        .iter()
+        .map(|unreadable| Cause {
+            row: unreadable.row,
+            column: unreadable.column.clone(),
+            step: None,
+            reason: unreadable.reason.to_owned(),
+            detail: unreadable.detail.clone(),
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    for reject in written.iter().flat_map(|written| &written.rejects) {
+        if seen.insert((reject.row, &reject.step)) {
+            causes.push(Cause {
+                row: reject.row,
+                column: None,
+                step: Some(reject.step.to_string()),
+                reason: reject.reason.to_string(),
+                detail: format!("rule {} of step {}", reject.reason, reject.step),
+            });
+        }
+    }
+    causes.sort_by_key(|cause| cause.row);
+    causes
+}

@@ -1,0 +1,130 @@
+//! What the work of a node shares: its checkpoint store, its destinations, and what it keeps of each run. All of it is
+//! opened when it is first needed, and a failure to open is tried again the next time.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
+use haulage_core::failure::Failure;
+use haulage_core::ids::{LoadName, RunId};
+use haulage_plan::definition::Definition;
+use indexmap::IndexMap;
+use tokio::sync::OnceCell;
+
+use super::Order;
+use super::run::RunContext;
+use crate::config::NodeConfig;
+use crate::sink::{self, Destination};
+use crate::store::{self, Store};
+
+/// Runs of which a node keeps plan and lookups at once. One that is forgotten too early is planned again.
+const RUNS: usize = 16;
+
+/// See the module.
+pub(crate) struct Toolbox {
+    config: NodeConfig,
+    memory: Arc<dyn MemoryPool>,
+    store: OnceCell<Arc<dyn Store>>,
+    destinations: Mutex<HashMap<String, Cell<Arc<dyn Destination>>>>,
+    runs: Mutex<IndexMap<RunId, Cell<Arc<RunContext>>>>,
+}
+
+type Cell<T> = Arc<OnceCell<T>>;
+
+impl Toolbox {
+    pub(crate) fn new(config: NodeConfig) -> Self {
+        let bytes = usize::try_from(config.memory_bytes).unwrap_or(usize::MAX);
+        Self {
+            config,
+            memory: Arc::new(GreedyMemoryPool::new(bytes)),
+            store: OnceCell::new(),
+            destinations: Mutex::default(),
+            runs: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// What all the SQL on this node may use together.
+    pub(crate) fn memory(&self) -> Arc<dyn MemoryPool> {
+        self.memory.clone()
+    }
+
+    /// The checkpoint store.
+    pub(crate) async fn store(&self) -> Result<Arc<dyn Store>, Failure> {
+        self.store
+            .get_or_try_init(|| store::open(&self.config.store, &self.config.s3))
+            .await
+            .cloned()
+    }
+
+    /// The destination of a load. One value serves every load of every run.
+    pub(crate) async fn destination(
+        &self,
+        definition: &Definition,
+        load: &LoadName,
+    ) -> Result<Arc<dyn Destination>, Failure> {
+        let name = &definition.loads.get(load).ok_or_else(|| unknown_load(load))?.to;
+        let cell = {
+            let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
+            destinations.entry(name.clone()).or_default().clone()
+        };
+        cell.get_or_try_init(|| async { sink::registry::open(name, &self.config.destination(name)?).await })
+            .await
+            .cloned()
+    }
+
+    /// The plan of the order's run, made once.
+    pub(crate) async fn context(&self, order: &Order) -> Result<Arc<RunContext>, Failure> {
+        let cell = {
+            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            bounded(&mut runs, order.assignment.key.run.clone())
+        };
+        cell.get_or_try_init(|| async { RunContext::new(&self.config, order.into()).await.map(Arc::new) })
+            .await
+            .cloned()
+    }
+
+    /// A run is at rest: what was kept for it goes.
+    pub(crate) fn forget(&self, run: &RunId) {
+        self.runs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shift_remove(run);
+    }
+}
+
+/// A load that the definition doesn't have, which only a coordinator of another release could ask for.
+pub(super) fn unknown_load(load: &LoadName) -> Failure {
+    Failure::permanent(format!(
+        "the pipeline has no load {load}; run the same release on coordinator and nodes"
+    ))
+}
+
+/// The cell under `key`; to make room for a new one, the oldest goes.
+fn bounded<K: Hash + Eq, T>(cells: &mut IndexMap<K, Cell<T>>, key: K) -> Cell<T> {
+    if cells.len() >= RUNS && !cells.contains_key(&key) {
+        cells.shift_remove_index(0);
+    }
+    cells.entry(key).or_default().clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let mut cells: IndexMap<usize, Cell<()>> = IndexMap::new();
+        let first = bounded(&mut cells, 0);
+        assert!(Arc::ptr_eq(&first, &bounded(&mut cells, 0)));
+        for key in 1..=RUNS {
+            bounded(&mut cells, key);
+        }
+        assert_eq!(cells.len(), RUNS);
+        assert!(!cells.contains_key(&0) && cells.contains_key(&1));
+    }
+}

@@ -1,0 +1,40 @@
+//! The conformance suite of destinations, run over PostgreSQL and SQLite, and what only PostgreSQL has: swaps under
+//! readers, other people's objects on the target, lost answers and crashes.
+
+#[path = "sink/contract.rs"]
+mod contract;
+#[path = "support/cut.rs"]
+mod cut;
+#[path = "sink/errors.rs"]
+mod errors;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/postgres.rs"]
+mod postgres;
+#[path = "sink/publishing.rs"]
+mod publishing;
+#[path = "sink/server.rs"]
+mod server;
+#[path = "sink/types.rs"]
+mod types;
+#[path = "support/world.rs"]
+mod world;
+
+/// Runs each function over every destination.
+#[macro_export]
+macro_rules! on_all {
+    ($($test:ident),+ $(,)?) => {
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(&$crate::world::World::postgres().await).await;
+            })+
+        }
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(&$crate::world::World::sqlite().await).await;
+            })+
+        }
+    };
+}

@@ -1,0 +1,176 @@
+//! Loads that don't fit, and destinations that can't be reached: what the message says, and its class.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use haulage_core::failure::{Class, Failure};
+use haulage_node::sink::registry;
+use haulage_plan::definition::Mode;
+
+use super::load::load;
+use super::postgres::Cluster;
+use super::world::World;
+
+crate::on_all!(misfits_name_column_and_types, a_view_is_no_target);
+
+async fn misfits_name_column_and_types(world: &World) {
+    world
+        .run("CREATE TABLE things (id integer NOT NULL, name integer, needed text NOT NULL, filled text NOT NULL DEFAULT '')")
+        .await;
+    let load = load("a", Mode::Merge, &["id", "nothing"]);
+    let failure = world
+        .destination
+        .prepare(&load)
+        .await
+        .expect_err("hardly anything fits");
+    assert_eq!(failure.class, Class::Permanent);
+    for words in [
+        "key column nothing is not among the load's columns",
+        "column name is Utf8View in the load and integer in ",
+        "column amount (Float64) is not in ",
+        "column needed (text) of ",
+        "no unique index on its key",
+    ] {
+        assert!(
+            failure.message.to_lowercase().contains(&words.to_lowercase()),
+            "{words}: {failure}"
+        );
+    }
+    assert!(!failure.message.contains("filled"), "{failure}");
+    let inspection = world.destination.inspect(&load).await.expect("an inspection");
+    assert_eq!(inspection.misfits.len(), 5, "{:?}", inspection.misfits);
+    assert!(world.left_over().await.is_empty());
+
+    let mut odd = super::load::load("b", Mode::Replace, &[]);
+    odd.table = "new".to_owned();
+    let list = DataType::new_list(DataType::Int32, true);
+    odd.schema = Arc::new(Schema::new(vec![Field::new("many", list, true)]));
+    let failure = world.destination.prepare(&odd).await.expect_err("no type for a list");
+    assert!(failure.message.contains("column many"), "{failure}");
+}
+
+async fn a_view_is_no_target(world: &World) {
+    world
+        .run("CREATE VIEW things AS SELECT 1 AS id, 'a' AS name, 0.5 AS amount")
+        .await;
+    let failure = world
+        .destination
+        .prepare(&load("a", Mode::Replace, &[]))
+        .await
+        .expect_err("a view");
+    assert!(failure.message.contains("is no table"), "{failure}");
+}
+
+async fn refused(url: &str) -> Failure {
+    let destination = registry::open("warehouse", url)
+        .await
+        .expect("opening connects to nothing");
+    let failure = destination
+        .prepare(&load("a", Mode::Replace, &[]))
+        .await
+        .expect_err("nobody lets us in");
+    assert!(!format!("{failure} {failure:?}").contains("opensesame"), "{failure}");
+    assert!(!format!("{failure} {failure:?}").contains("guess"), "{failure}");
+    assert!(
+        failure.message.contains("destination warehouse (PostgreSQL at "),
+        "{failure}"
+    );
+    failure
+}
+
+#[tokio::test]
+async fn each_way_of_not_getting_in() {
+    let world = World::postgres().await;
+    world
+        .run("DO $$ BEGIN CREATE ROLE locked LOGIN PASSWORD 'opensesame'; EXCEPTION WHEN duplicate_object THEN END $$")
+        .await;
+    let port = Cluster::shared().port();
+    for (url, class, words) in [
+        (
+            format!("postgres://locked:guess@127.0.0.1:{port}/postgres"),
+            Class::Permanent,
+            "wrong password",
+        ),
+        (
+            format!("postgres://locked@127.0.0.1:{port}/postgres"),
+            Class::Permanent,
+            "password",
+        ),
+        (
+            format!("postgres://postgres:guess@127.0.0.1:{port}/nowhere"),
+            Class::Permanent,
+            "database does not exist",
+        ),
+        (
+            format!("postgres://nobody:guess@127.0.0.1:{port}/postgres"),
+            Class::Permanent,
+            "login refused",
+        ),
+        (
+            format!("postgres://locked:opensesame@127.0.0.1:{port}/postgres"),
+            Class::Permanent,
+            "permission denied",
+        ),
+        (
+            "postgres://u:guess@127.0.0.1:1/d".to_owned(),
+            Class::Transient,
+            "connection refused",
+        ),
+        (
+            "postgres://u:guess@no-such-host.invalid/d".to_owned(),
+            Class::Permanent,
+            "is not known",
+        ),
+    ] {
+        let failure = refused(&url).await;
+        // A machine without a name server can't tell a wrong name from a name server that is away.
+        if !failure.message.contains("emporary") {
+            assert_eq!(failure.class, class, "{failure}");
+        }
+        assert!(failure.message.contains(words), "{words}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn addresses_that_make_no_sense() {
+    for url in [
+        "mysql://root:guess@h/d",
+        "nonsense",
+        "sqlite:",
+        "postgres://u:gue ss@[h/d",
+        "sqlite::memory:",
+    ] {
+        let failure = registry::open("warehouse", url).await.err().expect("no destination");
+        assert_eq!(failure.class, Class::Permanent);
+        assert!(failure.message.starts_with("destination warehouse: "), "{failure}");
+        assert!(!failure.message.contains("gue"), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_sqlite_file_that_is_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("text");
+    std::fs::write(
+        &path,
+        "this is no database, and long enough to be read as a header of one: ".repeat(100),
+    )
+    .expect("a file");
+    let destination = registry::open("w", &format!("sqlite:{}", path.display()))
+        .await
+        .expect("opening reads nothing");
+    let failure = destination
+        .prepare(&load("a", Mode::Replace, &[]))
+        .await
+        .expect_err("no database");
+    assert_eq!(failure.class, Class::Permanent);
+    assert!(failure.message.contains("is no SQLite database"), "{failure}");
+    let folder = registry::open("w", &format!("sqlite:{}", folder.path().display()))
+        .await
+        .expect("opening reads nothing");
+    let failure = folder
+        .prepare(&load("a", Mode::Replace, &[]))
+        .await
+        .expect_err("a folder");
+    assert!(failure.message.contains("can't be opened"), "{failure}");
+}

@@ -1,0 +1,207 @@
+//! The node's actors with real data: a CSV file, a folder of checkpoints and a SQLite warehouse, driven by a leader in
+//! the test. What is guarded: a crashed chunk actor goes on from its checkpoint, a repeated assignment runs once, and a
+//! node without a lease has no effects.
+
+#[path = "support/leader.rs"]
+mod leader;
+
+use std::path::Path;
+
+use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
+use haulage_core::failure::{Class, Failure};
+use haulage_core::ids::{Epoch, StepKind, Work};
+use haulage_proto::link::message::{AssignmentReply, Outcome, Task};
+use leader::{Leader, wait_for, warehouse};
+use sqlx::{Connection, Row};
+
+const EPOCH: Epoch = Epoch(7);
+
+const PIPELINE: &str = "
+pipeline: p
+sources:
+  raw: {csv: data.csv, columns: {id: int!, word: text}}
+  words: {csv: words.csv, lookup: true, columns: {word: text!, length: int!}}
+steps:
+  kept: SELECT * FROM raw WHERE id <> 3
+  valid: {from: kept, reject: {too_big: id > 90}}
+  joined: SELECT v.*, w.length FROM valid v LEFT JOIN words w ON w.word = v.word
+loads:
+  out: {from: joined, to: warehouse, table: out, mode: append, key: [id]}
+checkpoint_rows: 10
+";
+
+/// 95 rows of which one can't be read, one is left out by the WHERE and five are rejected by a rule.
+fn write_data(folder: &Path) {
+    let mut data = "id,word\n".to_owned();
+    for id in 1..=95 {
+        let word = ["one", "two", ""][id % 3];
+        data += &if id == 50 {
+            "fifty,x\n".to_owned()
+        } else {
+            format!("{id},{word}\n")
+        };
+    }
+    std::fs::write(folder.join("data.csv"), data).expect("written");
+    std::fs::write(folder.join("words.csv"), "word,length\none,3\ntwo,3\n").expect("written");
+}
+
+async fn discovered(leader: &Leader) -> ChunkSpec {
+    let outcome = leader
+        .perform(Work::Discover, Task::Discover)
+        .await
+        .expect("the plan is sound");
+    let Outcome::Discovered { stages } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((stages.len(), stages[0].chunks.len()), (1, 1));
+    stages[0].chunks[0].clone()
+}
+
+async fn staged(leader: &Leader, spec: &ChunkSpec) -> Result<ChunkReport, Failure> {
+    let outcome = leader
+        .perform(Work::Chunk(spec.chunk), Task::Chunk { spec: spec.clone() })
+        .await?;
+    let Outcome::Staged { report } = outcome else {
+        panic!("{outcome:?}")
+    };
+    Ok(report)
+}
+
+async fn count(folder: &Path, sql: &'static str) -> i64 {
+    let url = format!("sqlite://{}", warehouse(folder));
+    let mut connection = sqlx::SqliteConnection::connect(&url)
+        .await
+        .expect("the warehouse is there");
+    sqlx::query(sql)
+        .fetch_one(&mut connection)
+        .await
+        .expect("a count")
+        .get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_crashes_goes_on_from_its_checkpoint_and_its_rows_stand_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_data(folder.path());
+    let leader = Leader::start("crashing", folder.path(), PIPELINE, "panic@chunk:0.0:segment:4").await;
+    let spec = discovered(&leader).await;
+    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    let report = staged(&leader, &spec).await.expect("staged in the end");
+    assert_eq!((report.restarts, report.segments, report.resumed), (1, 10, 0));
+    assert_eq!((report.counts.read, report.counts.rejected_total()), (95, 6));
+    assert_eq!(report.counts.rejected["too_big"], 5);
+    let out = report.counts.loads["out"];
+    assert_eq!((out.loaded, out.filtered, out.rejected, out.multiplied), (88, 1, 6, 0));
+    assert_eq!(
+        report.rejects.len(),
+        2,
+        "segments with rejected rows: {:?}",
+        report.rejects
+    );
+
+    leader.step(StepKind::Verify, 88, 10).await.expect("verified");
+    leader.step(StepKind::Publish, 88, 10).await.expect("published");
+    leader.step(StepKind::Cleanup, 88, 10).await.expect("cleaned up");
+    assert_eq!(count(folder.path(), "SELECT count(*) FROM out").await, 88);
+    assert_eq!(
+        count(folder.path(), "SELECT count(DISTINCT id) FROM out WHERE length = 3").await,
+        59
+    );
+    leader.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_assignment_runs_once_and_is_reported_until_it_is_acknowledged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_data(folder.path());
+    let leader = Leader::start("repeated", folder.path(), PIPELINE, "slow@segment:20ms").await;
+    let spec = discovered(&leader).await;
+    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    leader.heard.lock().expect("sound").refuse = 2;
+    let work = Work::Chunk(spec.chunk);
+    for _ in 0..3 {
+        let task = Task::Chunk { spec: spec.clone() };
+        assert_eq!(leader.assign(EPOCH, &work, 1, task).await, AssignmentReply::Accepted);
+    }
+    // Reported twice without being acknowledged: it is held, and asked for again it is not started again.
+    let key = leader.key(&work, 1);
+    let reports = || {
+        leader
+            .heard
+            .lock()
+            .expect("sound")
+            .done
+            .iter()
+            .filter(|done| done.key == key)
+            .count()
+    };
+    wait_for("the first report", || (reports() >= 1).then_some(())).await;
+    let again = leader.assign(EPOCH, &work, 1, Task::Chunk { spec: spec.clone() }).await;
+    assert_eq!(again, AssignmentReply::Accepted);
+    wait_for("the last report", || (reports() >= 3).then_some(())).await;
+    wait_for("the node to let go", || {
+        let heard = leader.heard.lock().expect("sound");
+        heard.holds.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(reports(), 3);
+    let verified = leader.step(StepKind::Verify, 88, 10).await;
+    assert!(verified.is_ok(), "{verified:?}");
+    leader.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_a_lease_cancels_its_work_and_takes_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_data(folder.path());
+    let leader = Leader::start("fenced", folder.path(), PIPELINE, "slow@segment:3000ms").await;
+    let spec = discovered(&leader).await;
+    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    let work = Work::Chunk(spec.chunk);
+    let task = || Task::Chunk { spec: spec.clone() };
+    assert_eq!(leader.assign(EPOCH, &work, 1, task()).await, AssignmentReply::Accepted);
+    let holds = |wanted: bool| {
+        let heard = leader.heard.lock().expect("sound");
+        (heard.holds.is_empty() != wanted).then_some(())
+    };
+    wait_for("the chunk to run", || holds(true)).await;
+
+    leader.heard.lock().expect("sound").silent = true;
+    wait_for("the node to fence itself", || holds(false)).await;
+    assert_eq!(leader.assign(EPOCH, &work, 2, task()).await, AssignmentReply::Full);
+    // A deposed leader can't take the node over; the leader can, and the node is empty and takes work again.
+    assert!(leader.hello(Epoch(6)).await.is_none());
+    assert_eq!(
+        leader.assign(Epoch(6), &work, 2, task()).await,
+        AssignmentReply::StaleEpoch
+    );
+    leader.heard.lock().expect("sound").silent = false;
+    let reply = leader.hello(EPOCH).await.expect("greeted again");
+    assert_eq!(reply.running, []);
+    assert_eq!(leader.assign(EPOCH, &work, 2, task()).await, AssignmentReply::Accepted);
+    assert_eq!(
+        leader
+            .heard
+            .lock()
+            .expect("sound")
+            .done
+            .iter()
+            .filter(|done| done.key.work == work)
+            .count(),
+        0
+    );
+    leader.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_found_by_discover() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let leader = Leader::start("wrong", folder.path(), PIPELINE, "").await;
+    let failure = leader
+        .perform(Work::Discover, Task::Discover)
+        .await
+        .expect_err("there is no data");
+    assert_eq!(failure.class, Class::Permanent, "{failure}");
+    assert!(failure.message.contains(".csv"), "{failure}");
+    leader.node.shutdown().await;
+}

@@ -1,0 +1,253 @@
+//! A leader for tests of the node: says hello, gives assignments, answers heartbeats and hears what is done, as the
+//! coordinator's actors do, in the same process. It answers only its own node: process groups are process-wide, and
+//! the tests of one file run side by side.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, NodeName, RunId, StepId, StepKind, Work};
+use haulage_core::submission::Submission;
+use haulage_node::{Node, NodeConfig};
+use haulage_proto::link::actor::{AgentMessage, GATEWAYS, GatewayMessage};
+use haulage_proto::link::message::{
+    Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Heartbeat, Hello, HelloReply, LeaseGrant, Outcome, Task,
+};
+use haulage_proto::link::wire::{self, Meta, Wire};
+use ractor::rpc::CallResult;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the gateway has heard, and how it answers.
+#[derive(Debug, Default)]
+pub struct Heard {
+    pub beats: u32,
+    /// What the node said it holds, in its last heartbeat.
+    pub holds: Vec<AttemptKey>,
+    pub done: Vec<Done>,
+    /// Heartbeats are not answered.
+    pub silent: bool,
+    /// So many results are not acknowledged.
+    pub refuse: u32,
+}
+
+struct Gateway;
+
+impl Actor for Gateway {
+    type Msg = GatewayMessage;
+    type State = (NodeName, Arc<Mutex<Heard>>);
+    type Arguments = Self::State;
+
+    async fn pre_start(&self, me: ActorRef<Self::Msg>, state: Self::State) -> Result<Self::State, ActorProcessingErr> {
+        ractor::pg::join(GATEWAYS.to_owned(), vec![me.get_cell()]);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        message: GatewayMessage,
+        (node, heard): &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        let mut heard = heard.lock().expect("no test panics with it");
+        match message {
+            GatewayMessage::Heartbeat(wire, reply) => {
+                let (_, beat): (_, Heartbeat) = wire::decode(&wire)?;
+                if beat.node == *node {
+                    heard.beats += 1;
+                    heard.holds = beat.progress.into_iter().map(|(key, _)| key).collect();
+                    if !heard.silent {
+                        answer(
+                            reply,
+                            &LeaseGrant {
+                                lease_ms: LEASE.0,
+                                unwanted: Vec::new(),
+                                unknown: false,
+                            },
+                        )?;
+                    }
+                }
+            }
+            GatewayMessage::Done(wire, reply) => {
+                let (_, done): (_, Done) = wire::decode(&wire)?;
+                if done.node == *node {
+                    heard.done.push(done);
+                    let acknowledged = heard.refuse == 0;
+                    heard.refuse = heard.refuse.saturating_sub(1);
+                    answer(reply, &DoneReply { acknowledged })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn answer<T: Serialize>(reply: RpcReplyPort<Wire>, body: &T) -> Result<(), ActorProcessingErr> {
+    drop(reply.send(wire::encode(
+        &Meta {
+            epoch: EPOCH,
+            ..Meta::default()
+        },
+        body,
+    )?));
+    Ok(())
+}
+
+const EPOCH: Epoch = Epoch(7);
+/// Lease and heartbeat, in milliseconds.
+const LEASE: (u64, u64) = (1_000, 100);
+
+/// See the module.
+pub struct Leader {
+    pub node: Node,
+    pub heard: Arc<Mutex<Heard>>,
+    run: RunId,
+    submission: Submission,
+}
+
+impl Leader {
+    /// Starts the node, with a SQLite warehouse and checkpoints in `folder`, and greets it.
+    pub async fn start(name: &str, folder: &Path, pipeline: &str, fault: &str) -> Self {
+        let mut config = NodeConfig::new(name, folder.join("checkpoints").to_str().expect("UTF-8"));
+        config.slots = 2;
+        config
+            .destinations
+            .insert("warehouse".into(), format!("sqlite:{}", warehouse(folder)));
+        config.fault = haulage_node::fault::Fault::parse(fault).expect("a fault");
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        Actor::spawn(None, Gateway, (config.name.clone(), heard.clone()))
+            .await
+            .expect("the gateway starts");
+        let node = haulage_node::start(config).await.expect("the node starts");
+        let submission = Submission {
+            pipeline: "p".into(),
+            definition: pipeline.into(),
+            file: "p.yaml".into(),
+            base: folder.to_str().expect("UTF-8").into(),
+            params: BTreeMap::new(),
+            loads: Vec::new(),
+            traceparent: String::new(),
+        };
+        let leader = Self {
+            node,
+            heard,
+            run: RunId::new(format!("p-{name}")),
+            submission,
+        };
+        leader.hello(EPOCH).await.expect("the node answers");
+        leader
+    }
+
+    pub async fn hello(&self, epoch: Epoch) -> Option<HelloReply> {
+        self.call(
+            epoch,
+            &Hello {
+                lease_ms: LEASE.0,
+                heartbeat_ms: LEASE.1,
+            },
+            AgentMessage::Hello,
+        )
+        .await
+    }
+
+    pub fn key(&self, work: &Work, attempt: u32) -> AttemptKey {
+        AttemptKey {
+            run: self.run.clone(),
+            work: work.clone(),
+            attempt: Attempt(attempt),
+        }
+    }
+
+    pub async fn assign(&self, epoch: Epoch, work: &Work, attempt: u32, task: Task) -> AssignmentReply {
+        let key = self.key(work, attempt);
+        let assignment = Assignment {
+            key,
+            submission: self.submission.clone(),
+            replaces: None,
+            task,
+        };
+        self.call(epoch, &assignment, AgentMessage::Assign)
+            .await
+            .expect("an assignment is answered")
+    }
+
+    /// Assigns it and waits for its end.
+    pub async fn perform(&self, work: Work, task: Task) -> Result<Outcome, Failure> {
+        assert_eq!(
+            self.assign(EPOCH, &work, 1, task).await,
+            AssignmentReply::Accepted,
+            "{work}"
+        );
+        let key = self.key(&work, 1);
+        let heard = self.heard.clone();
+        let ended = move || {
+            heard
+                .lock()
+                .expect("sound")
+                .done
+                .iter()
+                .find(|done| done.key == key)
+                .cloned()
+        };
+        wait_for("the end of the attempt", ended).await.result
+    }
+
+    /// One step of the load `out`.
+    pub async fn step(&self, kind: StepKind, rows: u64, segments: u64) -> Result<Outcome, Failure> {
+        let load = LoadName::from("out");
+        let task = Task::Step {
+            expected_rows: rows,
+            expected_segments: segments,
+            load: load.clone(),
+        };
+        self.perform(Work::Step(StepId { kind, load }), task).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        epoch: Epoch,
+        body: &impl Serialize,
+        call: fn(Wire, RpcReplyPort<Wire>) -> AgentMessage,
+    ) -> Option<T> {
+        let message = wire::encode(
+            &Meta {
+                epoch,
+                ..Meta::default()
+            },
+            body,
+        )
+        .expect("encodes");
+        match self
+            .node
+            .agent()
+            .call(|reply| call(message, reply), Some(PATIENCE))
+            .await
+        {
+            Ok(CallResult::Success(answer)) => Some(wire::decode(&answer).expect("decodes").1),
+            _ => None,
+        }
+    }
+}
+
+/// The warehouse of a test.
+pub fn warehouse(folder: &Path) -> String {
+    folder.join("warehouse.db").to_str().expect("UTF-8").to_owned()
+}
+
+/// Waits until `look` finds something.
+pub async fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited too long for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

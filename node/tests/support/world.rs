@@ -1,0 +1,112 @@
+//! A destination of each kind, empty, and a way to look into it that is not its own.
+
+use std::sync::Arc;
+
+use haulage_node::sink::{Destination, registry};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
+use tempfile::TempDir;
+
+use super::postgres::Cluster;
+
+/// An empty database, and the destination that leads to it.
+pub(crate) struct World {
+    pub(crate) destination: Arc<dyn Destination>,
+    pub(crate) kind: Kind,
+}
+
+pub(crate) enum Kind {
+    Postgres { cluster: Arc<Cluster>, url: String },
+    Sqlite { folder: TempDir },
+}
+
+impl World {
+    pub(crate) async fn postgres() -> Self {
+        let cluster = Cluster::shared();
+        let url = cluster.url(&cluster.database().await);
+        let destination = registry::open("warehouse", &url).await.expect("a destination");
+        Self {
+            destination,
+            kind: Kind::Postgres { cluster, url },
+        }
+    }
+
+    pub(crate) async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let url = format!("sqlite:{}", folder.path().join("new/warehouse.db").display());
+        let destination = registry::open("warehouse", &url).await.expect("a destination");
+        Self {
+            destination,
+            kind: Kind::Sqlite { folder },
+        }
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self.kind, Kind::Postgres { .. })
+    }
+
+    /// Runs statements.
+    pub(crate) async fn run(&self, sql: &str) {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.kind {
+            Kind::Postgres { url, .. } => {
+                let mut connection = PgConnection::connect(url).await.expect("a connection");
+                sqlx::raw_sql(sql).execute(&mut connection).await.expect("sound SQL");
+            }
+            Kind::Sqlite { folder } => {
+                let path = folder.path().join("new/warehouse.db");
+                std::fs::create_dir_all(folder.path().join("new")).expect("a folder");
+                let mut connection = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", path.display()))
+                    .await
+                    .expect("a connection");
+                sqlx::raw_sql(sql).execute(&mut connection).await.expect("sound SQL");
+                connection.close().await.expect("a closed connection");
+            }
+        }
+    }
+
+    /// The only column, text, of a query's rows, sorted; `None` if the query fails.
+    pub(crate) async fn texts(&self, sql: &str) -> Option<Vec<String>> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        let mut rows: Vec<String> = match &self.kind {
+            Kind::Postgres { url, .. } => {
+                let mut connection = PgConnection::connect(url).await.expect("a connection");
+                let rows = sqlx::raw_sql(sql).fetch_all(&mut connection).await.ok()?;
+                rows.iter().map(|row| row.get(0)).collect()
+            }
+            Kind::Sqlite { folder } => {
+                let path = folder.path().join("new/warehouse.db");
+                let mut connection = SqliteConnection::connect(&format!("sqlite:{}", path.display()))
+                    .await
+                    .ok()?;
+                let rows = sqlx::query(sql).fetch_all(&mut connection).await.ok()?;
+                rows.iter().map(|row| row.get(0)).collect()
+            }
+        };
+        rows.sort();
+        Some(rows)
+    }
+
+    /// The rows of a table with columns id, name and amount; `None` if there is no such table.
+    pub(crate) async fn rows(&self, table: &str) -> Option<Vec<String>> {
+        self.texts(&format!(
+            "SELECT CAST(id AS TEXT) || ' ' || coalesce(name, '~') || ' ' || coalesce(CAST(amount AS TEXT), '~') \
+             FROM {table}"
+        ))
+        .await
+    }
+
+    /// What Haulage has left besides its three tables of records: staging areas and before-images.
+    pub(crate) async fn left_over(&self) -> Vec<String> {
+        let sql = match self.kind {
+            Kind::Postgres { .. } => {
+                "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('haulage') AND relkind = 'r' \
+                 AND relname NOT IN ('loads', 'fences', 'targets')"
+            }
+            Kind::Sqlite { .. } => {
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '\\_haulage\\_%' ESCAPE '\\' \
+                 AND name NOT IN ('_haulage_loads', '_haulage_fences', '_haulage_markers')"
+            }
+        };
+        self.texts(sql).await.expect("a catalog")
+    }
+}

@@ -1,0 +1,414 @@
+//! From a [`Definition`] to plans that nodes run: SQL is planned by DataFusion, looked at for what a chunk can't answer,
+//! and rewritten so that every row carries its place in the segment.
+//!
+//! A plan's tables are [`PlanTable`]s, names and columns without rows: a node puts the rows of a segment, a lookup, or
+//! what reject rules let pass behind them. Steps are put into one another, so that a load is one pass over a segment.
+//! Reject rules divide that pass: the rows to judge are a plan of their own ([`RejectPlan`]), and what reads them scans
+//! a table. So the optimizer, which works on one plan at a time, can't move a later WHERE below a rule.
+
+mod carry;
+mod context;
+mod errors;
+mod feed;
+mod order;
+mod output;
+mod place;
+mod statement;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::OptimizerContext;
+use haulage_core::ids::{LoadName, StageId};
+use indexmap::IndexMap;
+
+pub use context::{PlanTable, TableKind, session_builder, session_config, source_schema, with_row};
+
+use crate::ROW_COLUMN;
+use crate::definition::{Column, Definition, Source, SourceKind};
+use crate::diagnostics::{Diagnostics, Report};
+use context::Context;
+use feed::Feed;
+use steps::{Known, Planner};
+
+/// A checked pipeline, ready to be run by a node.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The pipeline file.
+    pub definition: Definition,
+    /// The columns of every source, declared or found.
+    pub columns: BTreeMap<String, Vec<Column>>,
+    /// One stage for each chunked source that feeds a load, in the order of the file.
+    pub stages: Vec<Stage>,
+    /// Every load, in the order of the file.
+    pub loads: IndexMap<LoadName, LoadPlan>,
+    /// Every step, in the order in which one reads another.
+    pub steps: IndexMap<String, StepPlan>,
+    /// The rows that reject rules judge, by step.
+    pub rejects: BTreeMap<String, RejectPlan>,
+}
+
+/// The work on the chunks of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// Its number.
+    pub id: StageId,
+    /// The chunked source it reads.
+    pub source: String,
+    /// The steps of its loads, in the order in which one reads another.
+    pub steps: Vec<String>,
+    /// The loads it feeds, in the order of the file.
+    pub loads: Vec<LoadName>,
+    /// The lookups it needs.
+    pub lookups: BTreeSet<String>,
+}
+
+/// What one load's rows come from.
+#[derive(Debug, Clone)]
+pub struct LoadPlan {
+    /// The stage that feeds it.
+    pub stage: StageId,
+    /// The columns of its rows at the destination: without the row column, texts always Utf8.
+    pub schema: SchemaRef,
+    /// A plan of its rows, not yet optimized. Its columns are those of `schema`, then the row column.
+    pub plan: LogicalPlan,
+    /// The lookups it reads.
+    pub lookups: BTreeSet<String>,
+    /// The steps with reject rules on the way to it; their rules stand in [`Compiled::rejects`].
+    pub rejects: BTreeSet<String>,
+}
+
+/// What is known of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepPlan {
+    /// The sources and steps it reads, in the order in which it names them.
+    pub reads: Vec<String>,
+    /// The chunked source that feeds it, unless only lookups do.
+    pub source: Option<String>,
+    /// Its columns, without the row column.
+    pub schema: SchemaRef,
+    /// Its reject rules, in order.
+    pub rules: Vec<String>,
+}
+
+/// The rows that a step's reject rules judge, and the rules.
+#[derive(Debug, Clone)]
+pub struct RejectPlan {
+    /// A plan of the rows, under the step's name, not yet optimized; the last column is the row column.
+    pub input: LogicalPlan,
+    /// Conditions over those columns, in order. A row is rejected by the first that is true.
+    pub rules: Vec<(String, Expr)>,
+}
+
+impl Compiled {
+    /// The stage with a number.
+    pub fn stage(&self, id: StageId) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.id == id)
+    }
+
+    /// The columns of a source's batches: declared or found, and the row column last.
+    pub fn chunk_schema(&self, source: &str) -> Option<SchemaRef> {
+        self.columns
+            .get(source)
+            .map(|columns| with_row(&source_schema(columns)))
+    }
+}
+
+/// Checks and plans a pipeline. `columns` holds the columns of sources that don't declare them (and may hold others).
+/// Everything that is wrong is reported at once, as far as one error doesn't hide another.
+pub fn compile(definition: &Definition, columns: &BTreeMap<String, Vec<Column>>) -> Result<Compiled, Diagnostics> {
+    let mut planner = Planner {
+        definition,
+        context: Context::new(),
+        known: HashMap::new(),
+        rejects: BTreeMap::new(),
+        report: Report::new(&definition.file, Arc::clone(&definition.text)),
+    };
+    let columns = sources(&mut planner, columns);
+    let steps = all_steps(&mut planner);
+    let loads = loads(&mut planner, &steps);
+    if !planner.report.is_empty() {
+        return Err(planner.report.finish());
+    }
+    let (stages, loads) = stages(definition, &planner, &steps, loads);
+    Ok(Compiled {
+        definition: definition.clone(),
+        columns,
+        stages,
+        loads,
+        steps,
+        rejects: planner.rejects,
+    })
+}
+
+/// [`compile`] for one who can't look into files: `None` if a source doesn't declare its columns. Then only what needs
+/// no columns is checked: the SQL's syntax, what steps read, and that they don't read in a circle.
+pub fn compile_if_declared(definition: &Definition) -> Result<Option<Compiled>, Diagnostics> {
+    let declared = definition.sources.values().all(|source| match &source.kind {
+        SourceKind::Csv(csv) => !csv.columns.is_empty(),
+    });
+    if declared {
+        return compile(definition, &BTreeMap::new()).map(Some);
+    }
+    let mut planner = Planner {
+        definition,
+        context: Context::new(),
+        known: HashMap::new(),
+        rejects: BTreeMap::new(),
+        report: Report::new(&definition.file, Arc::clone(&definition.text)),
+    };
+    order::order(&mut planner);
+    if planner.report.is_empty() {
+        Ok(None)
+    } else {
+        Err(planner.report.finish())
+    }
+}
+
+fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> BTreeMap<String, Vec<Column>> {
+    let mut all = BTreeMap::new();
+    for source in planner.definition.sources.values() {
+        let SourceKind::Csv(csv) = &source.kind;
+        let columns = match found.get(&source.name) {
+            _ if !csv.columns.is_empty() => &csv.columns,
+            Some(columns) if !columns.is_empty() => columns,
+            _ => {
+                let message = format!("the columns of source `{}` are not known", source.name);
+                planner.report.help(
+                    source.place,
+                    message,
+                    "declare them: `columns: {year: int, carrier: text}`",
+                );
+                planner.known.insert(source.name.clone(), unknown());
+                continue;
+            }
+        };
+        if let Err(error) = one_source(planner, source, columns) {
+            let message = format!(
+                "the columns of source `{}` can't be used: {}",
+                source.name,
+                errors::message(&error)
+            );
+            planner.report.error(source.place, message);
+        }
+        all.insert(source.name.clone(), columns.clone());
+    }
+    all
+}
+
+fn one_source(planner: &mut Planner<'_>, source: &Source, columns: &[Column]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for column in columns {
+        if !seen.insert(&column.name) || column.name == ROW_COLUMN {
+            let message = format!("source `{}` has two columns called `{}`", source.name, column.name);
+            planner
+                .report
+                .help(source.place, message, "rename one in the file's header");
+        }
+    }
+    let schema = source_schema(columns);
+    let (kind, feed, scanned) = if source.lookup {
+        (TableKind::Lookup, Feed::Broadcast, Arc::clone(&schema))
+    } else {
+        (TableKind::Chunk, Feed::Chunked(source.name.clone()), with_row(&schema))
+    };
+    let table = PlanTable {
+        name: source.name.clone(),
+        kind,
+        schema: scanned,
+    };
+    let plan = LogicalPlanBuilder::scan(source.name.as_str(), Arc::new(table), None)?.build()?;
+    planner.context.add(&source.name, kind, Arc::clone(&schema));
+    let lookups = if source.lookup {
+        BTreeSet::from([source.name.clone()])
+    } else {
+        BTreeSet::new()
+    };
+    let known = Known {
+        schema,
+        feed,
+        lookups,
+        rejects: BTreeSet::new(),
+        plan: Some(plan),
+    };
+    planner.known.insert(source.name.clone(), known);
+    Ok(())
+}
+
+/// A table of which too little is known to check what reads it.
+fn unknown() -> Known {
+    let schema = Arc::new(datafusion::arrow::datatypes::Schema::empty());
+    Known {
+        schema,
+        feed: Feed::Refused,
+        lookups: BTreeSet::new(),
+        rejects: BTreeSet::new(),
+        plan: None,
+    }
+}
+
+fn all_steps(planner: &mut Planner<'_>) -> IndexMap<String, StepPlan> {
+    let mut steps = IndexMap::new();
+    for (name, parsed) in order::order(planner) {
+        let definition = planner.definition;
+        let Some(step) = definition.steps.get(&name) else {
+            continue;
+        };
+        // A step whose table could not be planned is not looked at: its errors would only repeat that one.
+        if parsed
+            .reads
+            .iter()
+            .all(|(table, _)| planner.context.tables.contains_key(table))
+            && let Some(plan) = planner.plan(step, &parsed)
+        {
+            steps.insert(name, plan);
+        }
+    }
+    steps
+}
+
+/// A checked load: its plan, and the chunked source that feeds it.
+struct Loaded {
+    source: String,
+    schema: SchemaRef,
+    plan: LogicalPlan,
+}
+
+fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> IndexMap<LoadName, Loaded> {
+    let mut loads = IndexMap::new();
+    for load in planner.definition.loads.values() {
+        let Some(known) = planner.known.get(&load.from) else {
+            continue;
+        };
+        if !steps.contains_key(&load.from) && !planner.definition.sources.contains_key(&load.from) {
+            continue; // The step has an error of its own.
+        }
+        let (feed, from) = (known.feed.clone(), known.plan.clone());
+        let known_schema = Arc::clone(&known.schema);
+        let Some(from) = from else { continue };
+        let schema = output::check(&mut planner.report, planner.definition, load, &known_schema);
+        let source = match feed {
+            Feed::Chunked(source) => source,
+            Feed::Refused => continue,
+            Feed::Broadcast => {
+                let message = format!(
+                    "load `{}` is fed by lookups alone, so no chunk would carry its rows",
+                    load.name
+                );
+                let help = "declare the source a second time without `lookup: true`, and load from that one";
+                planner.report.help(load.place, message, help);
+                continue;
+            }
+        };
+        let Some(schema) = schema else { continue };
+        match output::plan(from, &schema).and_then(|plan| trial(planner, plan)) {
+            Ok(plan) => {
+                loads.insert(load.name.clone(), Loaded { source, schema, plan });
+            }
+            Err(error) => {
+                let message = format!("load `{}` can't be planned: {}", load.name, errors::message(&error));
+                planner.report.error(load.place, message);
+            }
+        }
+    }
+    loads
+}
+
+/// Optimizes a plan as a node will, so that what would fail there fails here.
+fn trial(planner: &Planner<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
+    let state = &planner.context.state;
+    let analyzed = state
+        .analyzer()
+        .execute_and_check(plan.clone(), state.config_options(), |_, _| {})?;
+    let config = OptimizerContext::new_with_config_options(Arc::clone(state.config_options()));
+    state.optimizer().optimize(analyzed, &config, |_, _| {})?;
+    Ok(plan)
+}
+
+fn stages(
+    definition: &Definition,
+    planner: &Planner<'_>,
+    steps: &IndexMap<String, StepPlan>,
+    loaded: IndexMap<LoadName, Loaded>,
+) -> (Vec<Stage>, IndexMap<LoadName, LoadPlan>) {
+    let mut stages: Vec<Stage> = Vec::new();
+    let mut loads = IndexMap::new();
+    for source in definition.sources.keys() {
+        let fed: Vec<&LoadName> = loaded
+            .iter()
+            .filter(|(_, load)| load.source == *source)
+            .map(|(name, _)| name)
+            .collect();
+        if fed.is_empty() {
+            continue;
+        }
+        let mut needed = BTreeSet::new();
+        let mut lookups = BTreeSet::new();
+        for from in fed
+            .iter()
+            .filter_map(|name| definition.loads.get(*name))
+            .map(|load| load.from.as_str())
+        {
+            reach(from, steps, &mut needed);
+            lookups.extend(
+                planner
+                    .known
+                    .get(from)
+                    .map(|known| known.lookups.clone())
+                    .unwrap_or_default(),
+            );
+        }
+        stages.push(Stage {
+            id: StageId(u32::try_from(stages.len()).unwrap_or(u32::MAX)),
+            source: source.clone(),
+            steps: steps
+                .keys()
+                .filter(|step| needed.contains(step.as_str()))
+                .cloned()
+                .collect(),
+            loads: fed.into_iter().cloned().collect(),
+            lookups,
+        });
+    }
+    for (name, load) in loaded {
+        let Some(stage) = stages.iter().find(|stage| stage.source == load.source) else {
+            continue;
+        };
+        let from = definition
+            .loads
+            .get(&name)
+            .and_then(|load| planner.known.get(&load.from));
+        let (lookups, rejects) = from
+            .map(|known| (known.lookups.clone(), known.rejects.clone()))
+            .unwrap_or_default();
+        let rejects = rejects
+            .into_iter()
+            .filter(|step| planner.rejects.contains_key(step))
+            .collect();
+        let plan = LoadPlan {
+            stage: stage.id,
+            schema: load.schema,
+            plan: load.plan,
+            lookups,
+            rejects,
+        };
+        loads.insert(name, plan);
+    }
+    (stages, loads)
+}
+
+fn reach<'s>(from: &'s str, steps: &'s IndexMap<String, StepPlan>, needed: &mut BTreeSet<&'s str>) {
+    if let Some(step) = steps.get(from)
+        && needed.insert(from)
+    {
+        for read in &step.reads {
+            reach(read, steps, needed);
+        }
+    }
+}

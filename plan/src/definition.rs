@@ -1,0 +1,165 @@
+//! The pipeline file, parsed and bound to its parameters: what the rest of Haulage works with.
+//!
+//! Places in the file ([`Place`]) stay beside whatever an error may have to point at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use haulage_core::ids::LoadName;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// A place in the pipeline file, both from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Place {
+    /// The line.
+    pub line: u64,
+    /// The column, in characters.
+    pub column: u64,
+}
+
+/// What publishing a load does to the rows that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Adds the run's rows.
+    Append,
+    /// The target holds the run's rows and no others.
+    Replace,
+    /// Rows with the same key are updated, others inserted.
+    Merge,
+}
+
+/// A column of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name in the header, and in SQL.
+    pub name: String,
+    /// `text` is Utf8, `int` Int32, `bigint` Int64, `smallint` Int16, `float` Float32, `double` Float64, `bool` Boolean,
+    /// `date` Date32, `timestamp` microseconds without a zone, `timestamptz` microseconds in UTC, `decimal(p,s)` Decimal128.
+    pub data_type: DataType,
+    /// Written with a `!`: a row without a value is rejected (`null_in_required`).
+    pub required: bool,
+}
+
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// By the name's ending: `.gz`, `.zst`, else plain.
+    #[default]
+    Auto,
+    /// Plain bytes.
+    None,
+    /// gzip, also of several members.
+    Gzip,
+    /// Zstandard, also of several frames.
+    Zstd,
+}
+
+/// CSV files, local or in S3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvSource {
+    /// A path or glob, relative to the submission's base, absolute, or `s3://bucket/key*`. Parameters are filled in.
+    pub path: String,
+    /// The declared columns; empty if the file doesn't declare them: then they are the header's, nullable text.
+    /// With a header, declared columns are found by name, in any order, and others are left out.
+    pub columns: Vec<Column>,
+    /// Field texts that mean "no value"; the empty field always does, unless it is quoted text.
+    pub null: Vec<String>,
+    /// Between fields.
+    pub delimiter: u8,
+    /// Around fields.
+    pub quote: u8,
+    /// Whether the first record names the columns.
+    pub header: bool,
+    /// Compression of the files.
+    pub compression: Compression,
+    /// Aim for chunks of so many bytes.
+    pub chunk_bytes: u64,
+    /// Whether a quoted field may hold a line end (then a cut looks at every byte before it; correct by default).
+    pub quoted_newlines: bool,
+}
+
+/// Where a source's rows are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceKind {
+    /// CSV files.
+    Csv(CsvSource),
+}
+
+/// A source, by its key in `sources`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its key.
+    pub name: String,
+    /// Read whole on every node and joined to every chunk, instead of being cut into chunks.
+    pub lookup: bool,
+    /// What it is.
+    pub kind: SourceKind,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+/// A text of SQL, with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sql {
+    /// The text.
+    pub text: String,
+    /// Where its first character stands.
+    pub place: Place,
+}
+
+/// A step, by its key in `steps`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its key; the name under which later steps and loads refer to it.
+    pub name: String,
+    /// One SELECT over sources and earlier steps. `from: x` alone is `SELECT * FROM x`.
+    pub query: Sql,
+    /// Rules over the step's own columns, in order; a row that one names goes to quarantine with the rule's name as the
+    /// reason. The first rule that is true counts; false and NULL let the row pass.
+    pub reject: IndexMap<String, Sql>,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+/// A load, by its key in `loads`. Loads publish in the order in which they stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// Its key.
+    pub name: LoadName,
+    /// The step or source whose rows it takes.
+    pub from: String,
+    /// The destination's name, bound to an address by the node's configuration.
+    pub to: String,
+    /// The table there, optionally with a schema.
+    pub table: String,
+    /// What publishing does to the rows that are there.
+    pub mode: Mode,
+    /// Key columns: unique in the target. Required by `merge`.
+    pub key: Vec<String>,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+/// A pipeline file with its parameters bound: everything is typed, every path filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// The pipeline's name: `[a-z][a-z0-9_-]*`, at most 48 characters.
+    pub pipeline: String,
+    /// What to call the file in errors.
+    pub file: String,
+    /// The file's text, from which errors show the line they are about.
+    pub text: Arc<str>,
+    /// Parameters with their typed values, for `$name` in SQL.
+    pub params: BTreeMap<String, datafusion::scalar::ScalarValue>,
+    /// Sources in file order.
+    pub sources: IndexMap<String, Source>,
+    /// Steps in file order.
+    pub steps: IndexMap<String, Step>,
+    /// Loads in file order.
+    pub loads: IndexMap<LoadName, Load>,
+    /// Source rows between two checkpoints of a chunk.
+    pub checkpoint_rows: u64,
+}

@@ -1,0 +1,21 @@
+//! From the pipeline file to a checked plan: parsing with line and column, typed parameters, and DataFusion's logical
+//! plans of every step, looked at for what a chunk can't answer alone.
+//!
+//! The coordinator refuses an unsound submission with it, nodes run what it made, and `haulage validate` is it alone.
+//! Deliberately not here: anything that opens a source or a destination.
+
+pub mod compile;
+pub mod definition;
+pub mod diagnostics;
+mod parse;
+pub mod render;
+pub mod types;
+mod yaml;
+
+pub use compile::{Compiled, compile, compile_if_declared};
+pub use diagnostics::{Diagnostic, Diagnostics};
+pub use parse::{outline, parse_and_bind};
+
+/// The hidden last column that carries a row's place in its segment through every step of a chunk, so that a reject
+/// finds its line and every row is accounted for. UInt64, not null. No column of a source may have this name.
+pub const ROW_COLUMN: &str = "__haulage_row";

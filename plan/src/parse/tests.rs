@@ -1,0 +1,375 @@
+//! Every complaint about a file, with its line and column, in one table.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::scalar::ScalarValue;
+
+use super::*;
+use crate::definition::{Compression, Mode, SourceKind};
+
+fn params(given: &[(&str, &str)]) -> BTreeMap<String, String> {
+    given
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// Diagnostics as `line:column message | help`.
+fn complaints(text: &str, given: &[(&str, &str)]) -> Vec<String> {
+    match parse_and_bind(text, "p.yaml", &params(given)) {
+        Ok(_) => Vec::new(),
+        Err(found) => found
+            .iter()
+            .map(|d| {
+                let help = d
+                    .suggestion
+                    .as_deref()
+                    .map(|help| format!(" | {help}"))
+                    .unwrap_or_default();
+                format!("{}:{} {}{help}", d.place.line, d.place.column, d.message)
+            })
+            .collect(),
+    }
+}
+
+/// A file that is right but for one part.
+fn with(part: &str, text: &str) -> String {
+    let mut parts = BTreeMap::from([
+        ("a", "pipeline: p"),
+        ("b", "sources: {raw: {csv: x.csv}}"),
+        ("c", "steps: {s: SELECT * FROM raw}"),
+        ("d", "loads: {l: {from: s, to: warehouse, table: t, mode: append}}"),
+    ]);
+    parts.insert(part, text);
+    parts
+        .into_values()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("\n")
+        + "\n"
+}
+
+#[track_caller]
+fn check(part: &str, text: &str, expected: &[&str]) {
+    assert_eq!(complaints(&with(part, text), &[]), expected, "{text}");
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let text = r#"
+pipeline: flights-2013
+params:
+  day: {type: date, default: 2013-01-01}
+  top: {type: int}
+checkpoint_rows: 50_000
+sources:
+  raw:
+    csv: "data/{{ day }}/flights-*.csv"
+    null: ["NA", ""]
+    columns: {year: int!, carrier: text!, fare: "decimal(10,2)", at: timestamptz}
+    delimiter: "\t"
+    quote: "'"
+    compression: gzip
+    chunk_size: 8MiB
+    quoted_newlines: false
+  airlines: {csv: airlines.csv, lookup: true, header: false, columns: {code: text, name: text}}
+steps:
+  clean: SELECT * FROM raw
+  valid:
+    from: clean
+    reject: {no_carrier: carrier IS NULL, early: year < $top}
+  named:
+    sql: |
+      SELECT v.*, a.name
+      FROM valid v JOIN airlines a ON a.code = v.carrier
+loads:
+  flights: {from: named, to: warehouse, table: public.flights, mode: merge, key: [year, carrier]}
+  raw: {from: raw, to: lake, table: raw, mode: replace, key: year}
+"#;
+    let definition = parse_and_bind(text, "p.yaml", &params(&[("top", "2014")])).expect("a right file");
+    assert_eq!(definition.pipeline, "flights-2013");
+    assert_eq!(definition.checkpoint_rows, 50_000);
+    assert_eq!(definition.params["day"], ScalarValue::Date32(Some(15706)));
+    assert_eq!(definition.params["top"], ScalarValue::Int32(Some(2014)));
+    let SourceKind::Csv(raw) = &definition.sources["raw"].kind;
+    assert_eq!(raw.path, "data/2013-01-01/flights-*.csv");
+    assert_eq!(raw.null, ["NA", ""]);
+    assert_eq!((raw.delimiter, raw.quote, raw.header), (b'\t', b'\'', true));
+    assert_eq!(
+        (raw.compression, raw.chunk_bytes, raw.quoted_newlines),
+        (Compression::Gzip, 8 << 20, false)
+    );
+    let columns: Vec<_> = raw.columns.iter().map(|c| (c.name.as_str(), c.required)).collect();
+    assert_eq!(
+        columns,
+        [("year", true), ("carrier", true), ("fare", false), ("at", false)]
+    );
+    assert_eq!(raw.columns[2].data_type, DataType::Decimal128(10, 2));
+    let SourceKind::Csv(airlines) = &definition.sources["airlines"].kind;
+    assert!(definition.sources["airlines"].lookup && !airlines.header);
+    assert_eq!((airlines.chunk_bytes, airlines.quoted_newlines), (16 << 20, true));
+    assert_eq!(definition.steps["valid"].query.text, "SELECT * FROM \"clean\"");
+    assert_eq!(
+        definition.steps["valid"].reject.keys().collect::<Vec<_>>(),
+        ["no_carrier", "early"]
+    );
+    assert_eq!(definition.steps["named"].query.place, Place { line: 25, column: 7 });
+    let outline = outline(&definition);
+    assert_eq!(outline[0].name.as_str(), "flights");
+    assert_eq!(
+        (outline[0].destination.as_str(), outline[0].table.as_str()),
+        ("warehouse", "public.flights")
+    );
+    assert_eq!(definition.loads[1].mode, Mode::Replace);
+    assert_eq!(definition.loads[1].key, ["year"]);
+    assert_eq!(
+        parse_and_bind(&with("e", ""), "p", &params(&[]))
+            .expect("defaults")
+            .checkpoint_rows,
+        100_000
+    );
+}
+
+#[test]
+fn the_top_level() {
+    check(
+        "a",
+        "",
+        &["1:1 the file has no `pipeline` | give it a name: `pipeline: flights`"],
+    );
+    check(
+        "a",
+        "pipeline: Flights 1",
+        &[
+            "1:11 `Flights 1` can't be a pipeline's name: it starts with a letter and holds a-z, 0-9 `_` and `-` | `flights_1` would do",
+        ],
+    );
+    check(
+        "a",
+        "pipeline: p\npipelin: x",
+        &["2:1 unknown key `pipelin` in a pipeline file | did you mean `pipeline`?"],
+    );
+    check(
+        "a",
+        "pipeline: p\npipeline: q",
+        &["2:1 the key `pipeline` stands twice in a pipeline file | keep one of the two, or rename one"],
+    );
+    check(
+        "a",
+        "pipeline: p\ncheckpoint_rows: 0",
+        &["2:18 `checkpoint_rows` must be 1 to 10000000"],
+    );
+    check(
+        "a",
+        "pipeline: p\ncheckpoint_rows: many",
+        &["2:18 `checkpoint_rows` must be a whole number, not `many`"],
+    );
+    check(
+        "b",
+        "sources: [raw]",
+        &["2:10 sources must be a mapping of names to values, not a list"],
+    );
+    check("d", "loads: {}", &["4:8 `loads` is empty: there is nothing to do"]);
+    assert_eq!(
+        complaints("- a\n", &[]),
+        ["1:1 a pipeline file must be a mapping of names to values, not a list"]
+    );
+    assert!(complaints("a: [\n", &[])[0].contains("not valid YAML"));
+}
+
+#[test]
+fn sources() {
+    check(
+        "b",
+        "sources:\n  raw:\n    csv: x.csv\n    colums: {a: int}",
+        &["5:5 unknown key `colums` in source `raw` | did you mean `columns`?"],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {lookup: true}",
+        &["3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"`"],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {csv: x, columns: {a: integer, b: strin!, c: decimal(10,2)}}",
+        &[
+            "3:30 unknown type `integer` of column `a` | write `int`",
+            "3:42 unknown type `strin` of column `b` | the types are: text, smallint, int, bigint, float, double, bool, date, timestamp, timestamptz, decimal(p,s)",
+            "3:53 `decimal(10` is not a decimal type of column `c` | inside { } the comma splits it: put it in quotes, \"decimal(10,2)\"",
+        ],
+    );
+    check(
+        "b",
+        "sources:\n  raw:\n    csv: x\n    columns: {a: int, a: text}",
+        &["5:23 the key `a` stands twice in the columns of source `raw` | keep one of the two, or rename one"],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {csv: x, header: maybe, delimiter: ab, chunk_size: 8 boxes, compression: gz}",
+        &[
+            "3:25 `header` of source `raw` must be true or false",
+            "3:43 `delimiter` of source `raw` must be one ASCII character | write it in quotes, such as \";\" or \"\\t\"",
+            "3:59 `chunk_size` of source `raw` must be a size, not `8 boxes` | write a size such as 16MiB, 500kB or 65536",
+            "3:81 unknown compression `gz` of source `raw` | write `gzip`",
+        ],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {csv: x, header: false}",
+        &[
+            "3:17 source `raw` has no header and declares no columns | declare them in the order of the file: `columns: {year: int, carrier: text}`",
+        ],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {csv: x, columns: {__haulage_row: int}}",
+        &["3:27 `__haulage_row` is a name that Haulage keeps for itself | rename the column in the file"],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {csv: x, columns: {a: !text int}}",
+        &[
+            "3:36 YAML tags (`!name`) have no meaning in a pipeline file | a required column's `!` stands after its type: `text!`",
+        ],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {csv: x, delimiter: '\"'}",
+        &["3:28 source `raw` has the same character as delimiter and as quote"],
+    );
+}
+
+#[test]
+fn steps_and_loads() {
+    check(
+        "c",
+        "steps:\n  s: {from: rwa}",
+        &["4:13 step `s` reads `rwa`, which is neither a source nor a step | did you mean `raw`?"],
+    );
+    check(
+        "c",
+        "steps:\n  s: {from: SELECT * FROM raw}",
+        &["4:13 `from` of step `s` is not a name | put SQL under `sql`"],
+    );
+    check(
+        "c",
+        "steps:\n  s: {from: raw, sql: SELECT 1 AS a}",
+        &["4:13 step `s` has both `sql` and `from` | keep one: `from: x` is `SELECT * FROM x`"],
+    );
+    check(
+        "c",
+        "steps:\n  s: {reject: {a: b}}",
+        &["4:3 step `s` has no rows to work on | write `from: STEP` or `sql: SELECT ...`"],
+    );
+    check(
+        "c",
+        "steps:\n  s: SELECT * FROM raw\n  raw: SELECT 1 AS a",
+        &["5:3 the step `raw` has the name of the source in line 2 | steps and sources share their names: rename one"],
+    );
+    check("c", "steps:\n  s:\n", &["4:4 step `s` must be a text, not nothing"]);
+    check(
+        "c",
+        "steps:\n  s: {from: raw, reject: {Bad Rule: a}}",
+        &[
+            "4:27 `Bad Rule` can't be a rule's name: it starts with a letter and holds a-z, 0-9 and `_` | `bad_rule` would do",
+        ],
+    );
+    check(
+        "d",
+        "loads:\n  l: {from: x, to: warehouse, table: t, mode: upsert}",
+        &[
+            "5:13 load `l` takes rows from `x`, which is neither a source nor a step | there is: raw, s",
+            "5:47 unknown mode `upsert` of load `l` | write `merge`",
+        ],
+    );
+    check(
+        "d",
+        "loads:\n  l: {from: s, to: warehouse, table: t, mode: merge}",
+        &["5:41 load `l` merges without a key | say which columns tell rows apart: `key: [id]`"],
+    );
+    check(
+        "d",
+        "loads:\n  l: {from: s}",
+        &[
+            "5:3 load `l` has no `mode` | say what happens to the rows that are there: append, replace or merge",
+            "5:3 load `l` has no `table` | name the table, such as `table: public.flights`",
+            "5:3 load `l` has no `to` | name the destination, such as `to: warehouse`",
+        ],
+    );
+    check(
+        "d",
+        "loads:\n  l: {from: s, to: \"postgres://u:secret@h/d\", table: a.b.c, mode: append, key: [a, a]}",
+        &[
+            "5:21 `to` of load `l` is an address | name a destination here and give its address to the node: --destination warehouse=...",
+            "5:54 `a.b.c` of load `l` is not a table's name | write `table` or `schema.table`, of letters, digits and `_`, at most 63 characters each",
+            "5:84 the key of load `l` names `a` twice",
+        ],
+    );
+    check(
+        "d",
+        "loads:\n  a: {from: s, to: w, table: t, mode: append}\n  b: {from: s, to: w, table: T, mode: append}",
+        &[
+            "6:3 the loads `a` and `b` have the same table `T` | put the rows together with UNION ALL in a step, or name another table",
+        ],
+    );
+}
+
+#[test]
+fn parameters() {
+    let text =
+        |params: &str, path: &str| with("b", &format!("params: {params}\nsources: {{raw: {{csv: \"{path}\"}}}}"));
+    let day = text("{day: {type: date}}", "{{ day }}.csv");
+    assert_eq!(
+        complaints(&day, &[]),
+        ["2:10 the parameter `day` has no value | give it with `--param day=VALUE`, or declare a default",]
+    );
+    assert_eq!(
+        complaints(&day, &[("day", "1.1.2013")]),
+        ["2:10 the parameter `day` is not a date: `1.1.2013` | write a date as YYYY-MM-DD",]
+    );
+    assert_eq!(
+        complaints(&day, &[("dya", "2013-01-01")]),
+        [
+            "2:9 the pipeline has no parameter `dya` | did you mean `day`?",
+            "2:10 the parameter `day` has no value | give it with `--param day=VALUE`, or declare a default",
+        ]
+    );
+    assert_eq!(
+        complaints(&text("{day: {type: dat}}", "x"), &[]),
+        ["2:22 unknown type `dat` | did you mean `date`?"]
+    );
+    assert_eq!(
+        complaints(&text("{day: {default: 1}}", "x"), &[]),
+        ["2:10 the parameter `day` has no type | write `{type: date}`"]
+    );
+    assert_eq!(
+        complaints(&text("{n: {type: int, default: x}}", "x"), &[]),
+        ["2:34 the default of `n` is not a int: `x` | write a whole number from -2147483648 to 2147483647",]
+    );
+    assert_eq!(
+        complaints(
+            &text("{day: {type: date, default: 2013-01-01}}", "a/{{ dya }}.csv"),
+            &[]
+        ),
+        ["3:25 the path names an unknown parameter `dya` | did you mean `day`?",]
+    );
+    assert_eq!(
+        complaints(&text("{day: date}", "a/{{ day"), &[("day", "2013-01-01")]),
+        ["3:25 `{{` without `}}` | write `{{ name }}`",]
+    );
+    assert_eq!(
+        complaints(&with("e", ""), &[("day", "1")]),
+        ["1:1 the pipeline has no parameter `day` | declare it: `params: {day: {type: text}}`, or leave it out",]
+    );
+}
+
+#[test]
+fn all_errors_come_at_once() {
+    let text = "pipeline: P\nsources: {raw: {cvs: x}}\nsteps: {s: {from: rw}}\nloads: {l: {from: s, to: w, table: t, mode: add}}\n";
+    let places: Vec<String> = complaints(text, &[])
+        .iter()
+        .map(|c| c.split(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(places, ["1:11", "2:11", "2:17", "3:19", "4:45"]);
+}

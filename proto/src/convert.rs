@@ -1,0 +1,360 @@
+//! From core's types to the public interface's. One direction only: a request is turned into core's types by the API
+//! that answers it.
+//!
+//! Everything here is a total function of what it is given. No decision is made on a generated type.
+
+use std::collections::BTreeMap;
+
+use haulage_core::checkpoint::Counts;
+use haulage_core::event::{Event, Outcome, PlannedStage};
+use haulage_core::ids::{ChunkId, Millis, Seq, StepKind, Work};
+use haulage_core::quarantine::Reject;
+use haulage_core::run::{Phase, State};
+use haulage_core::submission::{LoadOutline, Submission};
+
+use crate::v1;
+
+/// What chunks that are running have counted so far, by chunk.
+pub type Live = BTreeMap<ChunkId, Counts>;
+
+/// A run as it stands at `seq`. `live` adds what running chunks have counted to what finished ones reported.
+pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
+    let mut total = state.counts();
+    for counts in live.values() {
+        total += counts;
+    }
+    let submission = state.submission();
+    v1::Run {
+        run_id: state.run().map(ToString::to_string).unwrap_or_default(),
+        pipeline: submission
+            .map(|submission| submission.pipeline.clone())
+            .unwrap_or_default(),
+        state: run_state(state.phase()).into(),
+        submitted_at: state.submitted_at().0,
+        finished_at: state.finished().map_or(0, |(_, at)| at.0),
+        error: error(state),
+        stages: state
+            .stages()
+            .iter()
+            .map(|planned| stage(state, planned, live))
+            .collect(),
+        loads: submission
+            .map(|submission| loads(state, submission, &total))
+            .unwrap_or_default(),
+        counts: Some(counts(&total)),
+        retries: state.retries(),
+        trace_id: submission
+            .map(|submission| trace_id(&submission.traceparent))
+            .unwrap_or_default(),
+        params: submission
+            .map(|submission| submission.params.clone().into_iter().collect())
+            .unwrap_or_default(),
+        seq: seq.0,
+        restarts: state.chunk_reports().map(|(_, report)| report.restarts).sum(),
+    }
+}
+
+/// A run of which only the list's row is known, because its log can't be read: `error` says why.
+pub fn unreadable_run(
+    run: &str,
+    pipeline: &str,
+    submitted_at: Millis,
+    finished: Option<(Millis, Outcome)>,
+    error: String,
+) -> v1::Run {
+    let state = finished.map_or(v1::RunState::Unspecified, |(_, outcome)| {
+        run_state(Phase::AtRest(outcome))
+    });
+    v1::Run {
+        run_id: run.to_owned(),
+        pipeline: pipeline.to_owned(),
+        state: state.into(),
+        submitted_at: submitted_at.0,
+        finished_at: finished.map_or(0, |(at, _)| at.0),
+        error,
+        ..v1::Run::default()
+    }
+}
+
+/// Where a run is, as clients see it. Cleaning counts as publishing: the run isn't at rest yet.
+pub fn run_state(phase: Phase) -> v1::RunState {
+    match phase {
+        Phase::Empty => v1::RunState::Unspecified,
+        Phase::Discovering => v1::RunState::Discovering,
+        Phase::Loading => v1::RunState::Loading,
+        Phase::Verifying => v1::RunState::Verifying,
+        Phase::Publishing | Phase::Cleaning => v1::RunState::Publishing,
+        Phase::RollingBack => v1::RunState::RollingBack,
+        Phase::Stuck => v1::RunState::Stuck,
+        Phase::AtRest(Outcome::Published) => v1::RunState::Published,
+        Phase::AtRest(Outcome::Failed) => v1::RunState::Failed,
+        Phase::AtRest(Outcome::Cancelled) => v1::RunState::Cancelled,
+    }
+}
+
+/// Counts of a run or a stage. Rows loaded, filtered and multiplied are summed over loads; read rows and rejected ones
+/// count once, however many loads they feed.
+pub fn counts(counts: &Counts) -> v1::Counts {
+    let sum = |take: fn(&haulage_core::checkpoint::LoadCounts) -> u64| counts.loads.values().map(take).sum();
+    v1::Counts {
+        read: counts.read,
+        loaded: sum(|load| load.loaded),
+        rejected: counts.rejected_total(),
+        filtered: sum(|load| load.filtered),
+        bytes: counts.bytes,
+        rejected_by_reason: counts.rejected.clone().into_iter().collect(),
+        multiplied: sum(|load| load.multiplied),
+    }
+}
+
+/// An event with its place in the log.
+pub fn event(seq: Seq, event: &Event) -> v1::RunEvent {
+    v1::RunEvent {
+        seq: seq.0,
+        at: event.at().0,
+        kind: event.kind().to_owned(),
+        text: event.text(),
+        // Events are plain data with text keys: serde_json has no reason to refuse one.
+        json: serde_json::to_string(event).unwrap_or_default(),
+    }
+}
+
+/// A line about a run that isn't in its log, such as what it waits for. It carries the place of the last event, so
+/// that a client that remembers places loses nothing.
+pub fn notice(seq: Seq, at: Millis, kind: &str, text: &str) -> v1::RunEvent {
+    v1::RunEvent {
+        seq: seq.0,
+        at: at.0,
+        kind: kind.to_owned(),
+        text: text.to_owned(),
+        json: String::new(),
+    }
+}
+
+/// A quarantined row.
+pub fn reject(reject: Reject) -> v1::Reject {
+    v1::Reject {
+        pipeline: reject.pipeline,
+        run_id: reject.run.0,
+        source: reject.source,
+        file: reject.file,
+        line: reject.line,
+        column: reject.column.unwrap_or_default(),
+        step: reject.step.unwrap_or_default(),
+        reason: reject.reason,
+        detail: reject.detail,
+        raw: reject.raw,
+    }
+}
+
+/// The trace id of a W3C `traceparent`, or nothing if it has none.
+pub fn trace_id(traceparent: &str) -> String {
+    let mut parts = traceparent.split('-');
+    match (parts.next(), parts.next()) {
+        (Some(version), Some(id)) if version.len() == 2 && id.len() == 32 && id.bytes().any(|digit| digit != b'0') => {
+            id.to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+fn error(state: &State) -> String {
+    match (state.stuck(), state.failure()) {
+        (Some((step, failure)), _) => format!("{step} can't be undone: {failure}"),
+        (None, Some(failure)) => failure.message.clone(),
+        (None, None) => String::new(),
+    }
+}
+
+fn stage(state: &State, planned: &PlannedStage, live: &Live) -> v1::Stage {
+    let mut stage = v1::Stage {
+        name: planned.source.clone(),
+        chunks: u32::try_from(planned.chunks.len()).unwrap_or(u32::MAX),
+        bytes: planned.chunks.iter().map(|spec| spec.bytes).sum(),
+        ..v1::Stage::default()
+    };
+    for spec in &planned.chunks {
+        if let Some(report) = state.chunk_report(spec.chunk) {
+            stage.chunks_done += 1;
+            stage.rows_read += report.counts.read;
+            stage.bytes_read += report.counts.bytes;
+        } else if let Some(counts) = live.get(&spec.chunk) {
+            stage.rows_read += counts.read;
+            stage.bytes_read += counts.bytes;
+        }
+    }
+    let running = state
+        .in_flight()
+        .filter(|(work, _, _)| matches!(work, Work::Chunk(id) if id.stage == planned.stage));
+    stage.chunks_running = u32::try_from(running.count()).unwrap_or(u32::MAX);
+    stage
+}
+
+fn loads(state: &State, submission: &Submission, total: &Counts) -> Vec<v1::Load> {
+    let load = |outline: &LoadOutline| {
+        let published = state.step_report(StepKind::Publish, &outline.name);
+        v1::Load {
+            name: outline.name.to_string(),
+            destination: outline.destination.clone(),
+            table: outline.table.clone(),
+            staged: total.loads.get(outline.name.as_str()).map_or(0, |counts| counts.loaded),
+            published: published.map_or(0, |report| report.rows),
+            detail: published.map(|report| report.detail.clone()).unwrap_or_default(),
+        }
+    };
+    submission.loads.iter().map(load).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_core::checkpoint::{ChunkReport, ChunkSpec, LoadCounts, Position};
+    use haulage_core::event::StepReport;
+    use haulage_core::ids::{Attempt, LoadName, NodeName, RunId, StageId, StepId};
+
+    use super::*;
+
+    fn counts_of(read: u64) -> Counts {
+        let loads = BTreeMap::from([(
+            "l".to_owned(),
+            LoadCounts {
+                loaded: read,
+                passed: read,
+                ..LoadCounts::default()
+            },
+        )]);
+        Counts {
+            read,
+            bytes: read * 10,
+            rejected: BTreeMap::new(),
+            loads,
+        }
+    }
+
+    fn spec(index: u32) -> ChunkSpec {
+        ChunkSpec {
+            chunk: ChunkId {
+                stage: StageId(0),
+                index,
+            },
+            source: "raw".into(),
+            object: "a.csv".into(),
+            version: "1".into(),
+            start: Position::default(),
+            end: None,
+            bytes: 100,
+        }
+    }
+
+    fn log() -> Vec<Event> {
+        let submission = Submission {
+            pipeline: "p".into(),
+            definition: String::new(),
+            file: "p.yaml".into(),
+            base: "/".into(),
+            params: BTreeMap::from([("day".into(), "1".into())]),
+            loads: vec![LoadOutline {
+                name: LoadName::from("l"),
+                destination: "w".into(),
+                table: "t".into(),
+            }],
+            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        };
+        let at = Millis(5);
+        let chunk = Work::Chunk(spec(0).chunk);
+        let assigned = |work: &Work| Event::Assigned {
+            work: work.clone(),
+            attempt: Attempt(1),
+            node: NodeName::from("n"),
+            at,
+        };
+        let stage = PlannedStage {
+            stage: StageId(0),
+            source: "raw".into(),
+            steps: vec![],
+            loads: vec![LoadName::from("l")],
+            chunks: vec![spec(0), spec(1)],
+        };
+        let report = ChunkReport {
+            counts: counts_of(7),
+            segments: 1,
+            resumed: 0,
+            rejects: vec![],
+            restarts: 2,
+        };
+        vec![
+            haulage_core::run::submitted(RunId::from("p-1"), submission, None, at),
+            assigned(&Work::Discover),
+            Event::Planned {
+                attempt: Attempt(1),
+                stages: vec![stage],
+                at,
+            },
+            assigned(&chunk),
+            Event::ChunkStaged {
+                work: chunk,
+                attempt: Attempt(1),
+                report,
+                at,
+            },
+            assigned(&Work::Chunk(spec(1).chunk)),
+        ]
+    }
+
+    #[test]
+    fn progress_adds_to_what_finished_chunks_reported() {
+        let state = State::fold(&log());
+        let live = BTreeMap::from([(spec(1).chunk, counts_of(3)), (spec(0).chunk, counts_of(0))]);
+        let run = run(&state, Seq(6), &live);
+        let stage = &run.stages[0];
+        assert_eq!((stage.chunks, stage.chunks_done, stage.chunks_running), (2, 1, 1));
+        assert_eq!((stage.rows_read, stage.bytes_read, stage.bytes), (10, 100, 200));
+        assert_eq!(
+            run.counts.as_ref().map(|counts| (counts.read, counts.loaded)),
+            Some((10, 10))
+        );
+        assert_eq!((run.loads[0].staged, run.loads[0].published), (10, 0));
+        assert_eq!((run.seq, run.restarts, run.finished_at), (6, 2, 0));
+        assert_eq!(run.trace_id, "0af7651916cd43dd8448eb211c80319c");
+    }
+
+    #[test]
+    fn a_reverted_publish_counts_no_rows() {
+        let mut state = State::fold(&log());
+        let step = StepId {
+            kind: StepKind::Publish,
+            load: LoadName::from("l"),
+        };
+        let report = StepReport {
+            rows: 9,
+            detail: "9 rows in t".into(),
+        };
+        state.apply(&Event::StepDone {
+            step: step.clone(),
+            attempt: Attempt(1),
+            report,
+            at: Millis(6),
+        });
+        assert_eq!(run(&state, Seq(7), &Live::new()).loads[0].published, 9);
+        state.apply(&Event::Compensated {
+            step,
+            attempt: Attempt(1),
+            at: Millis(7),
+        });
+        assert_eq!(run(&state, Seq(8), &Live::new()).loads[0].published, 0);
+    }
+
+    #[test]
+    fn only_a_real_traceparent_has_a_trace_id() {
+        for (text, expected) in [
+            ("", ""),
+            ("00-00000000000000000000000000000000-b7ad6b7169203331-01", ""),
+            ("00-short-b7ad6b7169203331-01", ""),
+            (
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                "0af7651916cd43dd8448eb211c80319c",
+            ),
+        ] {
+            assert_eq!(trace_id(text), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The bodies of the link's messages.
+
+use std::collections::BTreeMap;
+
+use haulage_core::checkpoint::{ChunkReport, ChunkSpec, Counts};
+use haulage_core::event::{PlannedStage, StepReport};
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, LoadName, Millis, NodeName, RunId, Work};
+use haulage_core::quarantine::Reject;
+use haulage_core::submission::Submission;
+use serde::{Deserialize, Serialize};
+
+/// One attempt of one piece of work of one run: what is leased, dispatched, reported and fenced.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttemptKey {
+    /// The run.
+    pub run: RunId,
+    /// The work.
+    pub work: Work,
+    /// The try.
+    pub attempt: Attempt,
+}
+
+/// Coordinator to node, first thing: who are you, and what are you running?
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Hello {
+    /// How long a lease lasts, from the moment the node sent the heartbeat that was answered.
+    pub lease_ms: u64,
+    /// How often a heartbeat is expected.
+    pub heartbeat_ms: u64,
+}
+
+/// The node's answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HelloReply {
+    /// Its name.
+    pub node: NodeName,
+    /// Changes with every start of the process.
+    pub boot: String,
+    /// Of the binary.
+    pub version: String,
+    /// How many chunks it works on at once.
+    pub slots: u32,
+    /// Every attempt it holds, running or finished and not yet acknowledged.
+    pub running: Vec<AttemptKey>,
+}
+
+/// Node to coordinator, every `heartbeat_ms`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Who.
+    pub node: NodeName,
+    /// Which start of it.
+    pub boot: String,
+    /// Every attempt it holds, with what it has counted so far.
+    pub progress: Vec<(AttemptKey, Counts)>,
+}
+
+/// The lease: the node may go on for `lease_ms` from when it sent the heartbeat.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeaseGrant {
+    /// Milliseconds.
+    pub lease_ms: u64,
+    /// Attempts that the leader no longer wants: the node drops them.
+    pub unwanted: Vec<AttemptKey>,
+    /// Whether the leader doesn't know this node or boot (it was lost): the node drops all and is greeted anew.
+    pub unknown: bool,
+}
+
+/// Coordinator to node: do this. Accepted or refused at once; the outcome comes as [`Done`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Which attempt of what.
+    pub key: AttemptKey,
+    /// What was submitted; nodes keep it per run.
+    pub submission: Submission,
+    /// When: what `now()` means in the SQL of every attempt on every node, so that a repeated chunk makes the same rows.
+    pub submitted_at: Millis,
+    /// The run that this one replaces, when it was run again on purpose.
+    pub replaces: Option<RunId>,
+    /// The details.
+    pub task: Task,
+}
+
+/// What an assignment needs beside its key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "snake_case")]
+pub enum Task {
+    /// List and cut the sources, check the plan.
+    Discover,
+    /// Work off one chunk.
+    Chunk {
+        /// Which rows.
+        spec: ChunkSpec,
+    },
+    /// Do, or undo (by the key's `Work`), a step of the saga.
+    Step {
+        /// Rows that the chunks reported as staged for this load, in total.
+        expected_rows: u64,
+        /// Segments that the chunks reported as standing for this load, in total.
+        expected_segments: u64,
+        /// Rows published so far by this load, for compensations and cleanups.
+        load: LoadName,
+    },
+}
+
+/// What the node says to an assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssignmentReply {
+    /// It runs, or already ran: a repeated assignment meets its own trace.
+    Accepted,
+    /// No free slot.
+    Full,
+    /// The epoch is older than one this node has seen.
+    StaleEpoch,
+}
+
+/// Node to coordinator, repeated until acknowledged: an attempt has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Done {
+    /// Who.
+    pub node: NodeName,
+    /// Which attempt of what.
+    pub key: AttemptKey,
+    /// How it ended.
+    pub result: Result<Outcome, Failure>,
+}
+
+/// What a successful attempt reports.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Of `discover`.
+    Discovered {
+        /// The plan.
+        stages: Vec<PlannedStage>,
+    },
+    /// Of `chunk`.
+    Staged {
+        /// What it did.
+        report: ChunkReport,
+    },
+    /// Of a step or a compensation.
+    Stepped {
+        /// What it did.
+        report: StepReport,
+    },
+}
+
+/// Coordinator to node: a page of a quarantine object.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FetchRejects {
+    /// The object's key in the checkpoint store.
+    pub key: String,
+    /// How many rows to leave out from its start.
+    pub skip: u64,
+}
+
+/// At most 1 MiB of rows; an empty page is the end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RejectsPage {
+    /// The rows, or why they can't be read.
+    pub rows: Result<Vec<Reject>, Failure>,
+}
+
+/// Acknowledges a [`Done`]: it is in the ledger, or the leader doesn't want it. The node may forget it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoneReply {
+    /// False asks the node to say it again later (the ledger could not be written).
+    pub acknowledged: bool,
+}
+
+/// Coordinator to node: these runs are over or cancelled; drop their attempts and what is kept for them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Drop {
+    /// Attempts to drop.
+    pub attempts: Vec<AttemptKey>,
+    /// Runs at rest.
+    pub runs: Vec<RunId>,
+}
+
+/// Parameter values by name, as submitted.
+pub type Params = BTreeMap<String, String>;

@@ -1,0 +1,210 @@
+//! The client of the public gRPC interface: how verbs reach a coordinator, in another process or in this one.
+//!
+//! Every request carries the current span's W3C context. Errors come back as text for a person.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use haulage_proto::v1::CancelRequest;
+use haulage_proto::v1::haulage_client::HaulageClient;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::exit::Usage;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that is silent for twice this is dead: a `watch` through a firewall must notice.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// For everything but streams.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// An answer at most: a run of many chunks with all its events.
+const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// A run that is just being recovered can be cancelled a moment later.
+const CANCEL_TRIES: u32 = 40;
+const CANCEL_PAUSE: Duration = Duration::from_millis(250);
+
+/// The client, as every verb uses it.
+pub(crate) type Client = HaulageClient<InterceptedService<Channel, Traced>>;
+
+/// Adds the trace context to each request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Traced;
+
+impl tonic::service::Interceptor for Traced {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        crate::telemetry::inject(request.metadata_mut());
+        Ok(request)
+    }
+}
+
+/// Connects to a coordinator's address.
+pub(crate) async fn connect(address: &str) -> Result<Client> {
+    let uri = normalise(address)?;
+    let channel = Endpoint::from_shared(uri.clone())
+        .map_err(|_| {
+            Usage(format!(
+                "{address:?} is no coordinator address, for example http://coordinator:7400"
+            ))
+        })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .user_agent(concat!("haulage/", env!("CARGO_PKG_VERSION")))?
+        .connect()
+        .await
+        .map_err(|error| {
+            anyhow!(
+                "can't reach the coordinator at {uri}: {}; is it running there?",
+                root_cause(&error)
+            )
+        })?;
+    Ok(over(channel))
+}
+
+/// A client over a channel that exists already.
+pub(crate) fn over(channel: Channel) -> Client {
+    HaulageClient::with_interceptor(channel, Traced).max_decoding_message_size(ANSWER_BYTES)
+}
+
+/// Asks a run to end; waits for a coordinator that has only just begun to recover it.
+pub(crate) async fn cancel(client: &Client, run_id: &str, reason: &str) -> Result<(), Status> {
+    let mut client = client.clone();
+    let mut tries = 0;
+    loop {
+        let request = CancelRequest {
+            run_id: run_id.to_owned(),
+            reason: reason.to_owned(),
+        };
+        match client.cancel(call(request)).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.code() == Code::Unavailable && tries < CANCEL_TRIES => tries += 1,
+            Err(status) => return Err(status),
+        }
+        tokio::time::sleep(CANCEL_PAUSE).await;
+    }
+}
+
+/// A request that gives up by itself.
+pub(crate) fn call<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// An error of the interface, for a person.
+pub(crate) fn explain(status: &Status) -> anyhow::Error {
+    match status.code() {
+        // These are written for the user by the coordinator.
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::FailedPrecondition
+        | Code::AlreadyExists
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::ResourceExhausted
+            if !status.message().is_empty() =>
+        {
+            anyhow!("{}", status.message())
+        }
+        Code::Unavailable => anyhow!("the coordinator can't be reached: {}", message(status)),
+        Code::DeadlineExceeded | Code::Cancelled => {
+            anyhow!(
+                "the coordinator did not answer within {} s; try again",
+                CALL_TIMEOUT.as_secs()
+            )
+        }
+        code => anyhow!("the coordinator answered with an error ({code:?}): {}", message(status)),
+    }
+}
+
+/// Whether the same request may succeed a moment later.
+pub(crate) fn may_pass(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::Aborted
+    )
+}
+
+fn message(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => root_cause(source),
+        None if status.message().is_empty() => "no reason was given".to_owned(),
+        None => status.message().to_owned(),
+    }
+}
+
+/// The innermost error: "connection refused", not "transport error".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// An address with its scheme; `host:port` alone means http.
+fn normalise(address: &str) -> Result<String> {
+    let address = address.trim().trim_end_matches('/');
+    if address.is_empty() {
+        return Err(Usage("the coordinator's address is empty; give --coordinator http://HOST:7400".into()).into());
+    }
+    if address.starts_with("https://") {
+        return Err(Usage(
+            "this release speaks to coordinators without TLS; use an http:// address, inside a trusted network".into(),
+        )
+        .into());
+    }
+    if address.starts_with("http://") {
+        return Ok(address.to_owned());
+    }
+    if address.contains("://") {
+        return Err(Usage(format!(
+            "the coordinator's address must start with http://, not {address:?}"
+        ))
+        .into());
+    }
+    Ok(format!("http://{address}"))
+}
+
+/// Adds the verb's own words to an error of the interface.
+pub(crate) trait Explain<T> {
+    /// The value, or the error in words.
+    fn explained(self) -> Result<T>;
+}
+
+impl<T> Explain<T> for Result<T, Status> {
+    fn explained(self) -> Result<T> {
+        self.map_err(|status| explain(&status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_get_a_scheme_and_wrong_ones_a_reason() {
+        assert_eq!(normalise("localhost:7400").expect("valid"), "http://localhost:7400");
+        assert_eq!(normalise(" http://c:7400/ ").expect("valid"), "http://c:7400");
+        for wrong in ["", "https://c:7400", "ftp://c"] {
+            let error = normalise(wrong).expect_err("invalid");
+            assert!(error.is::<Usage>(), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn messages_for_the_user_come_through_unchanged() {
+        let text = "pipeline.yaml:3:5: unknown key \"sourcs\"; did you mean \"sources\"?";
+        assert_eq!(explain(&Status::invalid_argument(text)).to_string(), text);
+        assert!(explain(&Status::unavailable("gone")).to_string().contains("gone"));
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        assert!(may_pass(&Status::unavailable("")));
+        assert!(!may_pass(&Status::not_found("")));
+        assert!(!may_pass(&Status::failed_precondition("")));
+    }
+}

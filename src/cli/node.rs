@@ -1,0 +1,125 @@
+//! `haulage node`: does the work that a coordinator hands out. The only part that opens sources and destinations.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use haulage_node::config::NodeConfig;
+
+use crate::cli::Globals;
+use crate::cli::coordinator::{DaemonOptions, host, ready};
+use crate::cli::node_options::NodeOptions;
+use crate::config::{self, Home};
+use crate::exit::{Exit, Usage};
+use crate::signals::Signals;
+
+/// How long a node that is asked to stop works on what it has. Container runtimes often kill after 30 s.
+const DRAIN: Duration = Duration::from_secs(25);
+
+const AFTER_HELP: &str = "\
+Examples:
+  haulage node --coordinator http://127.0.0.1:7400 --destination warehouse=sqlite:warehouse.db
+  haulage node --coordinator http://coordinator:7400 --name node-1 --store s3://bucket/checkpoints \\
+      --destination warehouse=secret://WAREHOUSE --slots 4 --memory 512MiB
+
+Destinations are known to nodes alone: a pipeline says `to: warehouse`, and each node says where that is. With
+secret://NAME the address is in the variable HAULAGE_SECRET_NAME, or in the file NAME under --secrets-dir.
+All nodes of a cluster need the same --store, and sources that mean the same everywhere: s3://, or a shared folder.
+S3 follows the standard AWS variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, ...).
+SIGTERM and Ctrl-C stop it gently: it takes no new work and finishes what it has, for at most 25 s. A second signal
+stops it at once; its work then runs on other nodes.";
+
+/// Arguments of `node`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// This node's name, unique in the cluster and the same after a restart [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "HAULAGE_NODE_NAME")]
+    name: Option<String>,
+    /// Where checkpoints and rejected rows are kept: a folder that all nodes share, or s3://bucket/prefix
+    /// [default: checkpoints in the home folder]
+    #[arg(long, value_name = "URL", env = "HAULAGE_STORE")]
+    store: Option<String>,
+    #[command(flatten)]
+    node: NodeOptions,
+    #[command(flatten)]
+    daemon: DaemonOptions,
+}
+
+impl Args {
+    /// The node's name.
+    pub(crate) fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(host)
+    }
+}
+
+/// Works until a signal comes.
+pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
+    let mut signals = Signals::listen()?;
+    let config = node_config(&args, globals)?;
+    let what = format!(
+        "{} with {} slots, for {}",
+        config.name,
+        config.slots,
+        config.coordinators.join(", ")
+    );
+    let mut node = haulage_node::start(config).await?;
+    ready("node", &what, &args.daemon, globals.output())?;
+    tokio::select! {
+        error = node.crashed() => return Err(error.into()),
+        signal = signals.next() => tracing::info!("{}: finishing what is running; once more to stop at once", signal.name()),
+    }
+    let drained = tokio::select! {
+        drained = node.drain(DRAIN) => drained,
+        _ = signals.next() => return Ok(Exit::Interrupted),
+    };
+    if !drained {
+        tracing::warn!(
+            "not everything was finished within {} s; the rest runs on other nodes",
+            DRAIN.as_secs()
+        );
+    }
+    node.shutdown().await;
+    Ok(Exit::Success)
+}
+
+fn node_config(args: &Args, globals: &Globals) -> Result<NodeConfig> {
+    let coordinators: Vec<String> = globals
+        .coordinator
+        .iter()
+        .flat_map(|addresses| addresses.split(','))
+        .map(|address| address.trim().trim_end_matches('/').to_owned())
+        .filter(|address| !address.is_empty())
+        .collect();
+    if coordinators.is_empty() {
+        return Err(Usage(
+            "a node needs a coordinator; give --coordinator URL or set HAULAGE_COORDINATOR (start one with: haulage \
+             coordinator)"
+                .into(),
+        )
+        .into());
+    }
+    let home = Home::new(&globals.home)?;
+    let store = match &args.store {
+        Some(store) => store.clone(),
+        None => {
+            home.create()?;
+            home.checkpoints().display().to_string()
+        }
+    };
+    let mut config = NodeConfig::new(args.name(), store);
+    args.node.apply(&mut config, None)?;
+    config.coordinators = coordinators;
+    config.cookie = match args.daemon.cookie()? {
+        Some(cookie) => cookie,
+        None if home.cookie().is_file() => config::read_cookie(&home.cookie())?,
+        None => {
+            return Err(Usage(format!(
+                "a node needs the coordinator's cookie: set HAULAGE_COOKIE, or give --cookie-file (the coordinator \
+                 makes one in its home folder; there is none in {})",
+                home.root().display()
+            ))
+            .into());
+        }
+    };
+    Ok(config)
+}

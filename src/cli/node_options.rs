@@ -1,0 +1,110 @@
+//! Settings of whatever touches data, wherever it runs: in a node, in `haulage run`, in `haulage plan`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use haulage_node::config::NodeConfig;
+use haulage_node::fault::Fault;
+
+use crate::config::{self, DestinationArg};
+use crate::exit::Usage;
+
+/// How a node reaches destinations and S3, and how much it may use.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NodeOptions {
+    /// Where a destination of the pipeline is: postgres://..., sqlite:PATH or secret://NAME; may be given several times
+    /// [env: HAULAGE_DESTINATION_<NAME>]
+    #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
+    pub(crate) destination: Vec<DestinationArg>,
+    /// A folder with one file per secret, for secret://NAME; the variable HAULAGE_SECRET_<NAME> comes first
+    #[arg(long, value_name = "DIR", env = "HAULAGE_SECRETS_DIR")]
+    pub(crate) secrets_dir: Option<PathBuf>,
+    /// How many chunks are worked on at once [default: the number of cores]
+    #[arg(long, value_name = "N", env = "HAULAGE_SLOTS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) slots: Option<u32>,
+    /// Memory for rows in flight, for example 256MiB or 2GiB [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "HAULAGE_MEMORY", value_parser = config::parse_size)]
+    pub(crate) memory: Option<u64>,
+    /// Name S3 buckets in the path and not in the host name, as most servers other than AWS want it
+    #[arg(long, env = "HAULAGE_S3_PATH_STYLE", value_parser = clap::builder::BoolishValueParser::new(),
+        num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) s3_path_style: bool,
+}
+
+/// The least that DataFusion can work with.
+const MIN_MEMORY: u64 = 16 << 20;
+
+// An argument parser that refuses prints what it was given, and that may be a password.
+fn unchecked(text: &str) -> Result<DestinationArg, std::convert::Infallible> {
+    Ok(DestinationArg::from(text.to_owned()))
+}
+
+impl NodeOptions {
+    /// Puts the settings into a node's configuration. `warehouse` is where the destination of that name is when nobody
+    /// says otherwise.
+    pub(crate) fn apply(&self, node: &mut NodeConfig, warehouse: Option<String>) -> Result<()> {
+        node.destinations = config::destinations(&self.destination, config::environment())?;
+        if let Some(url) = warehouse {
+            node.destinations.entry("warehouse".to_owned()).or_insert(url);
+        }
+        node.secrets_dir.clone_from(&self.secrets_dir);
+        if let Some(slots) = self.slots {
+            node.slots = slots;
+        }
+        if let Some(memory) = self.memory {
+            if memory < MIN_MEMORY {
+                return Err(Usage("--memory must be at least 16MiB".into()).into());
+            }
+            node.memory_bytes = memory;
+        }
+        node.s3.path_style = self.s3_path_style;
+        node.fault = Fault::from_env()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Probe {
+        #[command(flatten)]
+        options: NodeOptions,
+    }
+
+    #[test]
+    fn settings_reach_the_node_and_the_warehouse_has_a_default() {
+        let probe = Probe::parse_from([
+            "probe",
+            "--slots",
+            "3",
+            "--memory",
+            "64MiB",
+            "--s3-path-style",
+            "--destination",
+            "lake=sqlite:lake.db",
+        ]);
+        let mut node = NodeConfig::new("n", "checkpoints");
+        probe
+            .options
+            .apply(&mut node, Some("sqlite:home.db".into()))
+            .expect("valid");
+        assert_eq!((node.slots, node.memory_bytes, node.s3.path_style), (3, 64 << 20, true));
+        assert_eq!(node.destinations["lake"], "sqlite:lake.db");
+        assert_eq!(node.destinations["warehouse"], "sqlite:home.db");
+
+        let probe = Probe::parse_from(["probe", "--destination", "warehouse=sqlite:mine.db", "--memory", "1MiB"]);
+        assert!(
+            probe
+                .options
+                .apply(&mut node, None)
+                .is_err_and(|error| error.is::<Usage>())
+        );
+        assert_eq!(node.destinations["warehouse"], "sqlite:mine.db");
+        assert!(!probe.options.s3_path_style);
+    }
+}

@@ -1,0 +1,69 @@
+//! `haulage nodes`: the nodes that the leader knows.
+
+use anyhow::Result;
+use haulage_proto::v1::{ListNodesRequest, Node};
+
+use crate::api::{self, Explain as _};
+use crate::cli::{Globals, reach};
+use crate::clock;
+use crate::exit::Exit;
+use crate::output::table::{Align, render};
+use crate::output::{human, json, note};
+
+const AFTER_HELP: &str = "\
+Examples:
+  haulage nodes --coordinator http://coordinator:7400
+  haulage nodes --output json    one object a line
+
+A node is suspect 3 s after its last heartbeat and lost after 5 s; then its work goes to others.";
+
+/// Arguments of `nodes`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {}
+
+/// Lists nodes.
+pub(crate) async fn run(_args: Args, globals: &Globals) -> Result<Exit> {
+    let output = globals.output();
+    let mut client = reach::required(globals, "; `haulage run` works without nodes").await?;
+    let response = client
+        .list_nodes(api::call(ListNodesRequest {}))
+        .await
+        .explained()?
+        .into_inner();
+    if output.is_json() {
+        for node in &response.nodes {
+            output.json(&json::node(node))?;
+        }
+        return Ok(Exit::Success);
+    }
+    if response.nodes.is_empty() {
+        note("no node has attached yet; start one with: haulage node --coordinator URL");
+        return Ok(Exit::Success);
+    }
+    let columns = [
+        ("node", Align::Left),
+        ("state", Align::Left),
+        ("busy", Align::Right),
+        ("heartbeat", Align::Left),
+        ("version", Align::Left),
+        ("work", Align::Left),
+    ];
+    let now = clock::now_ms();
+    output.line(render(
+        &columns,
+        response.nodes.iter().map(|node| row(node, now)).collect(),
+    ))?;
+    Ok(Exit::Success)
+}
+
+fn row(node: &Node, now: u64) -> Vec<String> {
+    vec![
+        node.name.clone(),
+        node.state.clone(),
+        format!("{}/{}", node.running, node.slots),
+        human::ago(node.last_heartbeat, now),
+        node.version.clone(),
+        node.work.join(", "),
+    ]
+}

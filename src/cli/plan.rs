@@ -1,0 +1,192 @@
+//! `haulage plan`: what a run would read, make and change. Looks at sources and destinations, and touches neither.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use haulage_core::event::PlannedStage;
+use haulage_node::check::{self, LoadPreview, Preview};
+use haulage_plan::render;
+use serde_json::{Value, json};
+
+use crate::cli::node_options::NodeOptions;
+use crate::cli::pipeline_options::PipelineOptions;
+use crate::cli::{Globals, validate};
+use crate::config::Home;
+use crate::embedded;
+use crate::exit::Exit;
+use crate::output::{Output, Tone, human};
+
+const AFTER_HELP: &str = "\
+Examples:
+  haulage plan pipeline.yaml
+  haulage plan pipeline.yaml --destination warehouse=postgres://loader@db/warehouse
+  haulage plan pipeline.yaml --output json
+
+Shows the graph of sources, steps and loads, the stages and the chunks that the sources are cut into now, the
+statements that would make or widen each table, and what publishing would change. It looks from this machine and with
+the destinations given here (or the home's own warehouse), also when a coordinator is named.
+The exit code is 1 if a load doesn't fit its table, or a destination can't be reached.";
+
+/// Arguments of `plan`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pipeline: PipelineOptions,
+    #[command(flatten)]
+    node: NodeOptions,
+}
+
+/// Shows the plan.
+pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
+    let output = globals.output();
+    let (document, params) = args.pipeline.load()?;
+    // First, because its errors point into the file.
+    validate::parse(&document, &params)?;
+    let config = embedded::node_config(&Home::new(&globals.home)?, &args.node)?;
+    let preview = check::plan(config, &document.text, &document.file, &document.base, &params).await?;
+    let fits = preview
+        .loads
+        .iter()
+        .all(|load| load.inspection.as_ref().is_ok_and(|found| found.misfits.is_empty()));
+    if output.is_json() {
+        output.json(&document_of(&preview)?)?;
+    } else {
+        for line in text(&preview, output) {
+            output.line(line)?;
+        }
+    }
+    Ok(if fits { Exit::Success } else { Exit::Failed })
+}
+
+fn document_of(preview: &Preview) -> Result<Value> {
+    let mut document = serde_json::to_value(render::plan(&preview.compiled))?;
+    let stages: Vec<Value> = preview
+        .stages
+        .iter()
+        .map(|stage| {
+            let chunks: Vec<Value> = stage
+                .chunks
+                .iter()
+                .map(|chunk| {
+                    json!({
+                        "index": chunk.chunk.index,
+                        "object": chunk.object,
+                        "start": chunk.start.offset,
+                        "end": chunk.end,
+                        "bytes": chunk.bytes,
+                    })
+                })
+                .collect();
+            json!({
+                "stage": stage.stage,
+                "source": stage.source,
+                "steps": stage.steps,
+                "loads": stage.loads,
+                "chunks": chunks,
+            })
+        })
+        .collect();
+    let loads: Vec<Value> = preview.loads.iter().map(load_json).collect();
+    if let Value::Object(fields) = &mut document {
+        fields.insert("stages".into(), stages.into());
+        fields.insert("destinations".into(), loads.into());
+    }
+    Ok(document)
+}
+
+fn load_json(load: &LoadPreview) -> Value {
+    let mut value = json!({
+        "load": load.load.load,
+        "destination": load.destination,
+        "table": load.load.table,
+        "mode": load.load.mode,
+    });
+    let found = match &load.inspection {
+        Ok(found) => json!({
+            "exists": found.exists,
+            "rows": found.rows,
+            "ddl": found.ddl,
+            "changes": found.changes,
+            "misfits": found.misfits,
+        }),
+        Err(failure) => json!({"error": failure.message}),
+    };
+    if let (Value::Object(fields), Value::Object(more)) = (&mut value, found) {
+        fields.extend(more);
+    }
+    value
+}
+
+fn text(preview: &Preview, output: Output) -> Vec<String> {
+    let mut lines: Vec<String> = render::plan(&preview.compiled)
+        .to_string()
+        .trim_end()
+        .lines()
+        .map(Into::into)
+        .collect();
+    lines.push(String::new());
+    for stage in &preview.stages {
+        lines.extend(chunks(stage));
+    }
+    for load in &preview.loads {
+        lines.push(String::new());
+        lines.extend(load_text(load, output));
+    }
+    lines
+}
+
+/// A line for the stage, and one for each of its objects.
+fn chunks(stage: &PlannedStage) -> Vec<String> {
+    let mut objects: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for chunk in &stage.chunks {
+        let (count, bytes) = objects.entry(&chunk.object).or_default();
+        *count += 1;
+        *bytes += chunk.bytes;
+    }
+    let total = stage.chunks.iter().map(|chunk| chunk.bytes).sum();
+    let mut lines = vec![format!(
+        "stage {} reads {} in {}, {}",
+        stage.stage,
+        stage.source,
+        human::counted(stage.chunks.len() as u64, "chunk"),
+        human::bytes(total)
+    )];
+    for (object, (count, bytes)) in objects {
+        lines.push(format!(
+            "  {object}  {}, {}",
+            human::counted(count, "chunk"),
+            human::bytes(bytes)
+        ));
+    }
+    lines
+}
+
+fn load_text(preview: &LoadPreview, output: Output) -> Vec<String> {
+    let LoadPreview {
+        load,
+        destination,
+        inspection,
+    } = preview;
+    let mut lines = vec![format!("load {} to {} {}", load.load, destination, load.table)];
+    let found = match inspection {
+        Ok(found) => found,
+        Err(failure) => {
+            lines.push(format!("  {}", output.paint(Tone::Bad, &format!("error: {failure}"))));
+            return lines;
+        }
+    };
+    lines.push(match (found.exists, found.rows) {
+        (false, _) => "  the table is not there yet".to_owned(),
+        (true, Some(rows)) => format!("  the table holds {} now", human::counted(rows, "row")),
+        (true, None) => "  the table is there already".to_owned(),
+    });
+    lines.extend(found.changes.iter().map(|change| format!("  {change}")));
+    for statement in &found.ddl {
+        lines.extend(statement.lines().map(|line| format!("    {line}")));
+    }
+    for misfit in &found.misfits {
+        lines.push(format!("  {}", output.paint(Tone::Bad, &format!("error: {misfit}"))));
+    }
+    lines
+}

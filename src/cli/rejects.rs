@@ -1,0 +1,254 @@
+//! `haulage rejects`: the quarantined rows of a run, through the coordinator, or from the home's own checkpoint folder.
+//!
+//! In a home nothing is started for it: the ledger is only read, so it also works while `haulage run` is at work there.
+
+use anyhow::{Context as _, Result, bail};
+use haulage_core::event::Event;
+use haulage_core::ids::Work;
+use haulage_core::quarantine;
+use haulage_node::store;
+use haulage_proto::v1::{GetRunRequest, GetRunResponse, ListRejectsRequest, Reject, Run};
+
+use crate::api::{self, Client, Explain as _};
+use crate::cli::{Globals, reach};
+use crate::exit::Exit;
+use crate::output::table::visible;
+use crate::output::{Output, Tone, human, json, note, summary};
+
+const AFTER_HELP: &str = "\
+Examples:
+  haulage rejects flights-0a1b2c3d4e
+  haulage rejects flights-0a1b2c3d4e --reason no_carrier --limit 20
+  haulage rejects flights-0a1b2c3d4e --output json    one object a line, with file, line, column, reason and raw row
+
+Reasons are the names of the pipeline's reject rules, and words like ragged, bad_int, bad_utf8 or null_in_required for
+rows that could not be read.";
+
+/// Arguments of `rejects`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// The run's id
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// Only rows with this reason
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+    /// At most so many rows [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+}
+
+/// Lists rejected rows.
+pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
+    let mut reach = reach::reader(globals).await?;
+    let request = GetRunRequest {
+        run_id: args.run.clone(),
+    };
+    let response = reach.client.get_run(api::call(request)).await.explained()?.into_inner();
+    let mut printer = Printer {
+        output: globals.output(),
+        reason: args.reason.unwrap_or_default(),
+        left: args.limit.unwrap_or(u64::MAX),
+        shown: 0,
+    };
+    if globals.coordinator.is_some() {
+        through_coordinator(reach.client.clone(), &args.run, &mut printer).await?;
+    } else {
+        from_home(globals, &response, &mut printer).await?;
+    }
+    printer.close(&response.run.unwrap_or_default());
+    Ok(Exit::Success)
+}
+
+async fn through_coordinator(mut client: Client, run: &str, printer: &mut Printer) -> Result<()> {
+    let request = ListRejectsRequest {
+        run_id: run.to_owned(),
+        reason: printer.reason.clone(),
+    };
+    let mut stream = client.list_rejects(request).await.explained()?.into_inner();
+    while printer.left > 0
+        && let Some(reject) = stream.message().await.explained()?
+    {
+        printer.print(&reject)?;
+    }
+    Ok(())
+}
+
+async fn from_home(globals: &Globals, response: &GetRunResponse, printer: &mut Printer) -> Result<()> {
+    let folder = reach::existing_home(globals)?.checkpoints();
+    if !folder.is_dir() {
+        bail!("{} is gone, and the rejected rows with it", folder.display());
+    }
+    let Some(address) = folder.to_str() else {
+        bail!("{} is not UTF-8; give --home", folder.display())
+    };
+    let store = store::open(address, &store::S3Settings::default()).await?;
+    for key in keys(response)? {
+        if printer.left == 0 {
+            break;
+        }
+        let data = store.get(&key).await?;
+        for reject in store::rejects::decode(&key, &data)? {
+            printer.print(&shown(reject))?;
+        }
+    }
+    Ok(())
+}
+
+/// The keys of the quarantine objects that the run's finished chunks reported, in the order of chunks.
+fn keys(response: &GetRunResponse) -> Result<Vec<String>> {
+    let mut chunks = Vec::new();
+    for event in response.events.iter().filter(|event| event.kind == "chunk_staged") {
+        let parsed: Event = serde_json::from_str(&event.json)
+            .with_context(|| format!("event {} of the ledger can't be read by this release", event.seq))?;
+        if let Event::ChunkStaged {
+            work: Work::Chunk(chunk),
+            report,
+            ..
+        } = parsed
+        {
+            chunks.push((chunk, report.rejects));
+        }
+    }
+    chunks.sort_by_key(|(chunk, _)| *chunk);
+    Ok(chunks.into_iter().flat_map(|(_, keys)| keys).collect())
+}
+
+fn shown(reject: quarantine::Reject) -> Reject {
+    Reject {
+        pipeline: reject.pipeline,
+        run_id: reject.run.0,
+        source: reject.source,
+        file: reject.file,
+        line: reject.line,
+        column: reject.column.unwrap_or_default(),
+        step: reject.step.unwrap_or_default(),
+        reason: reject.reason,
+        detail: reject.detail,
+        raw: reject.raw,
+    }
+}
+
+struct Printer {
+    output: Output,
+    reason: String,
+    left: u64,
+    shown: u64,
+}
+
+impl Printer {
+    fn print(&mut self, reject: &Reject) -> Result<()> {
+        if self.left == 0 || (!self.reason.is_empty() && self.reason != reject.reason) {
+            return Ok(());
+        }
+        self.left -= 1;
+        self.shown += 1;
+        if self.output.is_json() {
+            self.output.json(&json::reject(reject))?;
+        } else {
+            for line in lines(reject, self.output) {
+                self.output.line(line)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&self, run: &Run) {
+        if self.output.is_json() {
+            return;
+        }
+        let total = summary::rejected(run);
+        match (self.shown, self.reason.as_str()) {
+            (0, "") => note("no row of this run was rejected"),
+            (0, reason) => note(format!(
+                "no row was rejected for the reason {reason}; in the whole run: {total}"
+            )),
+            (shown, _) => note(format!(
+                "{} shown; in the whole run: {total}",
+                human::counted(shown, "row")
+            )),
+        }
+    }
+}
+
+/// Two lines: where and why, and the row as it stood in the file.
+fn lines(reject: &Reject, output: Output) -> [String; 2] {
+    let mut why = output.paint(Tone::Warn, &reject.reason);
+    if !reject.step.is_empty() {
+        why.push_str(&format!("  step {}", reject.step));
+    }
+    if !reject.column.is_empty() {
+        why.push_str(&format!("  column {}", visible(&reject.column)));
+    }
+    if !reject.detail.is_empty() {
+        why.push_str(&format!("  {}", visible(&reject.detail)));
+    }
+    let raw = output.paint(Tone::Faint, &visible(&reject.raw));
+    [
+        format!("{}:{}  {why}", visible(&reject.file), reject.line),
+        format!("    {raw}"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_core::checkpoint::{ChunkReport, Counts};
+    use haulage_core::ids::{Attempt, ChunkId, Millis, StageId};
+    use haulage_proto::v1::RunEvent;
+
+    use super::*;
+    use crate::output::Format;
+
+    #[test]
+    fn keys_follow_the_order_of_chunks_and_not_of_events() {
+        let staged = |index, key: &str| {
+            let event = Event::ChunkStaged {
+                work: Work::Chunk(ChunkId {
+                    stage: StageId(0),
+                    index,
+                }),
+                attempt: Attempt(1),
+                report: ChunkReport {
+                    counts: Counts::default(),
+                    segments: 1,
+                    resumed: 0,
+                    rejects: vec![key.to_owned()],
+                    restarts: 0,
+                },
+                at: Millis(0),
+            };
+            RunEvent {
+                kind: "chunk_staged".into(),
+                json: serde_json::to_string(&event).expect("plain data"),
+                ..Default::default()
+            }
+        };
+        let other = RunEvent {
+            kind: "assigned".into(),
+            json: "{}".into(),
+            ..Default::default()
+        };
+        let response = GetRunResponse {
+            run: None,
+            events: vec![staged(2, "c"), other, staged(0, "a"), staged(1, "b")],
+        };
+        assert_eq!(keys(&response).expect("readable"), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_row_from_a_file_cannot_steer_the_terminal() {
+        let reject = Reject {
+            file: "a.csv".into(),
+            line: 7,
+            reason: "ragged".into(),
+            column: String::new(),
+            detail: "3 fields, expected 4".into(),
+            raw: "x\n\x1b[2Jy".into(),
+            ..Default::default()
+        };
+        let [first, second] = lines(&reject, Output::new(Format::Json));
+        assert_eq!(first, "a.csv:7  ragged  3 fields, expected 4");
+        assert_eq!(second, "    x\\n\\u{1b}[2Jy");
+    }
+}

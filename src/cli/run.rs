@@ -1,0 +1,102 @@
+//! `haulage run`: coordinator and node in this process, spoken to through the same interface as a cluster.
+
+use anyhow::Result;
+use haulage_proto::v1::submit_response::Disposition;
+
+use crate::api::Client;
+use crate::cli::node_options::NodeOptions;
+use crate::cli::pipeline_options::PipelineOptions;
+use crate::cli::{Globals, close, reach, submit, validate};
+use crate::config::Home;
+use crate::embedded::Embedded;
+use crate::exit::Exit;
+use crate::follow::{self, OnSignal};
+use crate::output::note;
+use crate::pipeline::Document;
+use crate::signals::Signals;
+
+const AFTER_HELP: &str = "\
+Examples:
+  haulage run pipeline.yaml
+  haulage run pipeline.yaml --param day=2013-01-31
+  haulage run pipeline.yaml --destination warehouse=postgres://loader@localhost/warehouse
+  haulage run pipeline.yaml --rerun                run it again and replace what it published
+  haulage run pipeline.yaml --output json          events and progress as lines of JSON, then a summary
+
+Without --coordinator everything happens in this process, and what it keeps is under .haulage/ (--home): the ledger, the
+checkpoints, and warehouse.db, a SQLite file that is the destination `warehouse` unless --destination says otherwise.
+With --coordinator (or HAULAGE_COORDINATOR) it is `haulage submit --watch`.
+
+Ctrl-C cancels the run and undoes what it has started. A second Ctrl-C leaves at once; the same command again goes on
+with the run. The same pipeline, parameters and base are one submission, and one submission is published once.";
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pipeline: PipelineOptions,
+    /// Run again although this submission is published, and replace what that run published
+    #[arg(long)]
+    rerun: bool,
+    #[command(flatten)]
+    node: NodeOptions,
+}
+
+/// Runs.
+pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
+    let (document, params) = args.pipeline.load()?;
+    if let Some(addresses) = &globals.coordinator {
+        note(format!("submitting to the coordinator at {addresses}"));
+        let client = reach::coordinator(addresses).await?;
+        return submit::submit_to(&client, document, params, args.rerun, true, globals).await;
+    }
+    // Before anything is made on disk: a mistake in the file should leave no folder behind.
+    validate::parse(&document, &params)?;
+    let mut signals = Signals::listen()?;
+    let home = Home::new(&globals.home)?;
+    let lock = home.lock()?;
+    let mut embedded = tokio::select! {
+        embedded = Embedded::start(&home, lock, &args.node) => embedded?,
+        _ = signals.next() => return Ok(Exit::Interrupted),
+    };
+    let client = embedded.client();
+    let exit = tokio::select! {
+        exit = drive(&client, document, params, args.rerun, &mut signals, globals) => exit,
+        failed = embedded.failed() => failed.map(|never| match never {}),
+    };
+    embedded.stop().await;
+    exit
+}
+
+async fn drive(
+    client: &Client,
+    document: Document,
+    params: std::collections::BTreeMap<String, String>,
+    rerun: bool,
+    signals: &mut Signals,
+    globals: &Globals,
+) -> Result<Exit> {
+    let submitted = tokio::select! {
+        submitted = submit::send(client, document, params, rerun) => submitted?,
+        _ = signals.next() => return Ok(Exit::Interrupted),
+    };
+    let run_id = &submitted.run_id;
+    if submitted.disposition() == Disposition::Attached && !globals.output().is_json() {
+        note(format!("going on with the run {run_id}, which was not at rest"));
+    } else {
+        submit::announce(&submitted, globals.output(), "", true)?;
+    }
+    if submitted.disposition() == Disposition::AlreadyPublished {
+        return submit::published(client, run_id, globals).await;
+    }
+    let followed = Box::pin(follow::follow(
+        client,
+        run_id,
+        OnSignal::Cancel,
+        signals,
+        globals.output(),
+    ))
+    .await?;
+    Ok(close::close(&followed, run_id, globals)?)
+}

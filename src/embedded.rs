@@ -1,0 +1,83 @@
+//! Coordinator and node in one process, with everything they keep under the home: the embedded mode.
+//!
+//! What differs from a cluster is only how the parts reach each other: the client speaks the same gRPC interface over a
+//! channel in memory, and the node is found in this process. There is one at a time in a home, because of its lock.
+
+use std::convert::Infallible;
+
+use anyhow::{Context as _, Result, bail};
+use haulage_coordinator::{Coordinator, CoordinatorConfig};
+use haulage_core::lease;
+use haulage_node::{Node, NodeConfig};
+
+use crate::api::{self, Client};
+use crate::cli::node_options::NodeOptions;
+use crate::config::{self, Home, HomeLock};
+
+/// What runs are told the node of the embedded mode is called.
+const NAME: &str = "local";
+
+/// A running coordinator with its node. Dropping it ends both without waiting for anything.
+pub(crate) struct Embedded {
+    // In this order: the node ends before the coordinator, and the lock goes last.
+    node: Node,
+    coordinator: Coordinator,
+    _lock: HomeLock,
+}
+
+impl Embedded {
+    /// Starts both in a home that this process holds. Runs that were left open there go on at once.
+    pub(crate) async fn start(home: &Home, lock: HomeLock, options: &NodeOptions) -> Result<Self> {
+        let node = haulage_node::start(node_config(home, options)?)
+            .await
+            .context("can't start the node")?;
+        let coordinator = haulage_coordinator::start(CoordinatorConfig {
+            ledger: config::sqlite_url(&home.ledger()),
+            name: NAME.to_owned(),
+            // Nobody can attach from outside, so nobody has to know it.
+            cookie: crate::chance::secret(),
+            lease: lease::Settings::default(),
+            cluster: false,
+        })
+        .await
+        .with_context(|| format!("can't start on the ledger {}", home.ledger().display()))?;
+        Ok(Self {
+            node,
+            coordinator,
+            _lock: lock,
+        })
+    }
+
+    /// A client of this coordinator.
+    pub(crate) fn client(&self) -> Client {
+        api::over(self.coordinator.channel())
+    }
+
+    /// Returns only when a part has ended by itself, which it should not.
+    pub(crate) async fn failed(&mut self) -> Result<Infallible> {
+        tokio::select! {
+            error = self.node.crashed() => Err(error.into()),
+            reason = self.coordinator.deposed() => bail!(reason),
+        }
+    }
+
+    /// Ends both. What is not at rest goes on with the next start.
+    pub(crate) async fn stop(self) {
+        self.node.shutdown().await;
+        self.coordinator.stop().await;
+    }
+}
+
+/// The settings of the embedded node, as `validate` and `plan` need them too.
+pub(crate) fn node_config(home: &Home, options: &NodeOptions) -> Result<NodeConfig> {
+    let checkpoints = home.checkpoints();
+    let Some(store) = checkpoints.to_str() else {
+        bail!(
+            "the home folder {} is not UTF-8; give another one with --home",
+            home.root().display()
+        );
+    };
+    let mut node = NodeConfig::new(NAME, store);
+    options.apply(&mut node, Some(config::sqlite_url(&home.warehouse())))?;
+    Ok(node)
+}

@@ -1,0 +1,181 @@
+//! The closing summary of a run: what came in, what went where, what did not, and where to look next.
+
+use haulage_proto::v1::{Load, Run, RunState};
+
+use super::json::{elapsed_ms, sorted, state};
+use super::table::{one_line, visible};
+use super::{Output, Tone, human};
+
+/// The tone of a run's state.
+pub(crate) fn tone(run: &Run) -> Tone {
+    match run.state() {
+        RunState::Published => Tone::Good,
+        RunState::Failed | RunState::Stuck => Tone::Bad,
+        RunState::Cancelled | RunState::RollingBack => Tone::Warn,
+        RunState::Unspecified
+        | RunState::Discovering
+        | RunState::Loading
+        | RunState::Verifying
+        | RunState::Publishing => Tone::Faint,
+    }
+}
+
+/// The lines of the summary. `rejects` is the command that lists quarantined rows of this run.
+pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<String> {
+    let counts = run.counts.clone().unwrap_or_default();
+    let elapsed = elapsed_ms(run, now);
+    let state_word = state(run).replace('_', " ");
+    let verb = if run.finished_at == 0 { "for" } else { "after" };
+    let mut lines = vec![format!(
+        "run {}  {}  {verb} {}",
+        run.run_id,
+        output.paint(tone(run), &state_word),
+        human::duration(elapsed)
+    )];
+    let mut row = |name: &str, value: String| lines.push(format!("  {name:<10} {value}"));
+
+    let rate = human::rate(counts.read, elapsed).map(|rate| format!(", {} rows/s", human::count(rate)));
+    row(
+        "read",
+        format!(
+            "{} ({}{})",
+            human::counted(counts.read, "row"),
+            human::bytes(counts.bytes),
+            rate.unwrap_or_default()
+        ),
+    );
+    row("loaded", human::counted(counts.loaded, "row"));
+    row("rejected", rejected(run));
+    row("filtered", human::counted(counts.filtered, "row"));
+    if counts.multiplied > 0 {
+        row(
+            "multiplied",
+            format!("{} more, made by joins", human::counted(counts.multiplied, "row")),
+        );
+    }
+    if run.retries > 0 || run.restarts > 0 {
+        row(
+            "repeated",
+            format!(
+                "{}, {} from a checkpoint",
+                human::counted(run.retries.into(), "attempt"),
+                human::counted(run.restarts.into(), "restart")
+            ),
+        );
+    }
+    for load in &run.loads {
+        row("load", load_line(load, run.state()));
+    }
+    if counts.rejected > 0 {
+        row("look", rejects.to_owned());
+    }
+    if !run.trace_id.is_empty() {
+        row("trace", run.trace_id.clone());
+    }
+    lines
+}
+
+/// `120 rows: no_carrier 100, odd_delay 20`.
+pub(crate) fn rejected(run: &Run) -> String {
+    let Some(counts) = &run.counts else {
+        return human::counted(0, "row");
+    };
+    let mut reasons = sorted(&counts.rejected_by_reason);
+    // The most frequent first: that is the one to look at.
+    reasons.sort_by(|(_, a), (_, b)| b.cmp(a));
+    let parts: Vec<String> = reasons
+        .iter()
+        .map(|(reason, rows)| format!("{} {}", one_line(reason), human::count(**rows)))
+        .collect();
+    let total = human::counted(counts.rejected, "row");
+    if parts.is_empty() {
+        total
+    } else {
+        format!("{total}: {}", parts.join(", "))
+    }
+}
+
+fn load_line(load: &Load, state: RunState) -> String {
+    let target = format!("{} -> {} {}", load.name, load.destination, load.table);
+    let what = match state {
+        RunState::Published => format!("{} published", human::counted(load.published, "row")),
+        RunState::Failed | RunState::Cancelled => "nothing published, as it was before".to_owned(),
+        RunState::RollingBack | RunState::Stuck => "being undone".to_owned(),
+        RunState::Unspecified
+        | RunState::Discovering
+        | RunState::Loading
+        | RunState::Verifying
+        | RunState::Publishing => format!("{} staged", human::counted(load.staged, "row")),
+    };
+    match (state, load.detail.as_str()) {
+        (RunState::Published, detail) if !detail.is_empty() => format!("{target}: {what} ({})", visible(detail)),
+        _ => format!("{target}: {what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_proto::v1::Counts;
+
+    use super::*;
+    use crate::output::Format;
+
+    fn sample(state: RunState) -> Run {
+        let mut run = Run {
+            run_id: "flights-0a1b2c3d4e".into(),
+            pipeline: "flights".into(),
+            submitted_at: 1_000,
+            finished_at: 3_000,
+            ..Default::default()
+        };
+        run.set_state(state);
+        run.loads = vec![Load {
+            name: "clean".into(),
+            destination: "warehouse".into(),
+            table: "flights_clean".into(),
+            staged: 900,
+            published: 900,
+            ..Default::default()
+        }];
+        run.counts = Some(Counts {
+            read: 1_000,
+            loaded: 900,
+            rejected: 60,
+            filtered: 40,
+            bytes: 2048,
+            rejected_by_reason: [("ragged".to_owned(), 10), ("no_carrier".to_owned(), 50)].into(),
+            ..Default::default()
+        });
+        run
+    }
+
+    #[test]
+    fn a_published_run_says_where_and_how_to_look() {
+        let lines = lines(
+            &sample(RunState::Published),
+            9_000,
+            Output::new(Format::Json),
+            "haulage rejects X",
+        );
+        let text = lines.join("\n");
+        for part in [
+            "run flights-0a1b2c3d4e  published  after 2.0 s",
+            "1,000 rows (2.00 KiB, 500 rows/s)",
+            "60 rows: no_carrier 50, ragged 10",
+            "clean -> warehouse flights_clean: 900 rows published",
+            "haulage rejects X",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("repeated") && !text.contains("trace"), "{text}");
+    }
+
+    #[test]
+    fn a_failed_run_never_claims_to_have_published() {
+        let text = lines(&sample(RunState::Failed), 9_000, Output::new(Format::Json), "").join("\n");
+        assert!(
+            text.contains("nothing published") && !text.contains("900 rows published"),
+            "{text}"
+        );
+    }
+}
