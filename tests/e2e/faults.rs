@@ -1,0 +1,157 @@
+//! What fails in the middle of a run, and the result that is exact all the same.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::cluster::{BASE, World};
+use super::support::cluster::{Cluster, Settings, check_state, events, run_of};
+use super::support::flights;
+
+/// The longest silence after which a node must be known to be lost, and what the detection itself may take.
+const LOST_WITHIN_MS: u64 = 5_000;
+const SLACK_MS: u64 = 500;
+
+/// The example with small chunks and frequent checkpoints, so that there is a middle to fail in.
+fn small_steps(world: &World) -> Result<PathBuf> {
+    let text = std::fs::read_to_string(flights::pipeline())?;
+    let text = text
+        .replacen("pipeline: flights\n", "pipeline: flights\ncheckpoint_rows: 2000\n", 1)
+        .replacen(
+            "    csv: data/flights-*.csv\n",
+            "    csv: data/flights-*.csv\n    chunk_size: 800kB\n",
+            1,
+        );
+    ensure!(
+        text.contains("checkpoint_rows") && text.contains("chunk_size"),
+        "the example has changed its shape"
+    );
+    let path = world.folder.path().join("pipeline.yaml");
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// The node that works on a chunk, in the run's own log.
+fn working_node(shown: &Value) -> Option<String> {
+    let assigned = events(shown, "assigned");
+    let chunk = assigned
+        .iter()
+        .rev()
+        .find(|event| event["event"]["work"]["chunk"].is_object())?;
+    chunk["event"]["node"].as_str().map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_killed_in_the_middle_changes_nothing_about_the_result() -> Result<()> {
+    let world = World::new().await?;
+    let oracle = flights::oracle(&world.postgres, "warehouse").await?;
+    let pool = world.postgres.pool("warehouse").await?;
+    let settings = Settings {
+        faults: Some("slow@segment:300ms".into()),
+        ..world.settings(3)
+    };
+    let mut cluster = Cluster::start(world.folder.path(), settings).await?;
+
+    let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
+    // In the middle: something is staged already, and much is not.
+    let minute = Duration::from_secs(60);
+    let shown = cluster
+        .until_run(&run, "a chunk is staged", minute, |shown| {
+            !events(shown, "chunk_staged").is_empty()
+        })
+        .await?;
+    check_state(&shown, "loading")?;
+    let victim = working_node(&shown).context("no chunk is assigned")?;
+    cluster.kill(&victim).await?;
+    cluster.watch(&run).await?.success()?;
+
+    let shown = cluster.show(&run).await?;
+    check_state(&shown, "published")?;
+    flights::check_counts(run_of(&shown), &oracle)?;
+    flights::check_postgres(&pool).await?;
+    let failed = events(&shown, "attempt_failed");
+    let lost: Vec<u64> = failed
+        .iter()
+        .filter(|event| event["event"]["node"] == victim.as_str())
+        .filter_map(|event| event["event"]["node_lost_after_ms"].as_u64())
+        .collect();
+    ensure!(
+        !lost.is_empty(),
+        "the loss of {victim} is not in the run's log: {failed:#?}"
+    );
+    for silent in lost {
+        ensure!(
+            silent <= LOST_WITHIN_MS + SLACK_MS,
+            "{victim} was noticed after {silent} ms"
+        );
+    }
+    // `haulage show` says it to a person, too.
+    let said = cluster.client().args(["show", &run]).output().await?.success()?;
+    ensure!(
+        said.stdout.contains(&victim) && said.stdout.contains("lost"),
+        "{}",
+        said.stdout
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_actor_that_panics_is_restarted_from_its_checkpoint() -> Result<()> {
+    let world = World::new().await?;
+    let oracle = flights::oracle(&world.postgres, "warehouse").await?;
+    let pool = world.postgres.pool("warehouse").await?;
+    let settings = Settings {
+        faults: Some("panic@chunk:0.1:segment:1".into()),
+        ..world.settings(2)
+    };
+    let cluster = Cluster::start(world.folder.path(), settings).await?;
+
+    let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
+    cluster.watch(&run).await?.success()?;
+    let shown = cluster.show(&run).await?;
+    check_state(&shown, "published")?;
+    ensure!(
+        run_of(&shown)["restarts"].as_u64() >= Some(1),
+        "no restart is shown: {shown:#}"
+    );
+    flights::check_counts(run_of(&shown), &oracle)?;
+    flights::check_postgres(&pool).await?;
+    let resumed = events(&shown, "chunk_staged")
+        .iter()
+        .any(|event| event["event"]["report"]["resumed"].as_u64() >= Some(1));
+    ensure!(resumed, "the restarted actor read its first segment again: {shown:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_that_dies_finds_its_run_again() -> Result<()> {
+    let world = World::new().await?;
+    let oracle = flights::oracle(&world.postgres, "warehouse").await?;
+    let pool = world.postgres.pool("warehouse").await?;
+    let settings = Settings {
+        faults: Some("slow@segment:300ms".into()),
+        ..world.settings(2)
+    };
+    let mut cluster = Cluster::start(world.folder.path(), settings).await?;
+
+    let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
+    let minute = Duration::from_secs(60);
+    cluster
+        .until_run(&run, "a chunk is staged", minute, |shown| {
+            !events(shown, "chunk_staged").is_empty()
+        })
+        .await?;
+    cluster.restart_coordinator().await?;
+    cluster
+        .until_run(&run, "the run is at rest", minute, |shown| {
+            run_of(shown)["finished_at"].is_u64()
+        })
+        .await?;
+    let shown = cluster.show(&run).await?;
+    check_state(&shown, "published")?;
+    flights::check_counts(run_of(&shown), &oracle)?;
+    flights::check_postgres(&pool).await?;
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! End to end: every test drives the real binary, against real servers that it starts itself.
+//!
+//! One binary of modules, because linking this much takes longer than running it. What is deliberately not here: tests
+//! of single parts, which stand beside them.
+
+mod bad_input;
+mod cluster;
+mod embedded;
+mod faults;
+mod foreign;
+mod full_disk;
+mod house;
+mod readers;
+mod support;
+mod trace;
+mod validate;

@@ -1,0 +1,208 @@
+//! A cluster as an operator starts it: one coordinator and some nodes, each a process of the binary, on ports that the
+//! system chose.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::process::{Output, Service, Verb, until};
+
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// The ledger's address.
+    pub(crate) ledger: String,
+    /// The address of the destination `warehouse`.
+    pub(crate) warehouse: String,
+    /// Where checkpoints go: a folder or an `s3://` address.
+    pub(crate) store: String,
+    /// How many nodes.
+    pub(crate) nodes: usize,
+    /// For every process.
+    pub(crate) envs: Vec<(String, String)>,
+    /// For every node: faults to inject.
+    pub(crate) faults: Option<String>,
+}
+
+/// A running cluster; every process ends when this is dropped.
+pub(crate) struct Cluster {
+    folder: PathBuf,
+    settings: Settings,
+    /// Where clients find the coordinator.
+    pub(crate) address: String,
+    /// The coordinator's process.
+    pub(crate) coordinator: Service,
+    /// The nodes by name.
+    pub(crate) nodes: Vec<(String, Service)>,
+}
+
+impl Cluster {
+    /// Starts a cluster with its files in `folder`, and waits until every node is alive.
+    pub(crate) async fn start(folder: &Path, settings: Settings) -> Result<Self> {
+        let cookie = folder.join("cookie");
+        std::fs::write(&cookie, "a secret of this test\n")?;
+        let mut coordinator = coordinator(folder, &settings, "127.0.0.1:0").spawn("coordinator")?;
+        let ready = coordinator.line_with("127.0.0.1:").await?;
+        let address = format!(
+            "http://{}",
+            address_in(&ready).with_context(|| format!("no address in {ready:?}"))?
+        );
+        let mut cluster = Self {
+            folder: folder.to_owned(),
+            settings,
+            address,
+            coordinator,
+            nodes: Vec::new(),
+        };
+        for number in 1..=cluster.settings.nodes {
+            cluster.add_node(&format!("node-{number}"))?;
+        }
+        cluster.until_alive(cluster.settings.nodes).await?;
+        Ok(cluster)
+    }
+
+    /// Starts one more node.
+    pub(crate) fn add_node(&mut self, name: &str) -> Result<()> {
+        let settings = &self.settings;
+        let mut verb = Verb::new(&self.folder)
+            .envs(&settings.envs)
+            .args(["node", "--coordinator", &self.address, "--name", name, "--slots", "1"])
+            .args(["--store", &settings.store])
+            .args(["--cookie-file".into(), self.folder.join("cookie").into_os_string()])
+            // By the environment, so that no password stands in a list of processes.
+            .env("HAULAGE_DESTINATION_WAREHOUSE", &settings.warehouse);
+        if let Some(fault) = &settings.faults {
+            verb = verb.env("HAULAGE_FAULT", fault);
+        }
+        self.nodes.push((name.to_owned(), verb.spawn(name)?));
+        Ok(())
+    }
+
+    /// A call of the binary as a client of this cluster.
+    pub(crate) fn client(&self) -> Verb {
+        Verb::new(&self.folder)
+            .envs(&self.settings.envs)
+            .env("HAULAGE_COORDINATOR", &self.address)
+    }
+
+    /// Submits a pipeline and returns the run's id and what became of the submission.
+    pub(crate) async fn submit(&self, pipeline: &Path, more: &[&str]) -> Result<(String, String)> {
+        let args: [OsString; 2] = ["submit".into(), pipeline.into()];
+        let output = self
+            .client()
+            .args(args)
+            .args(["--output", "json"])
+            .args(more)
+            .output()
+            .await?
+            .success()?;
+        // What is already published is summed up in a second line.
+        let answer = output
+            .json_lines()?
+            .into_iter()
+            .next()
+            .context("submit printed nothing")?;
+        let text = |name: &str| {
+            answer[name]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("no {name}: {answer}"))
+        };
+        Ok((text("run_id")?, text("disposition")?))
+    }
+
+    /// Waits until a run is at rest; the output of `watch`.
+    pub(crate) async fn watch(&self, run: &str) -> Result<Output> {
+        self.client().args(["watch", run, "--output", "json"]).output().await
+    }
+
+    /// A run with its events, as `show --output json` has it.
+    pub(crate) async fn show(&self, run: &str) -> Result<Value> {
+        self.client()
+            .args(["show", run, "--output", "json"])
+            .output()
+            .await?
+            .success()?
+            .json()
+    }
+
+    /// Waits until `show` says something about a run.
+    pub(crate) async fn until_run(
+        &self,
+        run: &str,
+        what: &str,
+        limit: Duration,
+        mut seen: impl FnMut(&Value) -> bool,
+    ) -> Result<Value> {
+        until(what, limit, async || {
+            let shown = self.show(run).await?;
+            Ok(seen(&shown).then_some(shown))
+        })
+        .await
+    }
+
+    /// Kills the coordinator with SIGKILL and starts it again on the same port.
+    pub(crate) async fn restart_coordinator(&mut self) -> Result<()> {
+        self.coordinator.kill().await?;
+        let listen = self.address.trim_start_matches("http://");
+        self.coordinator = coordinator(&self.folder, &self.settings, listen).spawn("coordinator-2")?;
+        self.coordinator.line_with("127.0.0.1:").await?;
+        Ok(())
+    }
+
+    /// Kills a node with SIGKILL.
+    pub(crate) async fn kill(&mut self, name: &str) -> Result<()> {
+        let node = self
+            .nodes
+            .iter_mut()
+            .find(|(node, _)| node == name)
+            .with_context(|| format!("no node {name}"))?;
+        node.1.kill().await
+    }
+
+    async fn until_alive(&self, nodes: usize) -> Result<()> {
+        until(
+            &format!("{nodes} nodes are alive"),
+            Duration::from_secs(60),
+            async || {
+                let listed = self.client().args(["nodes", "--output", "json"]).output().await?;
+                Ok((listed.code == 0 && listed.stdout.matches("\"alive\"").count() == nodes).then_some(()))
+            },
+        )
+        .await
+    }
+}
+
+fn coordinator(folder: &Path, settings: &Settings, listen: &str) -> Verb {
+    Verb::new(folder)
+        .envs(&settings.envs)
+        .args(["coordinator", "--listen", listen])
+        .args(["--cookie-file".into(), folder.join("cookie").into_os_string()])
+        .env("HAULAGE_LEDGER", &settings.ledger)
+}
+
+/// The events of a shown run, of one kind.
+pub(crate) fn events<'a>(shown: &'a Value, kind: &str) -> Vec<&'a Value> {
+    let all = shown["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    all.iter().filter(|event| event["kind"] == kind).collect()
+}
+
+/// Fails unless the run is in this state; says what the run says.
+pub(crate) fn check_state(shown: &Value, state: &str) -> Result<()> {
+    ensure!(run_of(shown)["state"] == state, "the run is not {state}: {shown:#}");
+    Ok(())
+}
+
+/// The run itself, in what `show` prints.
+pub(crate) fn run_of(shown: &Value) -> &Value {
+    if shown["run"].is_object() { &shown["run"] } else { shown }
+}
+
+fn address_in(line: &str) -> Option<&str> {
+    let rest = &line[line.find("127.0.0.1:")?..];
+    let end = rest.find(|letter: char| !(letter.is_ascii_digit() || letter == '.' || letter == ':'));
+    Some(rest[..end.unwrap_or(rest.len())].trim_end_matches(['.', ':']))
+}

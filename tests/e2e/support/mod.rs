@@ -1,0 +1,9 @@
+//! What the end-to-end tests stand on: real servers of their own, processes of the binary, and the flights oracle.
+
+pub(crate) mod cluster;
+pub(crate) mod disk;
+pub(crate) mod flights;
+pub(crate) mod otlp;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod s3;
