@@ -4,11 +4,13 @@
 //! channel in memory, and the node is found in this process. There is one at a time in a home, because of its lock.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use haulage_coordinator::{Coordinator, CoordinatorConfig};
 use haulage_core::lease;
 use haulage_node::{Node, NodeConfig};
+use haulage_proto::v1::ListNodesRequest;
 
 use crate::api::{self, Client};
 use crate::cli::node_options::NodeOptions;
@@ -16,6 +18,9 @@ use crate::config::{self, Home, HomeLock};
 
 /// What runs are told the node of the embedded mode is called.
 const NAME: &str = "local";
+/// How long the two parts may take to find each other, and how often is looked.
+const GREETING: Duration = Duration::from_secs(5);
+const GREETING_PAUSE: Duration = Duration::from_millis(5);
 
 /// A running coordinator with its node. Dropping it ends both without waiting for anything.
 pub(crate) struct Embedded {
@@ -41,11 +46,29 @@ impl Embedded {
         })
         .await
         .with_context(|| format!("can't start on the ledger {}", home.ledger().display()))?;
-        Ok(Self {
+        let embedded = Self {
             node,
             coordinator,
             _lock: lock,
-        })
+        };
+        embedded.until_greeted().await;
+        Ok(embedded)
+    }
+
+    /// Waits for the moment in which the coordinator has found the node: a run that begins before is told to wait for
+    /// one. Bounded, because a run that does have to wait says so itself.
+    async fn until_greeted(&self) {
+        let mut client = self.client();
+        let greeted = async {
+            loop {
+                match client.list_nodes(api::call(ListNodesRequest {})).await {
+                    Ok(response) if response.get_ref().nodes.is_empty() => tokio::time::sleep(GREETING_PAUSE).await,
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        };
+        // An error means that it took too long.
+        drop(tokio::time::timeout(GREETING, greeted).await);
     }
 
     /// A client of this coordinator.
@@ -63,8 +86,9 @@ impl Embedded {
 
     /// Ends both. What is not at rest goes on with the next start.
     pub(crate) async fn stop(self) {
-        self.node.shutdown().await;
+        // The coordinator first: it would take a node that ends before it for a lost one, and warn.
         self.coordinator.stop().await;
+        self.node.shutdown().await;
     }
 }
 

@@ -21,6 +21,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
+mod exporter;
+
 /// A collector that doesn't answer must not hold up the end of a command for longer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -110,10 +112,7 @@ fn wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
 }
 
 fn provider(role: &Role) -> Result<SdkTracerProvider> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .build()
-        .context("can't set up the export of traces; look at the OTEL_EXPORTER_OTLP_* variables")?;
+    let exporter = exporter::Exporter::from_environment()?;
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(resource(role))

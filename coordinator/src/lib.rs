@@ -26,11 +26,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
+use actors::Shared;
 use actors::cluster::Cluster;
 use actors::gateway::ClusterGateway;
 use actors::runs::{Runs, RunsArguments};
 use actors::table::RunTable;
-use actors::Shared;
 use api::attach::Attach;
 use api::{Api, Leader, server};
 use leadership::Leadership;
@@ -52,7 +52,12 @@ pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
     let ledger = ledger::open(&config.ledger).await?;
     let epoch = ledger.claim(&config.name, clock::wall()).await?;
     let open = ledger.open_runs().await?;
-    tracing::info!(epoch = epoch.0, open_runs = open.len(), name = config.name, "this coordinator leads");
+    tracing::info!(
+        epoch = epoch.0,
+        open_runs = open.len(),
+        name = config.name,
+        "this coordinator leads"
+    );
 
     let leadership = Leadership::new(epoch);
     let (writer, written) = group::Writer::spawn(Arc::clone(&ledger), epoch);
@@ -65,11 +70,19 @@ pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
         alive: watch::Sender::new(0),
     });
     let session = match config.cluster {
-        true => Some(transport::session(&config.name, &config.cookie).await.map_err(session_error)?),
+        true => Some(
+            transport::session(&config.name, &config.cookie)
+                .await
+                .map_err(session_error)?,
+        ),
         false => None,
     };
     let (cluster, _) = spawn("cluster", Cluster, Arc::clone(&shared)).await?;
-    let arguments = RunsArguments { shared: Arc::clone(&shared), cluster: cluster.clone(), open };
+    let arguments = RunsArguments {
+        shared: Arc::clone(&shared),
+        cluster: cluster.clone(),
+        open,
+    };
     let (runs, _) = spawn("runs", Runs, arguments).await?;
     let (gateway, _) = spawn("gateway", ClusterGateway, (Arc::clone(&shared), cluster.clone())).await?;
 
@@ -82,7 +95,13 @@ pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
         tokio::spawn(heed_writer(leadership.clone(), written)),
         tokio::spawn(stop_when_deposed(leadership, actors.clone())),
     ];
-    Ok(Coordinator { api: Api::leading(leader.clone()), leader, session, actors, tasks })
+    Ok(Coordinator {
+        api: Api::leading(leader.clone()),
+        leader,
+        session,
+        actors,
+        tasks,
+    })
 }
 
 impl Coordinator {
@@ -95,7 +114,10 @@ impl Coordinator {
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let leadership = self.leader.shared.leadership.clone();
         let session = self.session.clone();
-        let attach = session.map(|session| Attach { session, leadership: leadership.clone() });
+        let attach = session.map(|session| Attach {
+            session,
+            leadership: leadership.clone(),
+        });
         let shutdown = async {
             tokio::select! {
                 () = shutdown => {}
@@ -127,7 +149,11 @@ impl Coordinator {
         }
         for actor in std::mem::take(&mut self.actors) {
             // An error means that it has ended already.
-            drop(actor.stop_and_wait(Some("the coordinator stops".to_owned()), None).await);
+            drop(
+                actor
+                    .stop_and_wait(Some("the coordinator stops".to_owned()), None)
+                    .await,
+            );
         }
     }
 }
@@ -152,7 +178,9 @@ pub struct Reader {
 
 /// Opens a ledger for reading only. The leader, if there is one, isn't disturbed.
 pub async fn open_readonly(ledger: &str) -> Result<Reader, Error> {
-    Ok(Reader { api: Api::reading(ledger::open_read_only(ledger).await?) })
+    Ok(Reader {
+        api: Api::reading(ledger::open_read_only(ledger).await?),
+    })
 }
 
 impl Reader {
@@ -173,7 +201,9 @@ async fn spawn<A: Actor>(
     actor: A,
     arguments: A::Arguments,
 ) -> Result<(ActorRef<A::Msg>, JoinHandle<()>), Error> {
-    Actor::spawn(None, actor, arguments).await.map_err(|source| Error::Spawn { actor: name, source })
+    Actor::spawn(None, actor, arguments)
+        .await
+        .map_err(|source| Error::Spawn { actor: name, source })
 }
 
 fn session_error(error: transport::Error) -> Error {

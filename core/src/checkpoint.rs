@@ -158,7 +158,8 @@ pub struct ChunkReport {
     pub counts: Counts,
     /// Segments that stand.
     pub segments: u32,
-    /// Segments that an earlier attempt had already committed and this one did not write again.
+    /// Segments that stood when the reporting actor began (of an earlier attempt, or from before a restart): it neither
+    /// read nor wrote them again.
     pub resumed: u32,
     /// Keys of quarantined rows in the checkpoint store, in order.
     pub rejects: Vec<String>,

@@ -1,11 +1,10 @@
-//! One trace over all processes: the W3C context of an envelope becomes the parent of a span here, and a span's context
-//! goes into the envelopes that come of it. The process sets the propagator; without one there is no context, and
-//! everything works as well.
+//! One trace over all processes: the W3C context of an envelope becomes the parent of a span here. The process sets the
+//! propagator; without one there is no context, and everything works as well.
 
 use std::collections::HashMap;
 
 use opentelemetry::global;
-use opentelemetry::propagation::{Extractor, Injector};
+use opentelemetry::propagation::Extractor;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -24,14 +23,6 @@ impl Extractor for Reader<'_> {
     }
 }
 
-struct Writer<'a>(&'a mut Carrier);
-
-impl Injector for Writer<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        self.0.insert(key.to_owned(), value);
-    }
-}
-
 /// Hangs a span that was not entered yet under what the envelope said.
 pub(crate) fn follow(span: &Span, carrier: &Carrier) {
     if carrier.is_empty() {
@@ -40,16 +31,4 @@ pub(crate) fn follow(span: &Span, carrier: &Carrier) {
     let context = global::get_text_map_propagator(|propagator| propagator.extract(&Reader(carrier)));
     // An error means that nobody exports this span: then there is nothing to hang under anything.
     drop(span.set_parent(context));
-}
-
-/// A span's context for an envelope; `otherwise` if nobody exports the span.
-pub(crate) fn context(span: &Span, otherwise: &Carrier) -> Carrier {
-    let mut found = Carrier::new();
-    let context = span.context();
-    global::get_text_map_propagator(|propagator| propagator.inject_context(&context, &mut Writer(&mut found)));
-    if found.contains_key("traceparent") {
-        found
-    } else {
-        otherwise.clone()
-    }
 }

@@ -96,9 +96,28 @@ fn write_one(f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic, text: &str) ->
     }
 }
 
+/// The line with the user and password of any address in it replaced by as many stars: an excerpt is printed and logged.
+fn without_credentials(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(found) = rest.find("://") {
+        let (before, after) = rest.split_at(found + 3);
+        shown.push_str(before);
+        let end = after
+            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | ','))
+            .unwrap_or(after.len());
+        let credentials = after[..end].rfind('@').unwrap_or(0);
+        shown.extend(after[..credentials].chars().map(|_| '*'));
+        rest = &after[credentials..];
+    }
+    shown.push_str(rest);
+    shown
+}
+
 /// The part of a line around a character, and where that character stands in it. Tabs become one space, so that the
 /// caret stands below its character.
 fn excerpt(line: &str, caret: usize) -> (String, usize) {
+    let line = &without_credentials(line);
     let chars: Vec<char> = line
         .trim_end()
         .chars()

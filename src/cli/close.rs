@@ -25,7 +25,7 @@ pub(crate) fn close(followed: &Followed, run_id: &str, globals: &Globals) -> io:
             reason(run)
         )),
         RunState::Failed => note(format!("error: {}", reason(run))),
-        RunState::Cancelled => note(format!("cancelled: {}", reason(run))),
+        RunState::Cancelled => note(reason(run)),
         RunState::Unspecified
         | RunState::Discovering
         | RunState::Loading

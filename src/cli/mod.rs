@@ -39,7 +39,7 @@ of nodes. Readers of a table see all of a run or nothing of it, and a run that f
 
 const AFTER_HELP: &str = "\
 Start here:
-  haulage validate pipeline.yaml    every mistake in the file, with line and column, before anything runs
+  haulage validate pipeline.yaml    every mistake in the file, with line and column
   haulage plan pipeline.yaml        what a run would read, make and change; touches nothing
   haulage run pipeline.yaml         run it in this process; what it keeps is under .haulage/
   haulage rejects RUN               the rows that did not make it, with file, line and reason
@@ -50,8 +50,8 @@ The same file on a cluster:
   haulage submit pipeline.yaml --watch --coordinator http://HOST:7400
 
 Exit codes: 0 done or already published, 1 failed, 2 wrong usage, 130 interrupted or cancelled.
-Every option with [env: NAME] can be given by that environment variable. Traces go to the collector that
-OTEL_EXPORTER_OTLP_ENDPOINT names. `haulage help VERB` says more about each verb.";
+Every option with [env: NAME] can be given by that environment variable. Traces go to where
+OTEL_EXPORTER_OTLP_ENDPOINT says. `haulage help VERB` says more about each verb.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]

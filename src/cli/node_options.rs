@@ -41,6 +41,11 @@ fn unchecked(text: &str) -> Result<DestinationArg, std::convert::Infallible> {
 }
 
 impl NodeOptions {
+    /// Whether somebody has said where a destination is.
+    pub(crate) fn names(&self, destination: &str) -> Result<bool> {
+        Ok(config::destinations(&self.destination, config::environment())?.contains_key(destination))
+    }
+
     /// Puts the settings into a node's configuration. `warehouse` is where the destination of that name is when nobody
     /// says otherwise.
     pub(crate) fn apply(&self, node: &mut NodeConfig, warehouse: Option<String>) -> Result<()> {

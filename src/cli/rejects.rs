@@ -162,10 +162,10 @@ impl Printer {
         match (self.shown, self.reason.as_str()) {
             (0, "") => note("no row of this run was rejected"),
             (0, reason) => note(format!(
-                "no row was rejected for the reason {reason}; in the whole run: {total}"
+                "no row was rejected for the reason {reason}; the whole run has {total}"
             )),
             (shown, _) => note(format!(
-                "{} shown; in the whole run: {total}",
+                "{} shown; the whole run has {total}",
                 human::counted(shown, "row")
             )),
         }
@@ -175,7 +175,7 @@ impl Printer {
 /// Two lines: where and why, and the row as it stood in the file.
 fn lines(reject: &Reject, output: Output) -> [String; 2] {
     let mut why = output.paint(Tone::Warn, &reject.reason);
-    if !reject.step.is_empty() {
+    if !reject.step.is_empty() && !reject.detail.contains(&format!("step {}", reject.step)) {
         why.push_str(&format!("  step {}", reject.step));
     }
     if !reject.column.is_empty() {

@@ -66,7 +66,21 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         failed = embedded.failed() => failed.map(|never| match never {}),
     };
     embedded.stop().await;
+    if matches!(exit, Ok(Exit::Success)) && !globals.output().is_json() {
+        say_where(&args.node, globals)?;
+    }
     exit
+}
+
+/// Nobody has named the default warehouse, so nobody can know where it is.
+fn say_where(node: &NodeOptions, globals: &Globals) -> Result<()> {
+    let file = globals.home.join("warehouse.db");
+    if !node.names("warehouse")? && file.exists() {
+        globals
+            .output()
+            .line(format!("  where      warehouse is the SQLite file {}", file.display()))?;
+    }
+    Ok(())
 }
 
 async fn drive(
@@ -88,7 +102,7 @@ async fn drive(
         submit::announce(&submitted, globals.output(), "", true)?;
     }
     if submitted.disposition() == Disposition::AlreadyPublished {
-        return submit::published(client, run_id, globals).await;
+        return submit::published(client, run_id, true, globals).await;
     }
     let followed = Box::pin(follow::follow(
         client,

@@ -147,7 +147,7 @@ fn log(events: &[RunEvent], all: bool, output: Output) -> std::io::Result<()> {
 fn gap(left_out: &mut usize, output: Output) -> std::io::Result<()> {
     if *left_out > 0 {
         let text = format!(
-            "       ... {} more, see them with --all",
+            "       ... {} in between, see them with --all",
             human::counted(*left_out as u64, "event")
         );
         output.line(output.paint(Tone::Faint, &text))?;

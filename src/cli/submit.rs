@@ -69,7 +69,7 @@ pub(crate) async fn submit_to(
         watch,
     )?;
     if submitted.disposition() == Disposition::AlreadyPublished {
-        return published(client, &submitted.run_id, globals).await;
+        return published(client, &submitted.run_id, watch, globals).await;
     }
     if !watch {
         return Ok(Exit::Success);
@@ -146,7 +146,8 @@ pub(crate) fn announce(submitted: &SubmitResponse, output: Output, next: &str, w
 }
 
 /// The end of a submission that is published already: when, what, and how to run it again.
-pub(crate) async fn published(client: &Client, run_id: &str, globals: &Globals) -> Result<Exit> {
+/// The summary only where nobody keeps the id that `submit` prints.
+pub(crate) async fn published(client: &Client, run_id: &str, watch: bool, globals: &Globals) -> Result<Exit> {
     let request = haulage_proto::v1::GetRunRequest {
         run_id: run_id.to_owned(),
     };
@@ -165,7 +166,9 @@ pub(crate) async fn published(client: &Client, run_id: &str, globals: &Globals) 
             crate::output::human::moment(run.finished_at)
         ));
     }
-    close::print(&run, globals)?;
+    if watch || globals.output().is_json() {
+        close::print(&run, globals)?;
+    }
     Ok(Exit::Success)
 }
 

@@ -108,7 +108,8 @@ fn load_line(load: &Load, state: RunState) -> String {
         | RunState::Publishing => format!("{} staged", human::counted(load.staged, "row")),
     };
     match (state, load.detail.as_str()) {
-        (RunState::Published, detail) if !detail.is_empty() => format!("{target}: {what} ({})", visible(detail)),
+        // The destination's own words: they say also what became of the rows that were there.
+        (RunState::Published, detail) if !detail.is_empty() => format!("{target}: {}", visible(detail)),
         _ => format!("{target}: {what}"),
     }
 }

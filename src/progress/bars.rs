@@ -30,7 +30,7 @@ struct Bar {
 
 impl Bars {
     pub(super) fn new(screen: MultiProgress, now: Instant) -> Self {
-        let status = screen.add(ProgressBar::new_spinner().with_style(style("{spinner} {msg}")));
+        let status = screen.add(ProgressBar::new_spinner().with_style(style("{spinner} {wide_msg}")));
         status.set_message("waiting for the coordinator");
         status.enable_steady_tick(TICK);
         Self {
@@ -51,7 +51,8 @@ impl Bars {
             .min(32);
         for stage in &run.stages {
             let bar = self.stages.entry(stage.name.clone()).or_insert_with(|| {
-                let bar = ProgressBar::new(WHOLE).with_style(style("{prefix} [{bar:28}] {msg}").progress_chars("=> "));
+                let bar =
+                    ProgressBar::new(WHOLE).with_style(style("{prefix} [{bar:20}] {wide_msg}").progress_chars("=> "));
                 Bar {
                     bar: self.screen.insert_before(&self.status, bar),
                     speed: Speed::default(),
@@ -67,8 +68,9 @@ impl Bars {
     }
 
     pub(super) fn finish(&mut self) {
+        // All of them go: the summary that follows says the same, and starts on a clean line.
         for bar in self.stages.values() {
-            bar.bar.abandon();
+            bar.bar.finish_and_clear();
         }
         self.status.finish_and_clear();
     }
@@ -84,23 +86,23 @@ impl Bar {
     }
 }
 
+/// What matters most comes first: a narrow terminal shows only as much as fits.
 fn message(stage: &Stage, fraction: f64, speed: &Speed) -> String {
     let mut text = format!(
-        "{:>3}%  {}/{} chunks  {}  {}",
+        "{:>3}%  {}",
         (fraction * 100.0) as u64,
-        stage.chunks_done,
-        stage.chunks,
-        human::counted(stage.rows_read, "row"),
-        human::bytes(stage.bytes_read),
+        human::counted(stage.rows_read, "row")
     );
     if stage.chunks_done < stage.chunks {
-        if let Some(rate) = speed.rows_per_second() {
+        if let Some(rate) = speed.rows_per_second().filter(|_| stage.rows_read > 0) {
             text.push_str(&format!("  {} rows/s", human::count(rate)));
         }
         if let Some(seconds) = speed.seconds_left() {
             text.push_str(&format!("  ETA {}", human::estimate(seconds)));
         }
     }
+    let bytes = human::bytes(stage.bytes_read);
+    text.push_str(&format!("  {}/{} chunks  {bytes}", stage.chunks_done, stage.chunks));
     text
 }
 
@@ -150,7 +152,7 @@ mod tests {
         };
         assert_eq!(
             message(&stage, 1.0, &Speed::default()),
-            "100%  2/2 chunks  1,500 rows  2.00 KiB"
+            "100%  1,500 rows  2/2 chunks  2.00 KiB"
         );
     }
 }

@@ -49,7 +49,7 @@ impl Lines {
                 (done * 100.0) as u64,
                 human::counted(rows, "row")
             ));
-            if let Some(rate) = self.speed.rows_per_second() {
+            if let Some(rate) = self.speed.rows_per_second().filter(|_| rows > 0) {
                 line.push_str(&format!("  {} rows/s", human::count(rate)));
             }
             if let Some(seconds) = self.speed.seconds_left() {

@@ -61,7 +61,7 @@ impl Speed {
         if done <= 0.0 || *fraction < ENOUGH || *fraction >= 1.0 {
             return None;
         }
-        Some(((1.0 - fraction) / (done / seconds)).ceil() as u64)
+        Some(((1.0 - fraction) / (done / seconds)).round() as u64)
     }
 
     fn covered(&self) -> Option<(f64, u64, f64)> {

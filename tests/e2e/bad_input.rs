@@ -175,7 +175,7 @@ async fn in_rows_goes_to_quarantine_with_its_place() -> Result<()> {
         of(3, "ragged", "", "2,bob"),
         of(4, "ragged", "", "3,eve,1,2"),
         of(5, "bad_utf8", "name", "4,b\\xffb,1"),
-        of(6, "nul_byte", "name", "5,a\0b,1"),
+        of(6, "nul_byte", "name", "5,a\\x00b,1"),
         of(7, "bad_int", "id", "six,ann,1"),
         of(8, "bad_float", "amount", "7,ann,much"),
         of(9, "null_in_required", "id", ",ann,1"),

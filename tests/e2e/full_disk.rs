@@ -10,6 +10,7 @@ use super::bad_input::{run, sound, tables, verb};
 use super::support::disk::SmallDisk;
 use super::support::flights;
 use super::support::postgres::Postgres;
+use super::support::process::Output;
 
 /// Rows that need more room than the small disks of these tests have.
 fn many_orders() -> String {
@@ -78,7 +79,7 @@ async fn under_postgres_is_named_and_undone() -> Result<()> {
         .execute(&admin)
         .await?;
 
-    run(folder.path(), Some(&url)).await?.failure(&["warehouse", "space"])?;
+    rerun(folder.path(), &url).await?.failure(&["warehouse", "space"])?;
     ensure!(
         tables(&pool).await? == before,
         "a failed run left {:?} behind",
@@ -89,10 +90,7 @@ async fn under_postgres_is_named_and_undone() -> Result<()> {
         .await?;
     ensure!(rows == 3, "a failed run changed the target: {rows} rows");
     disk.grow(400)?;
-    run(folder.path(), Some(&url))
-        .await?
-        .success()
-        .context("the next run")?;
+    rerun(folder.path(), &url).await?.success().context("the next run")?;
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM orders")
         .fetch_one(&pool)
         .await?;
@@ -107,15 +105,20 @@ async fn under_postgres_is_named_and_undone() -> Result<()> {
 async fn under_a_quota_of_postgres(first: &Postgres, folder: &Path) -> Result<()> {
     let limited = Postgres::start_with_file_limit(6144).await?;
     let url = limited.url("postgres");
-    run(folder, Some(&url)).await?.failure(&["warehouse"])?;
+    rerun(folder, &url).await?.failure(&["warehouse"])?;
     let left: Vec<String> = tables(&limited.pool("postgres").await?).await?;
     ensure!(
         !left.iter().any(|name| name == "public.orders"),
         "a part was published: {left:?}"
     );
-    run(folder, Some(&first.url("warehouse")))
+    rerun(folder, &first.url("warehouse"))
         .await?
         .success()
         .context("the next run")?;
     Ok(())
+}
+
+/// The file has other rows than the first run published, and the pipeline file is the same: run again on purpose.
+async fn rerun(folder: &Path, warehouse: &str) -> Result<Output> {
+    verb(folder, Some(warehouse)).args(["--rerun"]).output().await
 }

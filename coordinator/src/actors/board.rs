@@ -4,8 +4,8 @@
 //! A run posts everything it has outstanding, and posts it again whenever it changed; the newest post counts. A grant
 //! is kept as reserved until a post says that the run has seen it, so that no slot is given away twice.
 //!
-//! Runs take turns, one dispatch each. A node gets at most its slots and [`PREFETCH`] more, so that it never waits for
-//! the leader between two chunks; free slots anywhere go before a prefetch.
+//! Runs take turns, one dispatch each. A node gets at most as many chunks as it has slots, and beside them a few pieces
+//! of other work ([`BESIDE`]), so that a publish never waits for another run's chunks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use haulage_proto::link::message::{Assignment, AttemptKey};
 
 use crate::trace::Carrier;
 
-/// Attempts beyond its slots that a node may hold.
-pub(crate) const PREFETCH: u32 = 1;
+/// Steps and discoveries that a node takes beside its chunks. A node that takes fewer says that it is full.
+pub(crate) const BESIDE: u32 = 4;
 
 /// Work that waits for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,15 @@ pub(crate) struct Post {
 pub(crate) struct Seat {
     pub(crate) node: NodeName,
     pub(crate) slots: u32,
+}
+
+/// How many attempts, by the room that they take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// In slots.
+    pub(crate) chunks: u32,
+    /// Beside them.
+    pub(crate) beside: u32,
 }
 
 /// A run may give this work to this node.
@@ -151,15 +160,19 @@ impl Board {
             .collect()
     }
 
-    /// How many attempts each node has or is about to get.
-    pub(crate) fn load(&self) -> HashMap<NodeName, u32> {
-        let mut load: HashMap<NodeName, u32> = HashMap::new();
+    /// How much each node has or is about to get.
+    pub(crate) fn load(&self) -> HashMap<NodeName, Load> {
+        let mut load: HashMap<NodeName, Load> = HashMap::new();
         for posted in self.runs.values() {
-            let awaited = posted.post.awaited.values().map(|awaited| &awaited.node);
-            let drops = posted.post.drops.values();
-            let reserved = posted.reserved.iter().map(|grant| &grant.node);
-            for node in awaited.chain(drops).chain(reserved) {
-                *load.entry(node.clone()).or_default() += 1;
+            let awaited = posted
+                .post
+                .awaited
+                .iter()
+                .map(|(key, awaited)| (&key.work, &awaited.node));
+            let drops = posted.post.drops.iter().map(|(key, node)| (&key.work, node));
+            let reserved = posted.reserved.iter().map(|grant| (&grant.work, &grant.node));
+            for (work, node) in awaited.chain(drops).chain(reserved) {
+                *load.entry(node.clone()).or_default().of(work) += 1;
             }
         }
         load
@@ -167,11 +180,15 @@ impl Board {
 
     /// Gives free slots away, run by run in turn, until nothing more fits.
     pub(crate) fn grant(&mut self, now: Millis, seats: &[Seat]) -> Vec<Grant> {
-        let mut free: Vec<(NodeName, i64)> = Vec::with_capacity(seats.len());
         let load = self.load();
+        let mut free: Vec<(NodeName, Load)> = Vec::with_capacity(seats.len());
         for seat in seats {
-            let used = i64::from(load.get(&seat.node).copied().unwrap_or_default());
-            free.push((seat.node.clone(), i64::from(seat.slots) - used));
+            let used = load.get(&seat.node).copied().unwrap_or_default();
+            let left = Load {
+                chunks: seat.slots.saturating_sub(used.chunks),
+                beside: BESIDE.saturating_sub(used.beside),
+            };
+            free.push((seat.node.clone(), left));
         }
         let mut grants = Vec::new();
         let mut passed_over = HashSet::new();
@@ -202,7 +219,7 @@ impl Board {
         after.chain(before).find(|run| !passed_over.contains(*run)).cloned()
     }
 
-    fn grant_one(&mut self, run: &RunId, now: Millis, free: &mut [(NodeName, i64)]) -> Option<Grant> {
+    fn grant_one(&mut self, run: &RunId, now: Millis, free: &mut [(NodeName, Load)]) -> Option<Grant> {
         let posted = self.runs.get_mut(run)?;
         let reserved: HashSet<&Work> = posted.reserved.iter().map(|grant| &grant.work).collect();
         let ready = |waiting: &&Waiting| waiting.not_before <= now && !reserved.contains(&waiting.work);
@@ -211,9 +228,9 @@ impl Board {
             .waiting
             .iter()
             .filter(ready)
-            .find_map(|waiting| Some((waiting.work.clone(), choose(waiting.avoid.as_ref(), free)?)))?;
+            .find_map(|waiting| Some((waiting.work.clone(), choose(waiting, free)?)))?;
         let (node, left) = free.get_mut(place)?;
-        *left -= 1;
+        *left.of(&work) -= 1;
         self.granted += 1;
         let grant = Grant {
             run: run.clone(),
@@ -226,15 +243,27 @@ impl Board {
     }
 }
 
-/// The node with the most free slots that may take one more; not the one to avoid if there is any other, even if that
-/// means waiting for it.
-fn choose(avoid: Option<&NodeName>, free: &[(NodeName, i64)]) -> Option<usize> {
+impl Load {
+    /// The number that this kind of work counts in.
+    fn of(&mut self, work: &Work) -> &mut u32 {
+        match work {
+            Work::Chunk(_) => &mut self.chunks,
+            Work::Discover | Work::Step(_) | Work::Compensate(_) => &mut self.beside,
+        }
+    }
+}
+
+/// The node with the most room that may take one more; not the one to avoid if there is any other, even if that means
+/// waiting for it.
+fn choose(waiting: &Waiting, free: &[(NodeName, Load)]) -> Option<usize> {
+    let avoid = waiting.avoid.as_ref();
     let others = avoid.is_some_and(|avoid| free.iter().any(|(node, _)| node != avoid));
     free.iter()
         .enumerate()
-        .filter(|(_, (node, left))| *left > -i64::from(PREFETCH) && !(others && Some(node) == avoid))
-        .max_by_key(|(place, (_, left))| (*left, std::cmp::Reverse(*place)))
-        .map(|(place, _)| place)
+        .map(|(place, (node, left))| (place, node, *left.clone().of(&waiting.work)))
+        .filter(|(_, node, left)| *left > 0 && !(others && Some(*node) == avoid))
+        .max_by_key(|(place, _, left)| (*left, std::cmp::Reverse(*place)))
+        .map(|(place, _, _)| place)
 }
 
 #[cfg(test)]
@@ -282,20 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn runs_take_turns_and_slots_go_before_prefetch() {
+    fn runs_take_turns_until_every_slot_is_given_away() {
         let mut board = Board::default();
         board.post(post("a", 0, 0..9));
         board.post(post("b", 0, 0..9));
         let grants = board.grant(Millis(1), &[seat("x", 2), seat("y", 1)]);
         assert_eq!(
             shown(&grants),
-            [
-                "a chunk 0.0 -> x",
-                "b chunk 0.0 -> x",
-                "a chunk 0.1 -> y",
-                "b chunk 0.1 -> x",
-                "a chunk 0.2 -> y"
-            ]
+            ["a chunk 0.0 -> x", "b chunk 0.0 -> x", "a chunk 0.1 -> y"]
         );
         assert!(
             board.grant(Millis(1), &[seat("x", 2), seat("y", 1)]).is_empty(),
@@ -378,10 +401,24 @@ mod tests {
             drops: drops_at("x", 2),
             ..post("b", 0, 7..9)
         });
-        assert_eq!(board.load().get(&NodeName::from("x")), Some(&2));
-        assert_eq!(board.grant(Millis(1), &[seat("x", 2)]).len(), 1);
+        assert_eq!(board.load().get(&NodeName::from("x")).map(|load| load.chunks), Some(2));
+        assert_eq!(board.grant(Millis(1), &[seat("x", 2)]).len(), 0);
+        assert_eq!(board.grant(Millis(1), &[seat("x", 3)]).len(), 1);
         assert_eq!(board.runs_at(&NodeName::from("x")), [RunId::from("b")]);
         board.remove(&RunId::from("b"));
         assert!(board.load().is_empty());
+    }
+
+    #[test]
+    fn a_step_goes_beside_chunks_that_fill_every_slot() {
+        let mut board = Board::default();
+        board.post(Post {
+            drops: drops_at("x", 2),
+            ..post("b", 0, 0..0)
+        });
+        let mut step = post("a", 0, 0..2);
+        step.waiting[1].work = Work::Discover;
+        board.post(step);
+        assert_eq!(shown(&board.grant(Millis(1), &[seat("x", 2)])), ["a discover -> x"]);
     }
 }

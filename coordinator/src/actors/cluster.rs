@@ -22,7 +22,7 @@ use ractor_cluster::RactorMessage;
 
 use super::board::{Board, Post};
 use super::calls::CallError;
-use super::nodes::{Member, Nodes};
+use super::nodes::{Member, Nodes, Sender};
 use super::run::RunMessage;
 use super::{Answer, Shared, assignment, tell};
 use crate::clock;
@@ -189,14 +189,25 @@ impl ClusterState {
     fn heartbeat(&mut self, heartbeat: Heartbeat, answer: Answer) {
         let now = clock::steady();
         let lease_ms = self.shared.settings.lease_ms;
-        let Some(beat) = self.nodes.heartbeat(&heartbeat, now) else {
-            answer.send(&LeaseGrant {
-                lease_ms,
-                unwanted: Vec::new(),
-                unknown: true,
-            });
-            self.greet_again(&heartbeat.node);
-            return;
+        let beat = match self.nodes.heartbeat(&heartbeat, now) {
+            Sender::Known(beat) => beat,
+            Sender::Stranger => {
+                // No lease before it is known what it holds; and none is taken from it either.
+                answer.send(&LeaseGrant {
+                    lease_ms: 0,
+                    unwanted: Vec::new(),
+                    unknown: false,
+                });
+                return self.look_for_agents();
+            }
+            Sender::Outcast => {
+                answer.send(&LeaseGrant {
+                    lease_ms,
+                    unwanted: Vec::new(),
+                    unknown: true,
+                });
+                return self.greet_again(&heartbeat.node);
+            }
         };
         let unwanted = heartbeat
             .progress
@@ -278,12 +289,9 @@ impl ClusterState {
     }
 
     fn tell_run(&self, run: &RunId, message: RunMessage) {
-        if let Some(actor) = self.shared.table.actor(run) {
-            tell(&actor, message);
-        }
+        tell_run(&self.shared, run, message);
     }
 
-    /// Sends everything that is due: assignments, drops, and grants for free slots.
     fn alive_agents(&self) -> Vec<ActorRef<AgentMessage>> {
         let now = clock::steady();
         let alive = self
@@ -312,5 +320,12 @@ impl ClusterState {
                 .collect(),
         };
         self.nodes.members.iter().map(view).collect()
+    }
+}
+
+/// A run whose actor is being started misses it, and finds out when it posts what it awaits.
+fn tell_run(shared: &Shared, run: &RunId, message: RunMessage) {
+    if let Some(actor) = shared.table.actor(run) {
+        tell(&actor, message);
     }
 }

@@ -20,6 +20,8 @@ const MISSES: u32 = 5;
 const FORGET_MS: u64 = 600_000;
 /// How long a node gets no new work after it said that it has no free slot.
 const FULL_MS: u64 = 1_000;
+/// After how long a run is told again that a node doesn't hold an attempt, if it still awaits it there.
+const TELL_AGAIN_MS: u64 = 1_000;
 /// Boots that a name is remembered to have had.
 const BOOTS: usize = 32;
 
@@ -42,6 +44,11 @@ pub(crate) enum Sent {
         /// How often the node said that it has no free slot.
         refused: u32,
     },
+    /// The node doesn't hold it and doesn't get it: the run has been told, and makes another attempt.
+    Missing {
+        /// When the run is told again, if it still awaits this one.
+        again: Millis,
+    },
 }
 
 /// A node.
@@ -61,6 +68,17 @@ pub(crate) struct Member {
     /// What it said it held when this boot was greeted.
     said: HashSet<AttemptKey>,
     superseded: Vec<String>,
+}
+
+/// Who sent a heartbeat.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// A node whose lease it renews.
+    Known(Beat),
+    /// A process that this leader hasn't greeted yet: it keeps the lease it has from an earlier leader, and gets none.
+    Stranger,
+    /// A process that was given up: whatever it holds is another's by now.
+    Outcast,
 }
 
 /// What a heartbeat means.
@@ -101,13 +119,16 @@ impl Nodes {
         }
     }
 
-    /// A heartbeat. `None` if the leader doesn't know this boot, or has given it up.
-    pub(crate) fn heartbeat(&mut self, beat: &Heartbeat, now: Millis) -> Option<Beat> {
+    /// A heartbeat.
+    pub(crate) fn heartbeat(&mut self, beat: &Heartbeat, now: Millis) -> Sender {
         let settings = self.settings;
-        let member = self
-            .members
-            .get_mut(&beat.node)
-            .filter(|member| member.boot == beat.boot && !member.lost)?;
+        let member = match self.members.get_mut(&beat.node) {
+            Some(member) if member.boot == beat.boot && !member.lost => member,
+            Some(member) if member.boot == beat.boot || member.superseded.contains(&beat.boot) => {
+                return Sender::Outcast;
+            }
+            Some(_) | None => return Sender::Stranger,
+        };
         let recovered = member.lease.standing(now, &settings) != Standing::Alive;
         member.lease.renew(now);
         let held: HashSet<&AttemptKey> = beat.progress.iter().map(|(key, _)| key).collect();
@@ -122,10 +143,8 @@ impl Nodes {
                 }
             }
         }
-        for key in &missing {
-            member.sent.remove(key);
-        }
-        Some(Beat { recovered, missing })
+        member.miss(&missing, now);
+        Sender::Known(Beat { recovered, missing })
     }
 
     /// A node has answered a hello that was sent at `asked`.
@@ -179,7 +198,11 @@ impl Nodes {
         for (key, _, _) in here {
             if member.said.contains(key) {
                 member.sent.insert(key.clone(), Sent::Held { since: now, missed: 0 });
-            } else if greeted.lost_boot.is_none() {
+                continue;
+            }
+            // Never the same attempt to another process: the old one may still live, and no fence is between them.
+            member.miss(std::slice::from_ref(key), now);
+            if greeted.lost_boot.is_none() {
                 greeted.missing.push(key.clone());
             }
         }
@@ -201,6 +224,7 @@ impl Nodes {
             member.sent.insert(key.clone(), Sent::Held { since: now, missed: 0 });
             return false;
         }
+        member.miss(std::slice::from_ref(key), now);
         true
     }
 
@@ -313,12 +337,17 @@ impl Member {
                 // Accepted after the hello was asked: the answer may be older than the assignment.
                 Sent::Held { since, .. } if *since < asked => greeted.missing.push(key.clone()),
                 Sent::Held { .. } | Sent::OnTheWay => *sent = Sent::Again { at: now, refused: 0 },
-                Sent::Again { .. } => {}
+                Sent::Again { .. } | Sent::Missing { .. } => {}
             }
         }
-        for key in &greeted.missing {
-            self.sent.remove(key);
-        }
+        self.miss(&greeted.missing, now);
+    }
+
+    /// The node doesn't hold these, and their run is being told.
+    pub(crate) fn miss(&mut self, keys: &[AttemptKey], now: Millis) {
+        let again = now.plus(TELL_AGAIN_MS);
+        self.sent
+            .extend(keys.iter().map(|key| (key.clone(), Sent::Missing { again })));
     }
 
     /// The node has no free slot: it gets nothing new for a while, and this attempt again then. Returns how often it
@@ -449,14 +478,17 @@ mod tests {
         assert_eq!(nodes.lost(&board, Millis(5_000)), [(NodeName::from("n"), 5_000)]);
         assert_eq!(
             nodes.heartbeat(&beat("b1", &[0]), Millis(5_001)),
-            None,
+            Sender::Outcast,
             "a lost boot has to be greeted again"
         );
         assert_eq!(nodes.lost(&board, Millis(5_100)), []);
         // Work that still stands there a lease later is lost again: the run may have missed it.
         assert_eq!(nodes.lost(&board, Millis(10_000)), [(NodeName::from("n"), 5_000)]);
         nodes.greeted(AGENT, &reply("b1", &[]), &board, Millis(11_000), Millis(11_000));
-        assert!(nodes.heartbeat(&beat("b1", &[]), Millis(11_001)).is_some());
+        assert!(matches!(
+            nodes.heartbeat(&beat("b1", &[]), Millis(11_001)),
+            Sender::Known(_)
+        ));
     }
 
     #[test]
@@ -481,13 +513,30 @@ mod tests {
                 ..Greeted::default()
             }
         );
-        assert_eq!(nodes.heartbeat(&beat("b1", &[0]), Millis(800)), None);
+        assert_eq!(nodes.heartbeat(&beat("b1", &[0]), Millis(800)), Sender::Outcast);
         assert!(
             nodes
                 .greeted(AGENT, &reply("b1", &[0]), &board, Millis(900), Millis(900))
                 .superseded
         );
-        assert!(nodes.heartbeat(&beat("b2", &[]), Millis(1_000)).is_some());
+        assert!(matches!(
+            nodes.heartbeat(&beat("b2", &[]), Millis(1_000)),
+            Sender::Known(_)
+        ));
+        let member = nodes.same_boot(&NodeName::from("n"), "b2").expect("just greeted");
+        let sent = member.sent.get(&key(0));
+        assert!(
+            matches!(sent, Some(Sent::Missing { .. })),
+            "the same attempt never goes to another process: {sent:?}"
+        );
+    }
+
+    #[test]
+    fn a_process_that_was_not_greeted_yet_loses_nothing_by_its_heartbeat() {
+        let mut nodes = nodes();
+        assert_eq!(nodes.heartbeat(&beat("b1", &[0]), Millis(1)), Sender::Stranger);
+        nodes.greeted(AGENT, &reply("b1", &[0]), &board("n", &[0]), Millis(2), Millis(2));
+        assert_eq!(nodes.heartbeat(&beat("b2", &[]), Millis(3)), Sender::Stranger);
     }
 
     #[test]
@@ -523,13 +572,17 @@ mod tests {
         let mut nodes = nodes();
         let board = board("n", &[0]);
         nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
-        for at in 1..MISSES {
-            let beat = nodes.heartbeat(&beat("b1", &[]), Millis(at.into())).expect("known");
-            assert_eq!(beat.missing, [], "after {at}");
+        for at in 1..=MISSES {
+            let expected = if at == MISSES { vec![key(0)] } else { Vec::new() };
+            let beat = nodes.heartbeat(&beat("b1", &[]), Millis(at.into()));
+            assert_eq!(
+                beat,
+                Sender::Known(Beat {
+                    missing: expected,
+                    ..Beat::default()
+                }),
+                "after {at}"
+            );
         }
-        assert_eq!(
-            nodes.heartbeat(&beat("b1", &[]), Millis(9)).expect("known").missing,
-            [key(0)]
-        );
     }
 }

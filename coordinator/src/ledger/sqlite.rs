@@ -23,7 +23,8 @@ use super::{Access, Append, Appended, Error, Ledger, RunRow, Submitted, schema};
 
 /// How long a write waits for another process's write.
 const BUSY: Duration = Duration::from_secs(10);
-/// Making the file a WAL one needs it alone and doesn't wait for [`BUSY`]: tried this often, [`BUSY_PAUSE`] apart.
+/// Of two connections that make a new file a WAL one at once, SQLite now and then tells one "locked" without letting it
+/// wait for [`BUSY`], lest they wait for each other: tried this often, [`BUSY_PAUSE`] apart.
 const BUSY_TRIES: u32 = 200;
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
 /// People who look while runs go on.

@@ -62,7 +62,7 @@ struct Book {
     held: BTreeMap<AttemptKey, Counts>,
     assigned: Vec<AttemptKey>,
     dropped: Vec<AttemptKey>,
-    most_at_once: usize,
+    most_chunks_at_once: usize,
     heartbeat: Option<Duration>,
 }
 
@@ -154,12 +154,15 @@ impl FakeNode {
 
     /// The chunks that it holds.
     pub(crate) fn chunks(&self) -> Vec<AttemptKey> {
-        self.held().into_iter().filter(|key| matches!(key.work, Work::Chunk(_))).collect()
+        self.held()
+            .into_iter()
+            .filter(|key| matches!(key.work, Work::Chunk(_)))
+            .collect()
     }
 
-    /// The most attempts it has ever held at the same time.
-    pub(crate) fn most_at_once(&self) -> usize {
-        self.inner.book().most_at_once
+    /// The most chunks it has ever held at the same time.
+    pub(crate) fn most_chunks_at_once(&self) -> usize {
+        self.inner.book().most_chunks_at_once
     }
 
     /// Sets what a held attempt has counted so far.
@@ -280,7 +283,12 @@ fn assign(inner: &Arc<Inner>, epoch: Epoch, assignment: Assignment) -> Assignmen
         }
         book.assigned.push(key.clone());
         book.held.insert(key.clone(), Counts::default());
-        book.most_at_once = book.most_at_once.max(book.held.len());
+        let chunks = book
+            .held
+            .keys()
+            .filter(|key| matches!(key.work, Work::Chunk(_)))
+            .count();
+        book.most_chunks_at_once = book.most_chunks_at_once.max(chunks);
     }
     match (inner.script)(&assignment) {
         Act::End(result) => drop(tokio::spawn(tell_done(Arc::clone(inner), key, result))),

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+use tracing_subscriber::EnvFilter;
 
 // Process groups belong to the whole process, so two coordinators of different tests would see each other's nodes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -44,6 +45,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
+        // Shown for a test that fails, with RUST_LOG set. Only the first test installs it.
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::from_default_env())
+            .with_test_writer();
+        drop(log.try_init());
         Self {
             _alone: ONE_AT_A_TIME.lock().await,
             folder: tempfile::tempdir().expect("a temporary folder"),

@@ -1,6 +1,6 @@
 //! Nodes that fall silent, come back, are started again, or are full; and who gets which work.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use haulage_core::ids::Attempt;
 use haulage_core::lease;
@@ -45,7 +45,7 @@ async fn what_a_silent_node_has_runs_elsewhere_after_its_lease() {
     let run = submitted(&mut client).await;
     until("both chunks", || silent.chunks().len() == 2).await;
     silent.pause();
-    let since = Instant::now();
+    let since = tokio::time::Instant::now();
     let other = FakeNode::start("n2", Manner::quick(2)).await;
     let (ended, events) = finished(&mut client, &run).await;
 
@@ -88,7 +88,7 @@ async fn a_node_that_is_started_again_loses_its_attempts_at_once() {
     let first = FakeNode::start("n1", holding_chunks(1)).await;
     let run = submitted(&mut client).await;
     until("the chunk", || first.chunks().len() == 1).await;
-    let since = Instant::now();
+    let since = tokio::time::Instant::now();
     drop(first);
     let second = FakeNode::start("n1", Manner::quick(1).boot("2")).await;
     let (ended, events) = finished(&mut client, &run).await;
@@ -122,7 +122,7 @@ async fn an_agent_that_reconnects_keeps_what_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_node_gets_more_than_its_slots_and_one() {
+async fn no_node_gets_more_chunks_than_it_has_slots() {
     let stage = Stage::set().await;
     let (_coordinator, mut client) = stage.coordinator().await;
     let node = FakeNode::start("n1", holding_chunks(9).slots(2)).await;
@@ -138,5 +138,5 @@ async fn no_node_gets_more_than_its_slots_and_one() {
     }
     let (run, _) = finished(&mut client, &run).await;
     assert_eq!(state(&run), RunState::Published);
-    assert_eq!(node.most_at_once(), 3);
+    assert_eq!(node.most_chunks_at_once(), 2);
 }

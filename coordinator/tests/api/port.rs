@@ -1,6 +1,6 @@
 //! The port: what is served on it beside the public interface, and how it closes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use haulage_proto::v1::haulage_client::HaulageClient;
 use tokio::net::TcpListener;
@@ -53,7 +53,7 @@ async fn one_port_serves_everything_and_closes_with_streams_open() {
     );
     assert!(services_alpha(channel).await.contains(&"haulage.v1.Haulage".to_owned()));
 
-    let since = Instant::now();
+    let since = tokio::time::Instant::now();
     stop.send(()).expect("it serves");
     let ended = within("the stream to end", async {
         loop {

@@ -13,6 +13,7 @@ use haulage_core::event::Event;
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::submission::Submission;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::support::proxy::{Commit, Proxy};
@@ -114,6 +115,14 @@ fn queue(writer: &Writer, append: Append) -> BoxFuture<'static, Result<Appended,
     Box::pin(async move { writer.append(append).await })
 }
 
+/// How a writer's task ended.
+async fn ended(task: JoinHandle<Ended>) -> Ended {
+    let task = timeout(Duration::from_secs(60), task)
+        .await
+        .expect("a writer that ends in time");
+    task.expect("a writer that doesn't panic")
+}
+
 /// Two actors write to each run and disagree all the time: whoever meets a conflict reads where the log is, goes on.
 async fn a_thousand_appends_of_many_runs(place: Place) {
     let (ledger, _, epoch) = place.lead().await;
@@ -145,7 +154,7 @@ async fn a_thousand_appends_of_many_runs(place: Place) {
         assert_eq!(events.len(), 31);
     }
     drop(writer);
-    assert_eq!(task.await.expect("a writer that ends"), Ended::Closed);
+    assert_eq!(ended(task).await, Ended::Closed);
 }
 
 async fn write_fifteen(ledger: Arc<dyn Ledger>, writer: Writer, run: RunId, actor: u32) {
@@ -185,7 +194,7 @@ async fn what_gathers_commits_together(place: Place) {
         waiting.push(sending);
         runs.push(run);
     }
-    gated.gate.add_permits(2);
+    gated.gate.add_permits(200);
     assert_eq!(
         leading.await.expect("a caller that ends").expect("an answer"),
         Appended::At(Seq(2))
@@ -235,7 +244,7 @@ async fn a_refused_append_fails_alone(place: Place) {
         assert!(futures::poll!(&mut one).is_pending());
         sending.push(one);
     }
-    gated.gate.add_permits(10);
+    gated.gate.add_permits(1000);
     let answers = join_all(sending).await;
     assert!(matches!(answers[0], Ok(Appended::At(Seq(2)))), "{answers:?}");
     assert!(
@@ -282,7 +291,7 @@ async fn a_lost_epoch_ends_everything(place: Place) {
         until("the first transaction", || !gated.groups().is_empty()).await;
     }
     let theirs = other.claim("another", NOW).await.expect("an epoch");
-    gated.gate.add_permits(10);
+    gated.gate.add_permits(1000);
     // One in the transaction, two in the queue, one that comes later.
     sending.push(queue(&writer, append(&run, 1, vec![event(1)])));
     for answer in join_all(sending).await {
@@ -291,10 +300,7 @@ async fn a_lost_epoch_ends_everything(place: Place) {
             "{answer:?}"
         );
     }
-    assert_eq!(
-        task.await.expect("a writer that ends"),
-        Ended::Deposed { theirs, ours: epoch }
-    );
+    assert_eq!(ended(task).await, Ended::Deposed { theirs, ours: epoch });
     assert_eq!(gated.groups(), [1], "a lost epoch is never tried again");
     let late = writer.append(append(&run, 1, vec![event(1)])).await;
     assert!(matches!(late, Err(group::Error::Deposed { .. })), "{late:?}");
@@ -312,7 +318,7 @@ async fn closing_writes_what_is_queued(place: Place) {
     }
     drop(writer);
     gated.gate.add_permits(1);
-    assert_eq!(task.await.expect("a writer that ends"), Ended::Closed);
+    assert_eq!(ended(task).await, Ended::Closed);
     assert_eq!(log(&*ledger, &run).await.len(), 2);
 }
 
@@ -373,6 +379,6 @@ async fn a_leader_frozen_in_its_transaction_is_deposed_all_the_same() {
         matches!(answer, Err(group::Error::Deposed { theirs, .. }) if theirs == new),
         "{answer:?}"
     );
-    assert!(matches!(task.await.expect("a writer that ends"), Ended::Deposed { .. }));
+    assert!(matches!(ended(task).await, Ended::Deposed { .. }));
     assert_eq!(log(&*standby, &run).await.len(), 1);
 }

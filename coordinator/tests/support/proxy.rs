@@ -116,7 +116,7 @@ async fn pass_answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, cut
             biased;
             () = cut.notified() => {
                 // The answer is the proof that the server has committed; it ends here.
-                server.read(&mut buffer).await.ok();
+                server.readable().await.ok();
                 return;
             }
             read = server.read(&mut buffer) => match read {

@@ -33,8 +33,8 @@ pub(crate) struct Heartbeater;
 pub(crate) enum HeartbeaterMessage {
     /// A coordinator said hello: the lease begins, and the answer says what this node holds.
     Greeted { hello: Hello, reply: RpcReplyPort<Wire> },
-    /// It is time for the next heartbeat.
-    Tick,
+    /// It is time for the next heartbeat of this rhythm.
+    Tick { rhythm: u64 },
     /// A heartbeat was answered.
     Granted { sent: u64, epoch: Epoch, grant: LeaseGrant },
     /// A heartbeat was not answered by a gateway.
@@ -56,6 +56,8 @@ pub(crate) struct State {
     fence: SelfFence,
     lease_ms: u64,
     heartbeat_ms: u64,
+    /// Grows with every hello, which may bring another interval: ticks of an older rhythm are of no interest any more.
+    rhythm: u64,
     /// When the last hello came; nobody expects heartbeats before the first.
     greeted: Option<u64>,
     leased: bool,
@@ -68,14 +70,14 @@ impl Actor for Heartbeater {
     type State = State;
     type Arguments = Colleagues;
 
-    async fn pre_start(&self, myself: ActorRef<Self::Msg>, with: Colleagues) -> Result<State, ActorProcessingErr> {
-        myself.cast(HeartbeaterMessage::Tick)?;
+    async fn pre_start(&self, _: ActorRef<Self::Msg>, with: Colleagues) -> Result<State, ActorProcessingErr> {
         Ok(State {
             with,
             origin: Instant::now(),
             fence: SelfFence::default(),
             lease_ms: LEASE_MS,
             heartbeat_ms: HEARTBEAT_MS,
+            rhythm: 0,
             greeted: None,
             leased: false,
             heard: true,
@@ -90,10 +92,11 @@ impl Actor for Heartbeater {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HeartbeaterMessage::Greeted { hello, reply } => state.greeted(&myself, &hello, reply)?,
-            HeartbeaterMessage::Tick => {
-                myself.send_after(Duration::from_millis(state.heartbeat_ms), || HeartbeaterMessage::Tick);
-                state.check()?;
-                if state.greeted.is_some() {
+            HeartbeaterMessage::Tick { rhythm } => {
+                if rhythm == state.rhythm {
+                    let next = move || HeartbeaterMessage::Tick { rhythm };
+                    myself.send_after(Duration::from_millis(state.heartbeat_ms), next);
+                    state.check()?;
                     state.beat(&myself)?;
                 }
             }
@@ -126,6 +129,9 @@ impl State {
         self.greeted = Some(now);
         // The leader counts from when it hears the answer, which is later.
         self.lease(myself, now, self.lease_ms)?;
+        // The first heartbeat goes at once: waiting out an interval of before could outlast a short lease.
+        self.rhythm += 1;
+        myself.cast(HeartbeaterMessage::Tick { rhythm: self.rhythm })?;
         let shared = &self.with.shared;
         let answer = HelloReply {
             node: shared.name.clone(),

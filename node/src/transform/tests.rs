@@ -161,7 +161,7 @@ const ACCEPTED: [&str; 16] = [
     "SELECT id FROM raw WHERE carrier NOT IN (SELECT carrier FROM airlines)",
     "SELECT id FROM raw WHERE tailnum NOT IN (SELECT tailnum FROM planes)",
     "SELECT id FROM raw r WHERE NOT EXISTS (SELECT 1 FROM airlines a WHERE a.carrier = r.carrier)",
-    "SELECT id, EXISTS (SELECT 1 FROM planes p WHERE p.tailnum = r.tailnum) AS known FROM raw r",
+    "SELECT id FROM raw r WHERE delay > 100 OR EXISTS (SELECT 1 FROM planes p WHERE p.tailnum = r.tailnum)",
     "SELECT id, (SELECT max(seats) FROM planes) AS most, (SELECT sum(seats) FROM planes p WHERE p.tailnum = r.tailnum) AS seats FROM raw r",
     "SELECT id, delay AS d FROM raw UNION ALL SELECT id, -1 FROM raw WHERE delay IS NULL",
     "SELECT r.id, c.n FROM raw r LEFT JOIN (SELECT carrier, count(*) AS n FROM airlines GROUP BY carrier) c USING (carrier)",
@@ -192,7 +192,8 @@ async fn every_segment_of_every_cut_gives_the_rows_of_the_whole() {
     for sql in ACCEPTED {
         let compiled = one(sql);
         let expected = oracle(&compiled, sql, 0..210).await;
-        assert!(!expected.is_empty(), "{sql} says nothing");
+        // A NULL in the list of NOT IN leaves no row, which is worth a look too.
+        assert_eq!(expected.is_empty(), sql.contains("tailnum NOT IN"), "{sql}");
         for cuts in [vec![0, 210], vec![0, 1, 2, 100, 100, 210], vec![0, 70, 140, 210]] {
             // One pass for all segments, as a chunk has it.
             let pass = pass(&compiled, lookup_batches(&compiled)).await;
@@ -344,7 +345,7 @@ async fn errors_of_the_data_name_the_load_and_the_way_out() {
     for (sql, part) in [
         (
             "SELECT id, 10 / (id - 5) AS x FROM raw",
-            "divide by zero; keep the zero out with nullif(x, 0)",
+            "divide by zero error; keep the zero out with nullif(x, 0)",
         ),
         ("SELECT id, CAST(carrier AS int) AS x FROM raw", "use TRY_CAST"),
         ("SELECT id, CAST(id * 100000 AS smallint) AS x FROM raw", "use TRY_CAST"),

@@ -43,11 +43,11 @@ pub(crate) async fn run(
         });
     }
     let standing: Vec<_> = targets.iter().map(|target| (target.name(), &target.standing)).collect();
-    let resumed = resume(store.as_ref(), spec, attempt, &standing).await?;
+    let resumed = resume(store.as_ref(), spec, &standing).await?;
     let mut report = ChunkReport {
         counts: resumed.counts,
         segments: resumed.segment,
-        resumed: resumed.earlier,
+        resumed: resumed.segment,
         rejects: resumed.rejects,
         restarts: 0,
     };

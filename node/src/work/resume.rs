@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use haulage_core::checkpoint::{ChunkSpec, Counts, Manifest, Marker, Position};
 use haulage_core::failure::Failure;
-use haulage_core::ids::Attempt;
 
 use crate::store::{Store, rejects};
 
@@ -18,8 +17,6 @@ pub(crate) struct Resumed {
     pub(crate) from: Position,
     /// Whether there is none.
     pub(crate) done: bool,
-    /// How many of those that stand are of earlier attempts.
-    pub(crate) earlier: u32,
     /// The sum over the segments that stand.
     pub(crate) counts: Counts,
     /// Their quarantined rows, in order.
@@ -34,14 +31,12 @@ pub(crate) type Standing = BTreeMap<u32, Marker>;
 pub(crate) async fn resume(
     store: &dyn Store,
     spec: &ChunkSpec,
-    attempt: Attempt,
     loads: &[(&str, &Standing)],
 ) -> Result<Resumed, Failure> {
     let mut resumed = Resumed {
         segment: 0,
         from: spec.start,
         done: false,
-        earlier: 0,
         counts: Counts::default(),
         rejects: Vec::new(),
     };
@@ -60,7 +55,6 @@ pub(crate) async fn resume(
         };
         let manifest = rejects::decode_manifest(&newest.manifest, &store.get(&newest.manifest).await?)?;
         check(&manifest, spec, resumed.segment, &markers)?;
-        resumed.earlier += u32::from(newest.attempt < attempt);
         resumed.counts += &manifest.counts;
         resumed.rejects.extend(manifest.rejects);
         resumed.from = manifest.next;
@@ -107,7 +101,7 @@ fn check(manifest: &Manifest, spec: &ChunkSpec, segment: u32, markers: &[(&str, 
 mod tests {
     use haulage_core::checkpoint::LoadCounts;
     use haulage_core::failure::Class;
-    use haulage_core::ids::{ChunkId, StageId};
+    use haulage_core::ids::{Attempt, ChunkId, StageId};
 
     use super::*;
     use crate::store;
@@ -180,7 +174,7 @@ mod tests {
                 .unwrap();
         }
         let loads: Vec<(&str, &Standing)> = markers.iter().map(|standing| ("l", standing)).collect();
-        resume(store.as_ref(), &spec(), Attempt(2), &loads).await
+        resume(store.as_ref(), &spec(), &loads).await
     }
 
     #[tokio::test]
@@ -198,10 +192,7 @@ mod tests {
         assert_eq!((fresh.segment, fresh.from, fresh.done), (0, spec().start, false));
 
         let both = check_resume(&[first.clone(), second], &manifests).await.unwrap();
-        assert_eq!(
-            (both.segment, both.earlier, both.from.offset, both.counts.read),
-            (2, 1, 200, 12)
-        );
+        assert_eq!((both.segment, both.from.offset, both.counts.read), (2, 200, 12));
         assert_eq!(both.rejects, ["rejects-0", "rejects-1"]);
 
         let one = check_resume(&[first, behind], &manifests).await.unwrap();

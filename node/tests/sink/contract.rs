@@ -43,7 +43,7 @@ async fn prepare_twice_and_begin_again(world: &World) {
             .begin(&load, CHUNK, attempt)
             .await
             .expect("begun again");
-        assert_eq!(standing, [committed.marker.clone()]);
+        assert_eq!(standing, std::slice::from_ref(&committed.marker));
     }
     // Preparing again does not empty the area.
     world.destination.prepare(&load).await.expect("prepared");

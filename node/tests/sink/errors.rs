@@ -58,7 +58,7 @@ async fn a_view_is_no_target(world: &World) {
         .prepare(&load("a", Mode::Replace, &[]))
         .await
         .expect_err("a view");
-    assert!(failure.message.contains("is no table"), "{failure}");
+    assert!(failure.message.contains("load into a table, or drop it"), "{failure}");
 }
 
 async fn refused(url: &str) -> Failure {
@@ -129,6 +129,24 @@ async fn each_way_of_not_getting_in() {
         }
         assert!(failure.message.contains(words), "{words}: {failure}");
     }
+}
+
+#[tokio::test]
+async fn what_was_refused_can_be_discarded() {
+    let world = World::postgres().await;
+    world
+        .run("DO $$ BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
+        .await;
+    let url = match &world.kind {
+        super::world::Kind::Postgres { url, .. } => url.replace("postgres://postgres@", "postgres://guest@"),
+        super::world::Kind::Sqlite { .. } => panic!("only for PostgreSQL"),
+    };
+    let load = load("a", Mode::Replace, &[]);
+    let failure = refused(&url).await;
+    assert!(failure.message.contains("permission denied"), "{failure}");
+    let guest = registry::open("warehouse", &url).await.expect("a destination");
+    guest.revert(&load).await.expect("nothing to revert");
+    guest.discard(&load).await.expect("nothing to discard");
 }
 
 #[tokio::test]

@@ -26,15 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the gateway has heard, and how it answers.
 #[derive(Debug, Default)]
-pub struct Heard {
-    pub beats: u32,
+pub(crate) struct Heard {
+    pub(crate) beats: u32,
     /// What the node said it holds, in its last heartbeat.
-    pub holds: Vec<AttemptKey>,
-    pub done: Vec<Done>,
+    pub(crate) holds: Vec<AttemptKey>,
+    pub(crate) done: Vec<Done>,
     /// Heartbeats are not answered.
-    pub silent: bool,
+    pub(crate) silent: bool,
     /// So many results are not acknowledged.
-    pub refuse: u32,
+    pub(crate) refuse: u32,
 }
 
 struct Gateway;
@@ -104,16 +104,16 @@ const EPOCH: Epoch = Epoch(7);
 const LEASE: (u64, u64) = (1_000, 100);
 
 /// See the module.
-pub struct Leader {
-    pub node: Node,
-    pub heard: Arc<Mutex<Heard>>,
+pub(crate) struct Leader {
+    pub(crate) node: Node,
+    pub(crate) heard: Arc<Mutex<Heard>>,
     run: RunId,
     submission: Submission,
 }
 
 impl Leader {
     /// Starts the node, with a SQLite warehouse and checkpoints in `folder`, and greets it.
-    pub async fn start(name: &str, folder: &Path, pipeline: &str, fault: &str) -> Self {
+    pub(crate) async fn start(name: &str, folder: &Path, pipeline: &str, fault: &str) -> Self {
         let mut config = NodeConfig::new(name, folder.join("checkpoints").to_str().expect("UTF-8"));
         config.slots = 2;
         config
@@ -144,7 +144,7 @@ impl Leader {
         leader
     }
 
-    pub async fn hello(&self, epoch: Epoch) -> Option<HelloReply> {
+    pub(crate) async fn hello(&self, epoch: Epoch) -> Option<HelloReply> {
         self.call(
             epoch,
             &Hello {
@@ -156,7 +156,7 @@ impl Leader {
         .await
     }
 
-    pub fn key(&self, work: &Work, attempt: u32) -> AttemptKey {
+    pub(crate) fn key(&self, work: &Work, attempt: u32) -> AttemptKey {
         AttemptKey {
             run: self.run.clone(),
             work: work.clone(),
@@ -164,11 +164,12 @@ impl Leader {
         }
     }
 
-    pub async fn assign(&self, epoch: Epoch, work: &Work, attempt: u32, task: Task) -> AssignmentReply {
+    pub(crate) async fn assign(&self, epoch: Epoch, work: &Work, attempt: u32, task: Task) -> AssignmentReply {
         let key = self.key(work, attempt);
         let assignment = Assignment {
             key,
             submission: self.submission.clone(),
+            submitted_at: Millis(1_700_000_000_000),
             replaces: None,
             task,
         };
@@ -178,7 +179,7 @@ impl Leader {
     }
 
     /// Assigns it and waits for its end.
-    pub async fn perform(&self, work: Work, task: Task) -> Result<Outcome, Failure> {
+    pub(crate) async fn perform(&self, work: Work, task: Task) -> Result<Outcome, Failure> {
         assert_eq!(
             self.assign(EPOCH, &work, 1, task).await,
             AssignmentReply::Accepted,
@@ -199,7 +200,7 @@ impl Leader {
     }
 
     /// One step of the load `out`.
-    pub async fn step(&self, kind: StepKind, rows: u64, segments: u64) -> Result<Outcome, Failure> {
+    pub(crate) async fn step(&self, kind: StepKind, rows: u64, segments: u64) -> Result<Outcome, Failure> {
         let load = LoadName::from("out");
         let task = Task::Step {
             expected_rows: rows,
@@ -236,12 +237,12 @@ impl Leader {
 }
 
 /// The warehouse of a test.
-pub fn warehouse(folder: &Path) -> String {
+pub(crate) fn warehouse(folder: &Path) -> String {
     folder.join("warehouse.db").to_str().expect("UTF-8").to_owned()
 }
 
 /// Waits until `look` finds something.
-pub async fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+pub(crate) async fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {

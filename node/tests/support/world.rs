@@ -15,7 +15,7 @@ pub(crate) struct World {
 }
 
 pub(crate) enum Kind {
-    Postgres { cluster: Arc<Cluster>, url: String },
+    Postgres { _cluster: Arc<Cluster>, url: String },
     Sqlite { folder: TempDir },
 }
 
@@ -26,7 +26,7 @@ impl World {
         let destination = registry::open("warehouse", &url).await.expect("a destination");
         Self {
             destination,
-            kind: Kind::Postgres { cluster, url },
+            kind: Kind::Postgres { _cluster: cluster, url },
         }
     }
 

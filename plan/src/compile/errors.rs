@@ -185,7 +185,17 @@ fn plain(text: &str, place: Option<(u64, u64)>) -> Found {
             suggestion,
         };
     }
-    let suggestion = if text.contains("Cannot coerce") || text.contains("coercion") || text.contains("coerce") {
+    if let Some((predicate, found)) = text
+        .strip_prefix("Cannot create filter with non-boolean predicate '")
+        .and_then(|rest| rest.rsplit_once("' returning "))
+    {
+        let message = format!(
+            "WHERE needs a condition, and `{predicate}` is of type {}",
+            found.to_lowercase()
+        );
+        return Found::new(place, message, "compare it with something");
+    }
+    let suggestion = if text.contains("oerc") || text.contains("common argument type") {
         Some("make the types equal with CAST(column AS type)".to_owned())
     } else {
         None

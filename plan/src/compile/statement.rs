@@ -41,7 +41,7 @@ pub(crate) fn parse(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result
         return Err(vec![not_a_select(None)]);
     };
     let SqlStatement::Query(query) = inner.as_ref() else {
-        return Err(vec![not_a_select(start(inner.span()))]);
+        return Err(vec![not_a_select(None)]);
     };
     let mut found = Vec::new();
     check_query(query, &mut found);

@@ -45,7 +45,7 @@ impl Planner<'_> {
     /// Plans a step whose tables are all planned. What is wrong goes to the report; then nothing is known of the step.
     pub(crate) fn plan(&mut self, step: &Step, parsed: &Parsed) -> Option<StepPlan> {
         let before = self.report.len();
-        let plan = match self.logical(parsed) {
+        let plan = match self.logical(&step.query.text, parsed) {
             Ok(plan) => plan,
             Err(found) => {
                 self.report_all(&step.query, step.query.place, found, Some(parsed));
@@ -111,7 +111,7 @@ impl Planner<'_> {
     }
 
     /// SQL to an analyzed plan over the tables of the context, parameters bound as typed values.
-    fn logical(&self, parsed: &Parsed) -> Result<LogicalPlan, Vec<Found>> {
+    fn logical(&self, sql: &str, parsed: &Parsed) -> Result<LogicalPlan, Vec<Found>> {
         let planner = self.sql_planner();
         let mut context = self.planner_context();
         let plan = planner
@@ -136,8 +136,15 @@ impl Planner<'_> {
             .state
             .optimizer()
             .optimize(analyzed.clone(), &config, |_, _| {});
-        optimized.map_err(|error| errors::explain(&error))?;
-        Ok(analyzed)
+        let optimized = optimized.map_err(|error| errors::explain(&error))?;
+        match left_subquery(&optimized).map_err(|error| errors::explain(&error))? {
+            Some(kind) => Err(vec![Found::new(
+                place::words(sql, &[kind]).first().copied(),
+                format!("{} with a subquery can't be used in this place", kind.to_uppercase()),
+                "use it in WHERE, or a LEFT JOIN and IS NOT NULL",
+            )]),
+            None => Ok(analyzed),
+        }
     }
 
     fn sql_planner(&self) -> SqlToRel<'_, Context> {
@@ -330,8 +337,11 @@ impl Planner<'_> {
         {
             let at = place.or_else(|| {
                 // Some errors name a function or a column without saying where it stands.
-                let word = message.split(['\'', '`']).nth(1)?;
-                statement::where_named(&parsed?.statement, word.trim_end_matches("()"))
+                let quoted = message.split(['\'', '`']).nth(1)?;
+                let word = quoted
+                    .split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.')))
+                    .next()?;
+                statement::where_named(&parsed?.statement, word.rsplit('.').next()?)
             });
             let place = if at.is_some() { self.place(sql, at) } else { fallback };
             self.report.maybe(place, message, suggestion);
@@ -393,6 +403,26 @@ fn resolve(known: &HashMap<String, Known>, table: &PlanTable, name: &TableRefere
 fn nearest(words: &[(u64, u64)], near: Option<(u64, u64)>) -> Option<(u64, u64)> {
     let before = near.and_then(|near| words.iter().rev().find(|word| **word < near));
     before.or(words.first()).copied()
+}
+
+/// A subquery that the optimizer could not make a join of, by its word: DataFusion has no way to run it.
+fn left_subquery(plan: &LogicalPlan) -> Result<Option<&'static str>> {
+    let mut kind = None;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                kind = match expr {
+                    Expr::Exists(_) => Some("exists"),
+                    Expr::InSubquery(_) => Some("in"),
+                    Expr::SetComparison(_) => Some("any"),
+                    Expr::ScalarSubquery(query) if !query.outer_ref_columns.is_empty() => Some("select"),
+                    _ => kind,
+                };
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(kind)
 }
 
 /// Where the innermost expression stands whose types don't fit.

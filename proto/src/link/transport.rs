@@ -134,7 +134,10 @@ pub async fn dial(
 }
 
 /// Differs for every start of a process, also on one machine within one clock tick of the system.
-#[expect(clippy::disallowed_methods, reason = "not a time but a name: nothing is ever decided by it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "not a time but a name: nothing is ever decided by it"
+)]
 fn boot() -> String {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{:x}", since_epoch.as_nanos(), std::process::id())

@@ -8,7 +8,7 @@ use haulage_proto::link::actor::AgentMessage;
 use haulage_proto::link::message::{AssignmentReply, AttemptKey, Drop as DropMessage};
 use haulage_proto::link::wire::Meta;
 
-use super::{AGAIN_MS, ClusterMessage, ClusterState, REFUSALS};
+use super::{AGAIN_MS, ClusterMessage, ClusterState, REFUSALS, tell_run};
 use crate::actors::calls::{CALL_TIMEOUT, call};
 use crate::actors::nodes::Sent;
 use crate::actors::run::RunMessage;
@@ -38,7 +38,7 @@ impl ClusterState {
             }
             Some(AssignmentReply::Full) => {
                 if member.refuse(key, refused, now) >= REFUSALS && others {
-                    member.sent.remove(key);
+                    member.miss(std::slice::from_ref(key), now);
                     self.tell_run(&key.run, RunMessage::Input(assignment::dropped(key, node)));
                 }
             }
@@ -102,7 +102,16 @@ impl ClusterState {
             let refused = match member.sent.get(key) {
                 None => 0,
                 Some(Sent::Again { at, refused }) if *at <= now => *refused,
-                Some(Sent::Again { .. } | Sent::OnTheWay | Sent::Held { .. }) => continue,
+                Some(Sent::Missing { again }) if *again <= now => {
+                    member.miss(std::slice::from_ref(key), now);
+                    tell_run(
+                        &self.shared,
+                        &key.run,
+                        RunMessage::Input(assignment::dropped(key, &awaited.node)),
+                    );
+                    continue;
+                }
+                Some(Sent::Again { .. } | Sent::OnTheWay | Sent::Held { .. } | Sent::Missing { .. }) => continue,
             };
             member.sent.insert(key.clone(), Sent::OnTheWay);
             let (actor, myself) = (agent.actor.clone(), self.myself.clone());

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use haulage_core::failure::Failure;
+use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::Epoch;
 use haulage_plan::definition::Mode;
 use sqlx::Row;
@@ -191,19 +191,36 @@ pub(super) async fn ensure(lease: &mut Lease, known: &AtomicBool) -> Result<(), 
     if known.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let doing = "looking for schema haulage";
-    let there: bool = sqlx::query_scalar("SELECT to_regclass('haulage.fences') IS NOT NULL")
-        .fetch_one(lease.connection())
-        .await
-        .map_err(|error| lease.place().failure(doing, error))?;
-    if !there {
+    if !is_there(lease).await? {
         let sql = format!(
             "BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA} COMMIT"
         );
-        lease.must("creating schema haulage", sql).await?;
+        let doing = "creating schema haulage";
+        if let Err(failure) = lease.must(doing, sql).await {
+            // The connection is asked again by who can do without the schema.
+            lease.must(doing, "ROLLBACK").await?;
+            return Err(failure);
+        }
     }
     known.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+/// Makes the schema for an undoing, where it leaves a record against late writers. False if the schema isn't there and
+/// may not be made either: then nothing was ever staged or published, and there is nothing to undo.
+pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Result<bool, Failure> {
+    match ensure(lease, known).await {
+        Ok(()) => Ok(true),
+        Err(failure) if failure.class == Class::Permanent && !is_there(lease).await? => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn is_there(lease: &mut Lease) -> Result<bool, Failure> {
+    sqlx::query_scalar("SELECT to_regclass('haulage.fences') IS NOT NULL")
+        .fetch_one(lease.connection())
+        .await
+        .map_err(|error| lease.place().failure("looking for schema haulage", error))
 }
 
 /// How a record is locked while it is read.

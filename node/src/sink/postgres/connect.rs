@@ -64,11 +64,6 @@ impl Connections {
         })
     }
 
-    /// Where this is.
-    pub(super) fn place(&self) -> &Arc<Place> {
-        &self.place
-    }
-
     /// A connection that works now. Transient failure if none comes free or the server can't be reached.
     pub(super) async fn lease(&self) -> Result<Lease, Failure> {
         let permit = match timeout(FREE_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await {

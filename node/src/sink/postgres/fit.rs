@@ -131,10 +131,26 @@ fn kind_of_new(sql: &str, arrow: &DataType) -> super::types::Kind {
 }
 
 fn fit_existing(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mut Vec<String>) -> Fit {
+    let before = misfits.len();
+    let fit = fit_columns(load, target, existing, misfits);
+    let what = match existing.relkind.as_str() {
+        "r" | "p" => return fit,
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        _ => "something else",
+    };
+    // What its columns lack doesn't matter then.
+    misfits.truncate(before);
+    misfits.push(format!(
+        "{} is {what}, not a table; load into a table, or drop it",
+        target.text()
+    ));
+    fit
+}
+
+fn fit_columns(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mut Vec<String>) -> Fit {
     let table = target.text();
-    if !matches!(existing.relkind.as_str(), "r" | "p") {
-        misfits.push(format!("{table} is no table; load into a table, or drop it"));
-    }
     let mut columns = Vec::new();
     let mut types = Vec::new();
     for field in load.schema.fields() {

@@ -12,17 +12,26 @@ use super::bookkeeping::{self, Area, Lock, Method, Record, State, claim, ended, 
 use super::connect::Lease;
 use super::insert::restore;
 use super::publish::{LOCK_PAUSE, LOCK_TIMEOUT, LOCK_TRIES, Trouble, lock};
-use super::stage::{end_stragglers, exists};
+use super::stage::{alone, exists};
 use super::swap::swap_out;
 use super::target::{Target, describe};
 use crate::sink::LoadContext;
+
+fn nothing_to_undo() -> StepReport {
+    StepReport {
+        rows: 0,
+        detail: "nothing was prepared".to_owned(),
+    }
+}
 
 impl Postgres {
     pub(super) async fn revert_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         let doing = format!("reverting load {} of {}", load.load, load.table);
         for _ in 0..LOCK_TRIES {
             let mut lease = self.connections.lease().await?;
-            bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+            if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
+                return Ok(nothing_to_undo());
+            }
             match revert(&mut lease, load).await {
                 Ok(report) => {
                     lease.give_back();
@@ -43,7 +52,9 @@ impl Postgres {
     pub(super) async fn discard_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         let mut lease = self.connections.lease().await?;
         let doing = format!("discarding the staging area of load {}", load.load);
-        bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+        if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
+            return Ok(nothing_to_undo());
+        }
         lease.must(&doing, "BEGIN").await?;
         let record = claim(&mut lease, load, &load.table, State::Discarded).await?;
         let published = record.state == State::Published;
@@ -53,7 +64,6 @@ impl Postgres {
         lease.must(&doing, "COMMIT").await?;
         // From here on every late commit finds the tombstone.
         let area = Area::of(load);
-        end_stragglers(&mut lease, &area).await?;
         let mut tables = vec![area.stage.as_str(), area.marks.as_str()];
         if !published {
             tables.extend([area.prev.as_str(), area.before.as_str(), area.keys.as_str()]);
@@ -85,7 +95,6 @@ impl Postgres {
             });
         }
         let area = Area::of(load);
-        end_stragglers(&mut lease, &area).await?;
         drop_tables(
             &mut lease,
             load,
@@ -108,11 +117,8 @@ impl Postgres {
 }
 
 async fn drop_tables(lease: &mut Lease, load: &LoadContext, tables: &[&str], doing: &str) -> Result<(), Failure> {
-    let sql = format!(
-        "BEGIN; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '10s'; DROP TABLE IF EXISTS {};",
-        tables.join(", ")
-    );
-    lease.must(doing, sql).await?;
+    let sql = format!("DROP TABLE IF EXISTS {}", tables.join(", "));
+    alone(lease, &Area::of(load), &sql, doing).await?;
     sqlx::query("DELETE FROM haulage.fences WHERE run = $1 AND load = $2")
         .bind(load.run.as_str())
         .bind(load.load.as_str())

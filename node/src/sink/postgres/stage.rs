@@ -16,6 +16,7 @@ use super::Postgres;
 use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record};
 use super::connect::Lease;
 use super::fit::{Fit, fit};
+use super::publish::LOCK_TRIES;
 use super::target::{Target, describe, describe_staging};
 use crate::sink::LoadContext;
 
@@ -234,6 +235,27 @@ pub(super) async fn end_stragglers(lease: &mut Lease, area: &Area) -> Result<(),
             Err(lease.place().failure("ending late writers", error))
         }
         Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Opens a transaction with `statement`, which needs the staging area to itself. A writer that looked at the record just
+/// before it was closed may start its COPY only now: it is ended in turn, until none is left.
+pub(super) async fn alone(lease: &mut Lease, area: &Area, statement: &str, doing: &str) -> Result<(), Failure> {
+    let sql = format!(
+        "BEGIN; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '1s'; {statement}; \
+         SET LOCAL lock_timeout = 0"
+    );
+    let mut tries = LOCK_TRIES;
+    loop {
+        end_stragglers(lease, area).await?;
+        match lease.run(sql.as_str()).await {
+            Ok(_) => return Ok(()),
+            Err(error) if tries > 0 && super::failure::code(&error) == Some("55P03") => {
+                lease.must(doing, "ROLLBACK").await?;
+                tries -= 1;
+            }
+            Err(error) => return Err(lease.place().failure(doing, error)),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::bookkeeping::{Area, Method, Record, State, ended, hold, set_state};
 use super::connect::Lease;
 use super::failure::{code, detail};
 use super::fit::{Fit, fit};
-use super::stage::{end_stragglers, misfit};
+use super::stage::{alone, misfit};
 use super::target::{Target, describe};
 use crate::sink::name::{quote, quote_all};
 use crate::sink::{Expected, LoadContext};
@@ -31,9 +31,8 @@ impl Postgres {
             lease.give_back();
             return Ok(report);
         }
-        end_stragglers(&mut lease, &area).await?;
-
-        lease.must(&doing, "BEGIN").await?;
+        let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", area.stage);
+        alone(&mut lease, &area, &lock, &doing).await?;
         let record = match hold(&mut lease, load).await? {
             Some(record) if record.state == State::Sealed => record,
             Some(_) | None => return Err(ended(load, "no longer sealed")),

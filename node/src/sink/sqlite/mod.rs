@@ -48,7 +48,9 @@ pub(super) struct Sqlite {
 impl Sqlite {
     /// Opens nothing; the file and its folder are made by the first write.
     pub(super) fn open(name: &str, path: PathBuf) -> Self {
-        Self { file: Arc::new(File::new(name, path)) }
+        Self {
+            file: Arc::new(File::new(name, path)),
+        }
     }
 }
 

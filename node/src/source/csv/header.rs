@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_header_is_read_with_its_marks_and_blank_lines() {
-        let table: &[(&[u8], &[&str], (u64, u64))] = &[
+        type Case<'a> = (&'a [u8], &'a [&'a str], (u64, u64));
+        let table: &[Case<'_>] = &[
             (b"a,b\n1,2\n", &["a", "b"], (4, 2)),
             (b"\xef\xbb\xbfa,b\r\n1,2\r\n", &["a", "b"], (8, 2)),
             (b"\n\n\"a\nx\",\"b\"\"\"\n\n1,2", &["a\nx", "b\""], (15, 6)),
