@@ -7,7 +7,7 @@
 //! one transaction: rows, load record, additive DDL and the (run, epoch) marker under a lock on the target, and it
 //! finds its own marker when it is repeated. Revert, discard and cleanup tolerate absence and can be repeated.
 //!
-//! A new destination is one file here and one line in [`registry`]; the conformance suite in `sink/suite.rs` runs on all.
+//! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
 mod name;
 mod postgres;
