@@ -55,7 +55,8 @@ macro_rules! number_id {
 }
 
 text_id! {
-    /// A run: pipeline name, ten hex digits of the submission's hash, and a number from the second run on.
+    /// A run: pipeline name, the ledger's mark, ten hex digits of the submission's hash, and a number from the second run
+    /// on.
     RunId
 }
 text_id! {

@@ -5,14 +5,15 @@
 //! node lost, the node's own lease ran out before that, and it has cancelled its work, if it lives at all.
 //!
 //! ```text
-//!   alive ──3 s without a heartbeat──► suspect ──5 s──► lost
+//!   alive ──3 s without a heartbeat──► suspect ──4.8 s──► lost
 //!     ▲──────────a heartbeat──────────────┘
 //! ```
 
 use crate::ids::Millis;
 
-/// How long a lease lasts, from the heartbeat that was answered.
-pub const LEASE_MS: u64 = 5_000;
+/// How long a lease lasts, from the heartbeat that was answered. With the leader's tick of up to 100 ms, a node that dies
+/// right after a heartbeat is declared lost within 5 s.
+pub const LEASE_MS: u64 = 4_800;
 /// How often a node sends a heartbeat.
 pub const HEARTBEAT_MS: u64 = 1_000;
 /// After how long a silence a node gets no new work.
@@ -127,8 +128,8 @@ mod tests {
             (9_000, Standing::Alive),
             (12_999, Standing::Alive),
             (13_000, Standing::Suspect),
-            (14_999, Standing::Suspect),
-            (15_000, Standing::Lost),
+            (14_799, Standing::Suspect),
+            (14_800, Standing::Lost),
         ] {
             assert_eq!(lease.standing(Millis(now), &settings), expected, "at {now}");
         }

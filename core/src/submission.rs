@@ -56,12 +56,14 @@ impl Submission {
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The id of the `number`-th run of this submission, from 1.
-    pub fn run_id(&self, number: u32) -> RunId {
+    /// The id of the `number`-th run of this submission, from 1, in the ledger with this mark. Without the mark, two
+    /// ledgers that publish to one warehouse (or a new one after the old was lost) would take each other's runs for
+    /// their own there.
+    pub fn run_id(&self, ledger: &str, number: u32) -> RunId {
         let short = &self.key()[..10];
         match number {
-            0 | 1 => RunId(format!("{}-{short}", self.pipeline)),
-            more => RunId(format!("{}-{short}-{more}", self.pipeline)),
+            0 | 1 => RunId(format!("{}-{ledger}-{short}", self.pipeline)),
+            more => RunId(format!("{}-{ledger}-{short}-{more}", self.pipeline)),
         }
     }
 }

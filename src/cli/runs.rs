@@ -75,7 +75,7 @@ fn row(run: &Run, now: u64) -> Vec<String> {
         human::moment(run.submitted_at),
         human::duration(json::elapsed_ms(run, now)),
         human::count(counts.read),
-        human::count(counts.loaded),
+        human::count(json::loaded(run)),
         human::count(counts.rejected),
     ]
 }

@@ -5,6 +5,12 @@ use serde_json::{Value, json};
 
 use super::human;
 
+/// Rows that the run made visible; what it only staged isn't loaded.
+pub(crate) fn loaded(run: &Run) -> u64 {
+    let staged = run.counts.as_ref().map_or(0, |counts| counts.loaded);
+    if run.state() == RunState::Published { staged } else { 0 }
+}
+
 /// A state's word, as in the interface, in lower case: `published`, `rolling_back`.
 pub(crate) fn state(run: &Run) -> String {
     match run.state() {
@@ -60,7 +66,8 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
         "error": text(&run.error),
         "counts": {
             "read": counts.read,
-            "loaded": counts.loaded,
+            "loaded": loaded(run),
+            "staged": counts.loaded,
             "rejected": counts.rejected,
             "filtered": counts.filtered,
             "multiplied": counts.multiplied,

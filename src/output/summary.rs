@@ -44,7 +44,14 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
             rate.unwrap_or_default()
         ),
     );
-    row("loaded", human::counted(counts.loaded, "row"));
+    if run.state() == RunState::Published {
+        row("loaded", human::counted(counts.loaded, "row"));
+    } else {
+        row(
+            "staged",
+            format!("{}, none of them visible", human::counted(counts.loaded, "row")),
+        );
+    }
     row("rejected", rejected(run));
     row("filtered", human::counted(counts.filtered, "row"));
     if counts.multiplied > 0 {

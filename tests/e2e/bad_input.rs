@@ -77,7 +77,8 @@ pub(crate) async fn tables(pool: &PgPool) -> Result<Vec<String>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_files_is_named_and_leaves_nothing_partial() -> Result<()> {
     // A file, what is in it (None removes it), and what the error has to name.
-    let cases: [(&str, Option<&[u8]>, &[&str]); 8] = [
+    type Case = (&'static str, Option<&'static [u8]>, &'static [&'static str]);
+    let cases: [Case; 8] = [
         ("data/orders-1.csv", None, &["raw", "data/orders-*.csv"]),
         ("data/names.csv", None, &["names", "data/names.csv"]),
         (

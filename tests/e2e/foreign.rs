@@ -81,7 +81,8 @@ async fn submits_watches_and_is_told_what_is_wrong() -> Result<()> {
     let last = watched.last().context("watch said nothing")?;
     ensure!(last["run"]["state"] == "PUBLISHED", "{last:#}");
     // 64-bit numbers are text in protobuf's JSON form.
-    ensure!(last["run"]["counts"]["loaded"] == oracle.loaded.to_string(), "{last:#}");
+    let loaded = oracle.loaded.to_string();
+    ensure!(last["run"]["counts"]["loaded"] == loaded.as_str(), "{last:#}");
     let events: Vec<&Value> = watched
         .iter()
         .flat_map(|one| one["events"].as_array().into_iter().flatten())

@@ -5,9 +5,12 @@ CREATE TABLE haulage_ledger.leader (
     only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch      bigint  NOT NULL,
     leader     text    NOT NULL,
-    claimed_at bigint  NOT NULL
+    claimed_at bigint  NOT NULL,
+    -- Tells this ledger's runs from those of another one in the same warehouse.
+    mark       text    NOT NULL
 );
-INSERT INTO haulage_ledger.leader (epoch, leader, claimed_at) VALUES (0, '', 0);
+INSERT INTO haulage_ledger.leader (epoch, leader, claimed_at, mark)
+    VALUES (0, '', 0, left(replace(gen_random_uuid()::text, '-', ''), 6));
 
 -- The head of every run's log. Times are milliseconds since the Unix epoch, by the leader's clock.
 CREATE TABLE haulage_ledger.runs (

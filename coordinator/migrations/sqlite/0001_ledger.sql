@@ -3,9 +3,11 @@ CREATE TABLE leader (
     only_row   INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row = 1),
     epoch      INTEGER NOT NULL,
     leader     TEXT    NOT NULL,
-    claimed_at INTEGER NOT NULL
+    claimed_at INTEGER NOT NULL,
+    -- Tells this ledger's runs from those of another one in the same warehouse.
+    mark       TEXT    NOT NULL
 ) STRICT;
-INSERT INTO leader (epoch, leader, claimed_at) VALUES (0, '', 0);
+INSERT INTO leader (epoch, leader, claimed_at, mark) VALUES (0, '', 0, lower(hex(randomblob(3))));
 
 -- The head of every run's log. Times are milliseconds since the Unix epoch, by the leader's clock.
 CREATE TABLE runs (

@@ -3,6 +3,8 @@
 //!
 //! Here the run's trace begins: under the client's span if it sent one, else with a span of its own.
 
+use haulage_core::event::StuckDecision;
+use haulage_core::run::Input;
 use haulage_core::submission::Submission;
 use haulage_plan::Diagnostics;
 use haulage_proto::v1::submit_response::Disposition as Answer;
@@ -12,6 +14,7 @@ use tonic::{Request, Status};
 use tracing::Span;
 
 use super::{Api, status};
+use crate::actors::run::RunMessage;
 use crate::actors::runs::RunsMessage;
 use crate::actors::table::Place;
 use crate::actors::tell;
@@ -55,6 +58,12 @@ pub(super) async fn submit(api: &Api, request: Request<SubmitRequest>) -> Result
             }
             // Also for a run that is attached to: harmless if it runs, and it does.
             tell(&leader.runs, RunsMessage::Start(run.clone()));
+            // Whoever submits a stuck run again has seen to what kept it from being undone. Refused if it isn't stuck.
+            if let (Disposition::Attached, Some(Place::Live(actor))) = (submitted.disposition, shared.table.place(&run))
+            {
+                let (decision, reason) = (StuckDecision::Retry, "submitted again".to_owned());
+                tell(&actor, RunMessage::Input(Input::Decide { decision, reason }));
+            }
         }
         Disposition::AlreadyPublished => {}
     }

@@ -114,10 +114,12 @@ impl Watcher {
                     return Ok(());
                 }
                 shown = Some(snapshot);
+                // On a copy: what comes during the pause still counts as news afterwards.
+                let mut ahead = view.clone();
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     // The end isn't held back.
-                    () = at_rest(&mut view) => view.mark_changed(),
+                    () = at_rest(&mut ahead) => {}
                 }
             }
             tokio::select! {

@@ -229,6 +229,9 @@ pub trait Ledger: Send + Sync {
     /// Raises the epoch and takes it. `leader` is kept for people to read.
     async fn claim(&self, leader: &str, at: Millis) -> Result<Epoch, Error>;
 
+    /// Six hex digits that tell this ledger from others; part of every run's id.
+    async fn mark(&self) -> Result<String, Error>;
+
     /// The epoch that stands now; 0 if nobody has claimed yet.
     async fn epoch(&self) -> Result<Epoch, Error>;
 

@@ -126,6 +126,12 @@ impl Ledger for Postgres {
         Ok(Epoch(unsigned(epoch)))
     }
 
+    async fn mark(&self) -> Result<String, Error> {
+        Ok(sqlx::query_scalar("SELECT mark FROM haulage_ledger.leader")
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
     async fn epoch(&self) -> Result<Epoch, Error> {
         let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM haulage_ledger.leader")
             .fetch_one(&self.pool)
@@ -179,6 +185,12 @@ struct PostgresSession {
 
 #[async_trait]
 impl Session for PostgresSession {
+    async fn mark(&mut self) -> Result<String, Error> {
+        Ok(sqlx::query_scalar("SELECT mark FROM haulage_ledger.leader")
+            .fetch_one(&mut *self.transaction)
+            .await?)
+    }
+
     async fn epoch(&mut self) -> Result<Epoch, Error> {
         let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM haulage_ledger.leader FOR SHARE")
             .fetch_one(&mut *self.transaction)

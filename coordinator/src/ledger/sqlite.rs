@@ -157,6 +157,12 @@ impl Ledger for Sqlite {
         Ok(Epoch(unsigned(epoch)))
     }
 
+    async fn mark(&self) -> Result<String, Error> {
+        Ok(sqlx::query_scalar("SELECT mark FROM leader")
+            .fetch_one(&self.readers)
+            .await?)
+    }
+
     async fn epoch(&self) -> Result<Epoch, Error> {
         let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM leader")
             .fetch_one(&self.readers)
@@ -208,6 +214,12 @@ struct SqliteSession {
 
 #[async_trait]
 impl Session for SqliteSession {
+    async fn mark(&mut self) -> Result<String, Error> {
+        Ok(sqlx::query_scalar("SELECT mark FROM leader")
+            .fetch_one(&mut *self.transaction)
+            .await?)
+    }
+
     async fn epoch(&mut self) -> Result<Epoch, Error> {
         let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM leader")
             .fetch_one(&mut *self.transaction)

@@ -28,6 +28,9 @@ pub(super) struct NewRun<'a> {
 /// One open writing transaction of a database. Dropped without `commit`, it leaves nothing behind.
 #[async_trait]
 pub(super) trait Session: Send {
+    /// The ledger's mark.
+    async fn mark(&mut self) -> Result<String, Error>;
+
     /// The epoch that stands, under a lock that a claim waits for.
     async fn epoch(&mut self) -> Result<Epoch, Error>;
 
@@ -107,9 +110,10 @@ pub(super) async fn submit(
         Answer::Existing(submitted) => return Ok(submitted),
         Answer::Start { number, replaces } => (number, replaces),
     };
+    let mark = session.mark().await?;
     // A run's id holds ten digits of the key only. Another submission may have taken it, then the next number is ours.
     for number in first..=u32::MAX {
-        let run = submission.run_id(number);
+        let run = submission.run_id(&mark, number);
         let new = NewRun {
             run: &run,
             key: &key,

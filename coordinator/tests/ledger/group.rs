@@ -76,6 +76,10 @@ impl Ledger for Gated {
         self.inner.claim(leader, at).await
     }
 
+    async fn mark(&self) -> Result<String, Error> {
+        self.inner.mark().await
+    }
+
     async fn epoch(&self) -> Result<Epoch, Error> {
         self.inner.epoch().await
     }

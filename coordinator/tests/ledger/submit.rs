@@ -36,8 +36,9 @@ async fn replaced_by(ledger: &dyn Ledger, run: &RunId) -> Option<RunId> {
 
 async fn the_same_submission_attaches(place: Place) {
     let (ledger, other, epoch) = place.lead().await;
+    let mark = ledger.mark().await.expect("a mark");
     let run = start(&*ledger, epoch, 1).await;
-    assert_eq!(run, submission(1).run_id(1));
+    assert_eq!(run, submission(1).run_id(&mark, 1));
     assert_eq!(replaced_by(&*other, &run).await, None);
     for rerun in [false, true] {
         let again = submit(&*other, epoch, rerun).await;
@@ -55,6 +56,7 @@ async fn the_same_submission_attaches(place: Place) {
 
 async fn one_run_for_callers_at_once(place: Place) {
     let (ledger, other, epoch) = place.lead().await;
+    let mark = ledger.mark().await.expect("a mark");
     for n in 0..5 {
         let mut callers = Vec::new();
         for caller in 0..12 {
@@ -66,11 +68,11 @@ async fn one_run_for_callers_at_once(place: Place) {
         let mut started = 0;
         for caller in callers {
             let submitted = caller.await.expect("a caller that ends").expect("a run");
-            assert_eq!(submitted.run, submission(n).run_id(1));
+            assert_eq!(submitted.run, submission(n).run_id(&mark, 1));
             started += u32::from(submitted.disposition == Disposition::Started);
         }
         assert_eq!(started, 1);
-        assert_eq!(log(&*ledger, &submission(n).run_id(1)).await.len(), 1);
+        assert_eq!(log(&*ledger, &submission(n).run_id(&mark, 1)).await.len(), 1);
     }
 }
 
@@ -91,10 +93,11 @@ async fn a_published_one_is_not_run_again(place: Place) {
 
 async fn after_a_failure_the_next_number_starts(place: Place) {
     let (ledger, _, epoch) = place.lead().await;
+    let mark = ledger.mark().await.expect("a mark");
     for (number, outcome) in [(1, Outcome::Failed), (2, Outcome::Cancelled), (3, Outcome::Published)] {
         let submitted = submit(&*ledger, epoch, number == 2).await;
         assert_eq!(submitted.disposition, Disposition::Started);
-        assert_eq!(submitted.run, submission(1).run_id(number));
+        assert_eq!(submitted.run, submission(1).run_id(&mark, number));
         assert_eq!(replaced_by(&*ledger, &submitted.run).await, None);
         finish(&*ledger, epoch, &submitted.run, outcome).await;
     }
@@ -102,6 +105,7 @@ async fn after_a_failure_the_next_number_starts(place: Place) {
 
 async fn a_rerun_replaces_what_is_published(place: Place) {
     let (ledger, _, epoch) = place.lead().await;
+    let mark = ledger.mark().await.expect("a mark");
     let first = start(&*ledger, epoch, 1).await;
     finish(&*ledger, epoch, &first, Outcome::Published).await;
 
@@ -109,7 +113,7 @@ async fn a_rerun_replaces_what_is_published(place: Place) {
     assert_eq!(
         second,
         Submitted {
-            run: submission(1).run_id(2),
+            run: submission(1).run_id(&mark, 2),
             disposition: Disposition::Started
         }
     );
@@ -126,7 +130,7 @@ async fn a_rerun_replaces_what_is_published(place: Place) {
         }
     );
     let third = submit(&*ledger, epoch, true).await;
-    assert_eq!(third.run, submission(1).run_id(3));
+    assert_eq!(third.run, submission(1).run_id(&mark, 3));
     assert_eq!(replaced_by(&*ledger, &third.run).await, Some(first));
     finish(&*ledger, epoch, &third.run, Outcome::Published).await;
 
@@ -137,15 +141,16 @@ async fn a_rerun_replaces_what_is_published(place: Place) {
 /// A run's id shows ten digits of the key. These two share them, and were searched for.
 async fn two_keys_that_share_ten_digits_get_two_runs(place: Place) {
     let (ledger, _, epoch) = place.lead().await;
+    let mark = ledger.mark().await.expect("a mark");
     let (one, two) = (submission(1_077_000), submission(1_237_535));
     assert_ne!(one.key(), two.key());
-    assert_eq!(one.run_id(1), two.run_id(1));
+    assert_eq!(one.run_id(&mark, 1), two.run_id(&mark, 1));
     for (given, number) in [(&one, 1), (&two, 2)] {
         let submitted = ledger.submit(epoch, given, false, NOW).await.expect("a run");
         assert_eq!(
             submitted,
             Submitted {
-                run: one.run_id(number),
+                run: one.run_id(&mark, number),
                 disposition: Disposition::Started
             }
         );
@@ -153,13 +158,13 @@ async fn two_keys_that_share_ten_digits_get_two_runs(place: Place) {
         assert_eq!(
             again,
             Submitted {
-                run: one.run_id(number),
+                run: one.run_id(&mark, number),
                 disposition: Disposition::Attached
             }
         );
     }
-    finish(&*ledger, epoch, &one.run_id(1), Outcome::Failed).await;
+    finish(&*ledger, epoch, &one.run_id(&mark, 1), Outcome::Failed).await;
     let third = ledger.submit(epoch, &one, false, NOW).await.expect("a run");
-    assert_eq!(third.run, one.run_id(3));
+    assert_eq!(third.run, one.run_id(&mark, 3));
     assert_eq!(ledger.read(&third.run, Seq(0)).await.expect("a readable log").len(), 1);
 }

@@ -136,10 +136,7 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
 }
 
 fn grant(state: &State, work: &Work, node: &NodeName, now: Millis) -> Result<Vec<Event>, Refused> {
-    let waiting = state
-        .outstanding()
-        .iter()
-        .any(|effect| matches!(effect, super::Effect::Dispatch { work: waiting, .. } if waiting == work));
+    let waiting = state.is_waiting(work);
     if !waiting {
         return Err(Refused::NotOutstanding);
     }

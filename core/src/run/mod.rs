@@ -193,8 +193,8 @@ impl State {
             tries.failures += 1;
         }
         tries.given_up = given_up(work, tries, failure);
-        // What is dropped because the run rolls back isn't tried again.
-        if self.rollback.is_none() || matches!(work, Work::Compensate(_)) {
+        // What is given up, or dropped because the run rolls back, isn't tried again.
+        if tries.given_up.is_none() && (self.rollback.is_none() || matches!(work, Work::Compensate(_))) {
             self.retries += 1;
         }
     }
@@ -331,6 +331,11 @@ impl State {
 
 /// Whether, after a failure, another attempt makes sense; if not, what to tell the user.
 fn given_up(work: &Work, tries: &Tries, failure: &Failure) -> Option<Failure> {
+    // A destination that is away for a while must not leave a run half undone: undoing waits until it is back.
+    let may_pass = matches!(failure.class, Class::Transient | Class::Fenced);
+    if may_pass && matches!(work, Work::Compensate(_)) {
+        return None;
+    }
     if tries.lost >= MAX_LOST {
         return Some(Failure {
             class: Class::Poison,

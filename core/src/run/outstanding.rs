@@ -72,6 +72,37 @@ impl State {
         effects
     }
 
+    /// Whether `outstanding` has a dispatch of this work, without deriving all the rest: a run of many chunks is granted
+    /// one by one.
+    pub(super) fn is_waiting(&self, work: &Work) -> bool {
+        let tries = self.tries.get(work);
+        let at_rest = self.run.is_none() || self.finished.is_some() || self.stuck.is_some();
+        if at_rest || tries.is_some_and(|tries| tries.running_on.is_some() || tries.given_up.is_some()) {
+            return false;
+        }
+        if self.rollback.is_some() {
+            let wanted = self.wanted();
+            return wanted.contains(work) && self.in_flight().all(|(held, _, _)| wanted.contains(held));
+        }
+        match work {
+            Work::Chunk(chunk) => {
+                self.planned
+                    && !self.reports.contains_key(chunk)
+                    && self.is_planned(*chunk)
+                    && self.saga.all_done(StepKind::Prepare)
+            }
+            Work::Discover | Work::Step(_) | Work::Compensate(_) => self.wanted().contains(work),
+        }
+    }
+
+    // By position first: discovery numbers chunks from 0, and only a strange log does otherwise.
+    fn is_planned(&self, chunk: ChunkId) -> bool {
+        let same = |spec: &crate::checkpoint::ChunkSpec| spec.chunk == chunk;
+        self.stages
+            .iter()
+            .any(|stage| stage.chunks.get(chunk.index as usize).is_some_and(same) || stage.chunks.iter().any(same))
+    }
+
     /// The work that moves the run on, whether or not a node already has it.
     pub(super) fn wanted(&self) -> BTreeSet<Work> {
         if self.rollback.is_some() {

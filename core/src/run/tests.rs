@@ -79,7 +79,7 @@ pub(super) fn report(loads: &[&str], rows: u64) -> ChunkReport {
 
 pub(super) fn start(loads: &[&str]) -> Vec<Event> {
     let submission = submission(loads);
-    vec![submitted(submission.run_id(1), submission, None, Millis(1))]
+    vec![submitted(submission.run_id("1ed9e4", 1), submission, None, Millis(1))]
 }
 
 /// What a node that succeeds would say about work.

@@ -217,7 +217,7 @@ impl PassRun {
     pub fn rejects(&self) -> Vec<Rejected> {
         let place = |step: &str| self.step_order.get(step).copied().unwrap_or(usize::MAX);
         let mut found = self.input.rejects();
-        found.sort_by(|a, b| (a.row, place(&a.step), a.rule).cmp(&(b.row, place(&b.step), b.rule)));
+        found.sort_by_key(|reject| (reject.row, place(&reject.step), reject.rule));
         found.dedup_by_key(|reject| reject.row);
         found
     }

@@ -155,6 +155,14 @@ proptest! {
         for event in &log {
             state.apply(event);
             prop_assert_eq!(state.outstanding().is_empty(), rests(&state), "after {:?}", event);
+            for effect in state.outstanding() {
+                let (work, waits) = match effect {
+                    Effect::Dispatch { work, .. } => (work, true),
+                    Effect::Await { work, .. } | Effect::Drop { work, .. } => (work, false),
+                    Effect::Settle => continue,
+                };
+                prop_assert_eq!(state.is_waiting(&work), waits, "{} after {:?}", work, event);
+            }
             // What needs nobody else must move the log: a leader that recovers here can't spin in place.
             if state.outstanding().contains(&Effect::Settle) {
                 let moves = decide(&state, &Input::Settle, Millis(0)).expect("settle is never refused");
