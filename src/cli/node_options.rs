@@ -14,10 +14,10 @@ use crate::exit::Usage;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NodeOptions {
     /// Where a destination of the pipeline is: postgres://..., sqlite:PATH or secret://NAME; may be given several times
-    /// [env: HAULAGE_DESTINATION_<NAME>]
+    /// (or one variable `HAULAGE_DESTINATION_NAME` each)
     #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
     pub(crate) destination: Vec<DestinationArg>,
-    /// A folder with one file per secret, for secret://NAME; the variable HAULAGE_SECRET_<NAME> comes first
+    /// A folder with one file per secret, for secret://NAME; the variable `HAULAGE_SECRET_NAME` comes first
     #[arg(long, value_name = "DIR", env = "HAULAGE_SECRETS_DIR")]
     pub(crate) secrets_dir: Option<PathBuf>,
     /// How many chunks are worked on at once [default: the number of cores]

@@ -3,7 +3,7 @@
 //! While one transaction commits, the appends of all runs gather in a bounded queue; the next transaction takes whatever
 //! is there. So the cost of a commit is shared exactly when there is load, and nobody waits for others to come.
 //!
-//! What may pass by itself is tried again ([`PAUSES`]). After a cut connection nobody knows whether the COMMIT happened;
+//! What may pass by itself is tried again (`PAUSES`). After a cut connection nobody knows whether the COMMIT happened;
 //! the same appends are simply made again, and the ledger answers those that stand as it would have the first time. A
 //! refusal that won't pass (an event that the database doesn't take) is narrowed down by writing each append on its own,
 //! so that one run's trouble stays that run's. A lost epoch is told to everybody and ends the task.

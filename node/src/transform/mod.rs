@@ -3,7 +3,7 @@
 //! A [`StagePass`] is built once for a chunk and then run segment by segment. Everything that doesn't change between
 //! segments is done once: optimizing, physical planning, and the hash tables of the lookups, which live in the physical
 //! plan and are shared by all its runs. The rows of a run, and what its reject rules find, travel in the run's own task
-//! context ([`segment::RunInput`]), so the plan itself holds neither.
+//! context (`segment::RunInput`), so the plan itself holds neither.
 //!
 //! It decides nothing about what happens to the rows: staging, quarantine and checkpoints are the chunk actor's.
 

@@ -1,9 +1,11 @@
 //! What Haulage keeps in schema `haulage` of a warehouse: a record for each load of each run, the fences of its chunks,
 //! and a row for each target that publishes queue on.
 //!
-//!     staged --verify--> sealed --publish--> published --revert--> reverted
-//!        \                  \                                         |
-//!         +------discard-----+---------------> discarded <--discard---+   (a published load stays published)
+//! ```text
+//! staged --verify--> sealed --publish--> published --revert--> reverted
+//!    \                  \                                         |
+//!     +------discard-----+---------------> discarded <--discard---+   (a published load stays published)
+//! ```
 //!
 //! Only `staged` takes chunks; `sealed` may be published; `reverted` and `discarded` are tombstones that fence every late
 //! writer of that run. Staging itself is three tables a load, named by [`area`](crate::sink::name::area): `stage_` the

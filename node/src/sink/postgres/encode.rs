@@ -1,8 +1,10 @@
 //! Arrow batches to the binary COPY format, straight into a buffer that is used again.
 //!
-//!     header: "PGCOPY\n\xff\r\n\0", flags i32 = 0, extension i32 = 0
-//!     row:    columns i16, then for each: length i32 (-1 is NULL), bytes
-//!     end:    i16 = -1
+//! ```text
+//! header: "PGCOPY\n\xff\r\n\0", flags i32 = 0, extension i32 = 0
+//! row:    columns i16, then for each: length i32 (-1 is NULL), bytes
+//! end:    i16 = -1
+//! ```
 //!
 //! Columns are cast and downcast once for each batch; a value costs a match and a copy, and no allocation.
 
