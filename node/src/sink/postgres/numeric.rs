@@ -1,6 +1,8 @@
 //! A decimal as PostgreSQL's binary `numeric`: groups of four decimal digits, most significant first.
 //!
-//!     digits i16 | weight i16 (of the first group, in powers of 10000) | sign u16 | scale u16 | digits * i16
+//! ```text
+//! digits i16 | weight i16 (of the first group, in powers of 10000) | sign u16 | scale u16 | digits * i16
+//! ```
 //!
 //! Written straight into the COPY buffer, with its length in front.
 

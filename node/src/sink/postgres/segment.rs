@@ -1,6 +1,8 @@
 //! One segment of a chunk: rows stream through binary COPY into the staging table, and commit with their marker.
 //!
-//!     writer (encodes) --pieces, at most 4--> sender (owns the connection): BEGIN, COPY ... , marker, COMMIT
+//! ```text
+//! writer (encodes) --pieces, at most 4--> sender (owns the connection): BEGIN, COPY ... , marker, COMMIT
+//! ```
 //!            ^------------- empty buffers ----------/
 //!
 //! The sender is a task of its own, so encoding and sending overlap, and so that a COPY which borrows its connection can
