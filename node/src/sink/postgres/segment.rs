@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! writer (encodes) --pieces, at most 4--> sender (owns the connection): BEGIN, COPY ... , marker, COMMIT
+//!        ^------------- empty buffers ----------/
 //! ```
-//!            ^------------- empty buffers ----------/
 //!
 //! The sender is a task of its own, so encoding and sending overlap, and so that a COPY which borrows its connection can
 //! live as long as the segment. When the writer is dropped, the channel closes, and the sender closes its connection: the
