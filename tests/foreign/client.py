@@ -67,7 +67,10 @@ class Client:
             response_deserializer=answer.FromString,
         )
         result = stub(json_format.ParseDict(request, ask()), timeout=DEADLINE)
-        return result if found.server_streaming else iter([result])
+        if found.server_streaming:
+            yield from result
+        else:
+            yield result
 
 
 def show(message) -> None:

@@ -448,7 +448,10 @@ mod tests {
     }
 
     fn nodes() -> Nodes {
-        Nodes::new(Settings::default())
+        Nodes::new(Settings {
+            lease_ms: 5_000,
+            ..Settings::default()
+        })
     }
 
     #[test]
