@@ -68,6 +68,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
         settings: config.lease,
         table: RunTable::default(),
         alive: watch::Sender::new(0),
+        misplaced: watch::Sender::default(),
     });
     let session = match config.cluster {
         true => Some(

@@ -22,6 +22,10 @@ pub struct Submission {
     pub params: BTreeMap<String, String>,
     /// The loads in the order in which they publish, with the destination of each.
     pub loads: Vec<LoadOutline>,
+    /// Where destinations of the loads are, by name, if the client knows it: `postgres://host:port/database` or
+    /// `sqlite:/path`, never with a credential. Nodes whose destination of that name is elsewhere get none of the work.
+    #[serde(default)]
+    pub places: BTreeMap<String, String>,
     /// The W3C `traceparent` of the client's span, empty if it had none.
     pub traceparent: String,
 }
@@ -38,7 +42,7 @@ pub struct LoadOutline {
 }
 
 impl Submission {
-    /// SHA-256 over pipeline, definition, base and parameters, in hex. Equal for equal requests.
+    /// SHA-256 over pipeline, definition, base, parameters and places, in hex. Equal for equal requests.
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();
         // Lengths go in front, so that no two different submissions run together into the same bytes.
@@ -52,6 +56,12 @@ impl Submission {
         for (name, value) in &self.params {
             add(name);
             add(value);
+        }
+        for (name, place) in &self.places {
+            // No parameter has an empty name, so none passes for a place.
+            add("");
+            add(name);
+            add(place);
         }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use haulage_core::event::PlannedStage;
-use haulage_core::failure::Failure;
+use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Epoch, LoadName, Millis, RunId};
-use haulage_plan::Compiled;
 use haulage_plan::definition::{Column, Definition, SourceKind};
+use haulage_plan::{Compiled, Diagnostics};
 
 use crate::config::NodeConfig;
 use crate::sink::{Inspection, LoadContext};
@@ -89,6 +89,45 @@ async fn preview(tools: &Toolbox, context: &RunContext, name: &LoadName) -> Resu
         destination,
         inspection,
     })
+}
+
+/// Looks at the sources of a pipeline as a run would, and at its SQL over the columns that they have: what is missing,
+/// empty or otherwise no such file is found before a run exists. What may pass by itself, such as a store that doesn't
+/// answer, is left to the run, which tries again. Opens no destination.
+pub async fn sources(config: &NodeConfig, definition: &Definition, base: &str) -> Result<(), Diagnostics> {
+    let mut columns = BTreeMap::new();
+    let mut wrong = Vec::new();
+    let mut unknown = false;
+    for (name, declared) in &definition.sources {
+        let binding = Binding {
+            base: base.to_owned(),
+            s3: config.s3.clone(),
+            checkpoint_rows: definition.checkpoint_rows,
+        };
+        match looked_at(declared, binding).await {
+            Ok(found) => {
+                columns.insert(name.clone(), found);
+            }
+            Err(failure) if failure.class == Class::Permanent => wrong.push((declared.place, failure.message)),
+            Err(failure) => {
+                tracing::debug!(source = %name, %failure, "not checked before the run");
+                unknown = true;
+            }
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(Diagnostics::of(definition, wrong));
+    }
+    if unknown {
+        return haulage_plan::compile_if_declared(definition).map(drop);
+    }
+    haulage_plan::compile(definition, &columns).map(drop)
+}
+
+async fn looked_at(declared: &haulage_plan::definition::Source, binding: Binding) -> Result<Vec<Column>, Failure> {
+    let source = source::bind(declared, binding)?;
+    source.check().await?;
+    source.columns().await
 }
 
 /// The columns of every source for a check that reads as little as it can: those declared, else the header's, where

@@ -13,10 +13,15 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::NodeName;
 
 use crate::fault::Fault;
+use crate::sink::registry;
 use crate::store::S3Settings;
 
 /// What DataFusion may use for the rows in flight, unless told otherwise.
 pub const MEMORY_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Connections through which a node writes to one destination at once, unless told otherwise. PostgreSQL takes 100 from
+/// everybody together, as it is installed.
+pub const CONNECTIONS: u32 = 32;
 
 /// The settings of a node.
 #[derive(Clone)]
@@ -27,6 +32,9 @@ pub struct NodeConfig {
     pub slots: u32,
     /// Bytes for DataFusion's memory pool.
     pub memory_bytes: u64,
+    /// Connections through which its chunks write to one destination at once, at least 1. Each chunk writes through as
+    /// many as its stage has loads there, also if these are more.
+    pub connections: u32,
     /// Destinations: name to address. An address may hold a password, or be `secret://NAME`.
     pub destinations: BTreeMap<String, String>,
     /// Where `secret://NAME` is looked up as a file, when the environment doesn't have it.
@@ -52,6 +60,7 @@ impl NodeConfig {
             name: NodeName::new(name),
             slots: u32::try_from(cores).unwrap_or(1),
             memory_bytes: MEMORY_BYTES,
+            connections: CONNECTIONS,
             destinations: BTreeMap::new(),
             secrets_dir: None,
             store: store.into(),
@@ -83,6 +92,16 @@ impl NodeConfig {
                 .map_err(|reason| Failure::permanent(format!("destination {name} of node {}: {reason}", self.name))),
             None => Ok(address.clone()),
         }
+    }
+
+    /// Where each destination is, without credentials: what tells one destination from another of the same name. One
+    /// whose address can't be read, or whose secret isn't there, is left out; its use says why.
+    pub fn places(&self) -> BTreeMap<String, String> {
+        let place = |name: &String| {
+            let place = registry::place(&self.destination(name).ok()?)?;
+            Some((name.clone(), place))
+        };
+        self.destinations.keys().filter_map(place).collect()
     }
 
     fn secret(&self, name: &str) -> Result<String, String> {
@@ -164,6 +183,37 @@ mod tests {
         );
         let unknown = config.destination("lake").unwrap_err();
         assert!(unknown.message.contains("it has: hidden, odd, plain"), "{unknown}");
+    }
+
+    #[test]
+    fn a_place_tells_destinations_apart_and_holds_no_credential() {
+        for (address, place) in [
+            (
+                "postgres://u:hunter2@db.example:6543/dw?sslmode=require",
+                "postgres://db.example:6543/dw",
+            ),
+            (
+                "postgresql://u2:other@db.example:6543/dw",
+                "postgres://db.example:6543/dw",
+            ),
+            ("postgres://u@localhost", "postgres://localhost:5432/u"),
+            ("postgres:///dw?host=/run/pg&user=u", "postgres:///run/pg:5432/dw"),
+            ("sqlite:/data/a.db", "sqlite:/data/a.db"),
+            ("sqlite:///data/../data/./a.db", "sqlite:/data/../data/a.db"),
+        ] {
+            let mut config = NodeConfig::new("n1", "checkpoints");
+            config.destinations.insert("w".into(), address.into());
+            assert_eq!(config.places().get("w").map(String::as_str), Some(place), "{address}");
+        }
+        let mut config = config();
+        config.destinations.insert("relative".into(), "sqlite:a.db".into());
+        let places = config.places();
+        assert!(
+            !places.contains_key("odd") && !places.contains_key("hidden"),
+            "{places:?}"
+        );
+        let here = std::env::current_dir().unwrap().join("a.db");
+        assert_eq!(places["relative"], format!("sqlite:{}", here.display()));
     }
 
     #[test]

@@ -68,7 +68,12 @@ pub async fn start(config: NodeConfig) -> Result<Node, Error> {
     }
     let endpoints = attach::endpoints(&config.coordinators)?;
     let data = DataRuntime::start(config.slots)?;
-    let shared = Arc::new(Shared::new(config.name.clone(), chance::boot(), config.slots));
+    let shared = Arc::new(Shared::new(
+        config.name.clone(),
+        chance::boot(),
+        config.slots,
+        config.places(),
+    ));
     let session = match endpoints.is_empty() {
         true => None,
         false => Some(transport::session(config.name.as_str(), &config.cookie).await?),

@@ -6,8 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use haulage_core::checkpoint::ChunkSpec;
@@ -16,13 +14,9 @@ use haulage_core::ids::StageId;
 use haulage_node::source::{Binding, Source, bind};
 use haulage_node::store::{self, S3Settings};
 use haulage_plan::definition::{Compression, CsvSource, Source as Declared, SourceKind};
-use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
-
-#[path = "support/s3.rs"]
-mod support;
-
-use support::{ACCESS_KEY, S3Server, SECRET_KEY};
+use haulage_test_support::free_port;
+use haulage_test_support::proxy::Proxy;
+use haulage_test_support::s3::{ACCESS_KEY, S3, SECRET_KEY};
 
 /// Runs the test `name` in a process with these credentials. True in that process; false, after it succeeded, outside.
 fn is_inside(name: &str, secret: &str) -> bool {
@@ -62,9 +56,9 @@ fn run(test: impl Future<Output = ()>) {
         .block_on(test);
 }
 
-fn settings(address: &str) -> S3Settings {
+fn settings(endpoint: &str) -> S3Settings {
     S3Settings {
-        endpoint: Some(format!("http://{address}")),
+        endpoint: Some(endpoint.to_owned()),
         path_style: true,
     }
 }
@@ -133,8 +127,8 @@ fn the_store_keeps_objects_below_its_prefix() {
         return;
     }
     run(async {
-        let server = S3Server::start(&["checkpoints"]).await;
-        let s3 = settings(server.address());
+        let server = S3::start(&["checkpoints"]).await.unwrap();
+        let s3 = settings(&server.endpoint());
         let store = store::open("s3://checkpoints/haulage/", &s3).await.unwrap();
         store.put("runs/r/s0.json", Bytes::from_static(b"first")).await.unwrap();
         store
@@ -161,7 +155,7 @@ fn the_store_keeps_objects_below_its_prefix() {
         let nowhere = store::open("s3://none/haulage", &s3).await.unwrap();
         let missing = nowhere.get("a").await.unwrap_err();
         assert_eq!(missing.class, Class::Permanent);
-        let part = format!("s3://none/haulage/a does not exist at http://{}", server.address());
+        let part = format!("s3://none/haulage/a does not exist at {}", server.endpoint());
         assert!(missing.message.contains(&part), "{missing}");
     });
 }
@@ -172,14 +166,14 @@ fn a_source_lists_cuts_and_reads_objects() {
         return;
     }
     run(async {
-        let server = S3Server::start(&["data"]).await;
+        let server = S3::start(&["data"]).await.unwrap();
         let folder = server.folder("data").join("in");
         std::fs::create_dir_all(folder.join("sub")).unwrap();
         let (text, expected) = table(20_000);
         std::fs::write(folder.join("b.csv"), &text).unwrap();
         std::fs::write(folder.join("a.csv.zst"), zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
         std::fs::write(folder.join("sub/c.csv"), "n,t\n").unwrap();
-        let s3 = settings(server.address());
+        let s3 = settings(&server.endpoint());
 
         let found = source("*.csv*", "s3://data/in", &s3);
         let chunks = found.discover(StageId(0)).await.unwrap();
@@ -217,8 +211,8 @@ fn what_is_missing_or_changed_is_named() {
         return;
     }
     run(async {
-        let server = S3Server::start(&["data"]).await;
-        let s3 = settings(server.address());
+        let server = S3::start(&["data"]).await.unwrap();
+        let s3 = settings(&server.endpoint());
         let object = server.folder("data").join("a.csv");
         std::fs::write(&object, "n,t\n1,x\n").unwrap();
         for (path, part) in [
@@ -255,9 +249,9 @@ fn wrong_credentials_are_named_and_not_shown() {
         return;
     }
     run(async {
-        let server = S3Server::start(&["data"]).await;
+        let server = S3::start(&["data"]).await.unwrap();
         for path in ["s3://data/a.csv", "s3://data/*.csv"] {
-            let failure = source(path, "/nowhere", &settings(server.address()))
+            let failure = source(path, "/nowhere", &settings(&server.endpoint()))
                 .discover(StageId(0))
                 .await
                 .unwrap_err();
@@ -280,48 +274,15 @@ fn an_unreachable_server_may_come_back() {
         return;
     }
     run(async {
-        // Bound and dropped again: nobody listens there.
-        let address = TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .to_string();
-        let store = store::open("s3://checkpoints/x", &settings(&address)).await.unwrap();
+        let nobody = format!("http://127.0.0.1:{}", free_port().unwrap());
+        let store = store::open("s3://checkpoints/x", &settings(&nobody)).await.unwrap();
         let failure = store.get("a").await.unwrap_err();
         assert_eq!(failure.class, Class::Transient);
         assert!(
-            failure.message.contains(&format!("http://{address} can't be reached")),
+            failure.message.contains(&format!("{nobody} can't be reached")),
             "{failure}"
         );
     });
-}
-
-/// Passes connections on to `server`, and cuts each after `most` bytes of answers.
-async fn cutting_proxy(server: String, most: u64) -> (String, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let cuts = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&cuts);
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let (server, cuts) = (server.clone(), Arc::clone(&counted));
-            tokio::spawn(async move {
-                let Ok(upstream) = TcpStream::connect(server).await else {
-                    return;
-                };
-                let (mut from_client, mut to_client) = client.into_split();
-                let (from_server, mut to_server) = upstream.into_split();
-                let asks = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-                let answered = tokio::io::copy(&mut from_server.take(most), &mut to_client).await;
-                if answered.is_ok_and(|bytes| bytes == most) {
-                    cuts.fetch_add(1, Ordering::Relaxed);
-                }
-                asks.abort();
-            });
-        }
-    });
-    (address, cuts)
 }
 
 #[test]
@@ -330,12 +291,14 @@ fn a_reading_goes_on_where_the_connection_was_cut() {
         return;
     }
     run(async {
-        let server = S3Server::start(&["data"]).await;
+        let server = S3::start(&["data"]).await.unwrap();
         let (text, expected) = table(30_000);
         std::fs::write(server.folder("data").join("a.csv"), &text).unwrap();
-        let (proxy, cuts) = cutting_proxy(server.address().to_owned(), 150_000).await;
-        let found = source("s3://data/a.csv", "/nowhere", &settings(&proxy));
+        let proxy = Proxy::start(server.port()).await.unwrap();
+        proxy.cut_answers_after(150_000);
+        let through = settings(&format!("http://127.0.0.1:{}", proxy.port()));
+        let found = source("s3://data/a.csv", "/nowhere", &through);
         assert_eq!(all_rows(&*found).await.unwrap(), expected);
-        assert!(cuts.load(Ordering::Relaxed) > 5, "{cuts:?}");
+        assert!(proxy.cuts() > 5, "{} answers were cut", proxy.cuts());
     });
 }

@@ -3,16 +3,14 @@
 
 #[path = "sink/contract.rs"]
 mod contract;
-#[path = "support/cut.rs"]
-mod cut;
 #[path = "sink/errors.rs"]
 mod errors;
 #[path = "support/load.rs"]
 mod load;
-#[path = "support/postgres.rs"]
-mod postgres;
 #[path = "sink/publishing.rs"]
 mod publishing;
+#[path = "sink/room.rs"]
+mod room;
 #[path = "sink/server.rs"]
 mod server;
 #[path = "sink/types.rs"]

@@ -7,12 +7,18 @@ mod leader;
 
 use std::path::Path;
 
+use futures::future::join_all;
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Epoch, StepKind, Work};
+use haulage_node::NodeConfig;
+use haulage_node::fault::Fault;
 use haulage_proto::link::message::{AssignmentReply, Outcome, Task};
-use leader::{Leader, wait_for, warehouse};
+use haulage_test_support::postgres::Postgres;
+use haulage_test_support::wait_for;
+use leader::{Leader, warehouse};
 use sqlx::{Connection, Row};
+use tempfile::TempDir;
 
 const EPOCH: Epoch = Epoch(7);
 
@@ -57,6 +63,16 @@ async fn discovered(leader: &Leader) -> ChunkSpec {
     stages[0].chunks[0].clone()
 }
 
+/// A node with a fault, over good data, after the steps before the first chunk.
+async fn prepared(name: &str, fault: &str) -> (TempDir, Leader, ChunkSpec) {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_data(folder.path());
+    let leader = Leader::start(name, folder.path(), PIPELINE, fault).await;
+    let spec = discovered(&leader).await;
+    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    (folder, leader, spec)
+}
+
 async fn staged(leader: &Leader, spec: &ChunkSpec) -> Result<ChunkReport, Failure> {
     let outcome = leader
         .perform(Work::Chunk(spec.chunk), Task::Chunk { spec: spec.clone() })
@@ -81,11 +97,7 @@ async fn count(folder: &Path, sql: &'static str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_crashes_goes_on_from_its_checkpoint_and_its_rows_stand_once() {
-    let folder = tempfile::tempdir().expect("a folder");
-    write_data(folder.path());
-    let leader = Leader::start("crashing", folder.path(), PIPELINE, "panic@chunk:0.0:segment:4").await;
-    let spec = discovered(&leader).await;
-    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    let (folder, leader, spec) = prepared("crashing", "panic@chunk:0.0:segment:4").await;
     let report = staged(&leader, &spec).await.expect("staged in the end");
     // The restarted actor found the four segments before the crash standing, and neither read nor wrote them again.
     assert_eq!((report.restarts, report.segments, report.resumed), (1, 10, 4));
@@ -113,11 +125,7 @@ async fn a_chunk_that_crashes_goes_on_from_its_checkpoint_and_its_rows_stand_onc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_assignment_runs_once_and_is_reported_until_it_is_acknowledged() {
-    let folder = tempfile::tempdir().expect("a folder");
-    write_data(folder.path());
-    let leader = Leader::start("repeated", folder.path(), PIPELINE, "slow@segment:20ms").await;
-    let spec = discovered(&leader).await;
-    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    let (_folder, leader, spec) = prepared("repeated", "slow@segment:20ms").await;
     leader.heard.lock().expect("sound").refuse = 2;
     let work = Work::Chunk(spec.chunk);
     for _ in 0..3 {
@@ -153,11 +161,7 @@ async fn a_repeated_assignment_runs_once_and_is_reported_until_it_is_acknowledge
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_lease_cancels_its_work_and_takes_none() {
-    let folder = tempfile::tempdir().expect("a folder");
-    write_data(folder.path());
-    let leader = Leader::start("fenced", folder.path(), PIPELINE, "slow@segment:3000ms").await;
-    let spec = discovered(&leader).await;
-    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    let (_folder, leader, spec) = prepared("fenced", "slow@segment:3000ms").await;
     let work = Work::Chunk(spec.chunk);
     let task = || Task::Chunk { spec: spec.clone() };
     assert_eq!(leader.assign(EPOCH, &work, 1, task()).await, AssignmentReply::Accepted);
@@ -206,4 +210,61 @@ async fn what_is_wrong_is_found_by_discover() {
     assert_eq!(failure.class, Class::Permanent, "{failure}");
     assert!(failure.message.contains(".csv"), "{failure}");
     leader.node.shutdown().await;
+}
+
+const FAN: &str = "
+pipeline: p
+sources:
+  raw: {csv: 'part-*.csv', columns: {id: int!}}
+steps:
+  all: SELECT * FROM raw
+loads:
+  out: {from: all, to: warehouse, table: a, mode: replace, key: [id]}
+  more: {from: all, to: warehouse, table: b, mode: append, key: [id]}
+  most: {from: all, to: warehouse, table: c, mode: merge, key: [id]}
+checkpoint_rows: 10
+";
+
+/// Three chunks at once, each with three loads at one destination: neither two connections, which are fewer than one chunk
+/// needs, nor four, which are fewer than two need, make them wait for each other for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_with_more_loads_than_connections_come_through() {
+    for connections in [2, 4] {
+        let folder = tempfile::tempdir().expect("a folder");
+        for part in 0..3 {
+            let ids: String = (0..30).map(|id| format!("{}\n", part * 30 + id)).collect();
+            std::fs::write(folder.path().join(format!("part-{part}.csv")), format!("id\n{ids}")).expect("written");
+        }
+        let server = Postgres::shared().await.expect("PostgreSQL");
+        let url = server.url(&server.database().await.expect("a database"));
+        let store = folder.path().join("checkpoints").to_str().expect("UTF-8").to_owned();
+        let mut config = NodeConfig::new(format!("narrow-{connections}"), store);
+        (config.slots, config.connections) = (3, connections);
+        config.destinations.insert("warehouse".into(), url.clone());
+        // Long enough for each chunk to hold what it could get when the others ask for more.
+        config.fault = Fault::parse("slow@segment:20ms").expect("a fault");
+        let leader = Leader::start_with(config, folder.path(), FAN).await;
+
+        let Ok(Outcome::Discovered { stages }) = leader.perform(Work::Discover, Task::Discover).await else {
+            panic!("the plan is sound")
+        };
+        let loads = ["out", "more", "most"];
+        for load in loads {
+            leader.step_of(load, StepKind::Prepare, 0, 0).await.expect("prepared");
+        }
+        let chunks = &stages[0].chunks;
+        assert_eq!(chunks.len(), 3);
+        for report in join_all(chunks.iter().map(|spec| staged(&leader, spec))).await {
+            assert_eq!(report.expect("staged").restarts, 0);
+        }
+        for load in loads {
+            leader.step_of(load, StepKind::Verify, 90, 9).await.expect("verified");
+            leader.step_of(load, StepKind::Publish, 90, 9).await.expect("published");
+        }
+        let mut database = sqlx::PgConnection::connect(&url).await.expect("it answers");
+        let sql = "SELECT (SELECT count(*) FROM a) + (SELECT count(*) FROM b) + (SELECT count(*) FROM c)";
+        let rows: i64 = sqlx::query_scalar(sql).fetch_one(&mut database).await.expect("a count");
+        assert_eq!(rows, 270, "with {connections} connections");
+        leader.node.shutdown().await;
+    }
 }

@@ -6,10 +6,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::definition::Place;
+use crate::definition::{Definition, Place};
 
 /// The widest excerpt of a source line that is shown, in characters.
 const EXCERPT: usize = 110;
+
+/// So many errors are shown; nobody reads more in one round.
+const SHOWN: usize = 50;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +35,15 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
+    /// What somebody else has found wrong with what a pipeline declares at these places.
+    pub fn of(definition: &Definition, found: impl IntoIterator<Item = (Place, String)>) -> Self {
+        let mut report = Report::new(&definition.file, Arc::clone(&definition.text));
+        for (place, message) in found {
+            report.error(place, message);
+        }
+        report.finish()
+    }
+
     /// What is wrong, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
@@ -59,13 +71,16 @@ impl std::error::Error for Diagnostics {}
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, diagnostic) in self.list.iter().enumerate() {
+        for (index, diagnostic) in self.list.iter().take(SHOWN).enumerate() {
             if index > 0 {
                 f.write_str("\n\n")?;
             }
             write_one(f, diagnostic, &self.text)?;
         }
-        Ok(())
+        match self.list.len() {
+            0..=SHOWN => Ok(()),
+            all => write!(f, "\n\nand {} more errors", all - SHOWN),
+        }
     }
 }
 

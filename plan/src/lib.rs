@@ -5,6 +5,7 @@
 //! Deliberately not here: anything that opens a source or a destination.
 
 pub mod compile;
+mod deep;
 pub mod definition;
 pub mod diagnostics;
 mod parse;

@@ -98,6 +98,7 @@ pub(crate) fn read(text: &str, report: &mut Report) -> Option<Node> {
         lines: text.split('\n').collect(),
         anchors: HashMap::new(),
         nodes: 0,
+        repeated: 0,
         report,
     };
     reader.document()
@@ -108,6 +109,8 @@ struct Reader<'t, 'r, E> {
     lines: Vec<&'t str>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// Bytes of text that aliases have repeated.
+    repeated: usize,
     report: &'r mut Report,
 }
 
@@ -228,7 +231,15 @@ where
                     self.report.error(place, "an alias can't stand inside of what it names");
                     return None;
                 };
-                self.nodes += size(&node);
+                let (nodes, bytes) = size(&node);
+                self.nodes += nodes;
+                self.repeated += bytes;
+                if self.repeated > MAX_BYTES {
+                    let message = format!("aliases repeat more than {MAX_BYTES} bytes of text");
+                    self.report
+                        .help(place, message, "make what many steps need a step of its own");
+                    return None;
+                }
                 Some(node)
             }
             _ => {
@@ -306,11 +317,16 @@ where
     }
 }
 
-fn size(node: &Node) -> usize {
+/// Values and bytes of text in a tree.
+fn size(node: &Node) -> (usize, usize) {
+    let add = |(nodes, bytes): (usize, usize), (more, longer): (usize, usize)| (nodes + more, bytes + longer);
     match &node.value {
-        Value::Scalar { .. } => 1,
-        Value::List(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Value::Map(entries) => 1 + entries.iter().map(|(_, node)| size(node)).sum::<usize>(),
+        Value::Scalar { text, .. } => (1, text.len()),
+        Value::List(items) => items.iter().map(size).fold((1, 0), add),
+        Value::Map(entries) => entries
+            .iter()
+            .map(|(key, node)| add((0, key.text.len()), size(node)))
+            .fold((1, 0), add),
     }
 }
 
@@ -358,6 +374,9 @@ mod tests {
             bomb += &format!("a{level}: &a{level} [{}]\n", vec![below; 10].join(","));
         }
         assert!(tree(&bomb).expect_err("too large").contains("too many values"));
+        // Few values, but long ones.
+        let long = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(100_000), ["*a"; 100].join(","));
+        assert!(tree(&long).expect_err("too large").contains("2:"));
     }
 
     #[test]

@@ -159,10 +159,15 @@ pub fn trace_id(traceparent: &str) -> String {
 }
 
 fn error(state: &State) -> String {
-    match (state.stuck(), state.failure()) {
-        (Some((step, failure)), _) => format!("{step} can't be undone: {failure}"),
-        (None, Some(failure)) => failure.message.clone(),
-        (None, None) => String::new(),
+    match (state.stuck(), state.undoing_waits(), state.failure()) {
+        (Some((step, failure)), _, _) => {
+            format!("{step} can't be undone: {failure}; when that is put right, submit it again, and undoing goes on")
+        }
+        (None, Some((step, away)), Some(failure)) => {
+            format!("{failure}; undoing {step} waits and is tried again: {away}")
+        }
+        (None, _, Some(failure)) => failure.message.clone(),
+        (None, _, None) => String::new(),
     }
 }
 
@@ -257,6 +262,7 @@ mod tests {
                 destination: "w".into(),
                 table: "t".into(),
             }],
+            places: BTreeMap::new(),
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
         };
         let at = Millis(5);

@@ -24,6 +24,7 @@ pub(crate) mod rejects;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod show;
+pub(crate) mod sources;
 pub(crate) mod submit;
 pub(crate) mod validate;
 pub(crate) mod watch;

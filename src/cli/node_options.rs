@@ -26,6 +26,10 @@ pub(crate) struct NodeOptions {
     /// Memory for rows in flight, for example 256MiB or 2GiB [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "HAULAGE_MEMORY", value_parser = config::parse_size)]
     pub(crate) memory: Option<u64>,
+    /// How many connections write to one destination at once; a chunk takes one for each load of its stage, and steps take
+    /// a few beside them [default: 32]
+    #[arg(long, value_name = "N", env = "HAULAGE_MAX_CONNECTIONS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) max_connections: Option<u32>,
     /// Name S3 buckets in the path and not in the host name, as most servers other than AWS want it
     #[arg(long, env = "HAULAGE_S3_PATH_STYLE", value_parser = clap::builder::BoolishValueParser::new(),
         num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
@@ -63,6 +67,9 @@ impl NodeOptions {
             }
             node.memory_bytes = memory;
         }
+        if let Some(connections) = self.max_connections {
+            node.connections = connections;
+        }
         node.s3.path_style = self.s3_path_style;
         node.fault = Fault::from_env()?;
         Ok(())
@@ -89,6 +96,8 @@ mod tests {
             "3",
             "--memory",
             "64MiB",
+            "--max-connections",
+            "5",
             "--s3-path-style",
             "--destination",
             "lake=sqlite:lake.db",
@@ -99,6 +108,7 @@ mod tests {
             .apply(&mut node, Some("sqlite:home.db".into()))
             .expect("valid");
         assert_eq!((node.slots, node.memory_bytes, node.s3.path_style), (3, 64 << 20, true));
+        assert_eq!(node.connections, 5);
         assert_eq!(node.destinations["lake"], "sqlite:lake.db");
         assert_eq!(node.destinations["warehouse"], "sqlite:home.db");
 

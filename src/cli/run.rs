@@ -1,14 +1,17 @@
 //! `haulage run`: coordinator and node in this process, spoken to through the same interface as a cluster.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use haulage_proto::v1::submit_response::Disposition;
 
 use crate::api::Client;
 use crate::cli::node_options::NodeOptions;
 use crate::cli::pipeline_options::PipelineOptions;
+use crate::cli::sources::Checked;
 use crate::cli::{Globals, close, reach, submit, validate};
 use crate::config::Home;
-use crate::embedded::Embedded;
+use crate::embedded::{self, Embedded};
 use crate::exit::Exit;
 use crate::follow::{self, OnSignal};
 use crate::output::note;
@@ -28,7 +31,8 @@ checkpoints, and warehouse.db, a SQLite file that is the destination `warehouse`
 With --coordinator (or HAULAGE_COORDINATOR) it is `haulage submit --watch`.
 
 Ctrl-C cancels the run and undoes what it has started. A second Ctrl-C leaves at once; the same command again goes on
-with the run. The same pipeline, parameters and base are one submission, and one submission is published once.";
+with the run. The same pipeline, parameters, base and destinations are one submission, and one submission is published
+once.";
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -52,17 +56,28 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         return submit::submit_to(&client, document, params, args.rerun, true, globals).await;
     }
     // Before anything is made on disk: a mistake in the file should leave no folder behind.
-    validate::parse(&document, &params)?;
+    let definition = validate::parse(&document, &params)?;
     let mut signals = Signals::listen()?;
     let home = Home::new(&globals.home)?;
+    let config = embedded::node_config(&home, &args.node)?;
+    let ledger = home.ledger();
+    let checked = tokio::select! {
+        checked = Checked::new(&config, definition, &document, &ledger, args.rerun) => checked?,
+        _ = signals.next() => return Ok(Exit::Interrupted),
+    };
     let lock = home.lock()?;
     let mut embedded = tokio::select! {
         embedded = Embedded::start(&home, lock, &args.node) => embedded?,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
     let client = embedded.client();
+    let places = embedded.places();
+    if let Err(wrong) = checked.unless_answered(&client, &document, &params, &places).await {
+        embedded.stop().await;
+        return Err(wrong);
+    }
     let exit = tokio::select! {
-        exit = drive(&client, document, params, args.rerun, &mut signals, globals) => exit,
+        exit = drive(&client, document, params, places, args.rerun, &mut signals, globals) => exit,
         failed = embedded.failed() => failed.map(|never| match never {}),
     };
     embedded.stop().await;
@@ -86,13 +101,14 @@ fn say_where(node: &NodeOptions, globals: &Globals) -> Result<()> {
 async fn drive(
     client: &Client,
     document: Document,
-    params: std::collections::BTreeMap<String, String>,
+    params: BTreeMap<String, String>,
+    places: BTreeMap<String, String>,
     rerun: bool,
     signals: &mut Signals,
     globals: &Globals,
 ) -> Result<Exit> {
     let submitted = tokio::select! {
-        submitted = submit::send(client, document, params, rerun) => submitted?,
+        submitted = submit::send(client, document, params, places, rerun) => submitted?,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
     let run_id = &submitted.run_id;

@@ -61,7 +61,8 @@ pub(crate) async fn submit_to(
     watch: bool,
     globals: &Globals,
 ) -> Result<Exit> {
-    let submitted = send(client, document, params, rerun).await?;
+    // Where destinations are is the business of whoever runs the nodes.
+    let submitted = send(client, document, params, BTreeMap::new(), rerun).await?;
     announce(
         &submitted,
         globals.output(),
@@ -91,6 +92,7 @@ pub(crate) async fn send(
     client: &Client,
     document: Document,
     params: BTreeMap<String, String>,
+    places: BTreeMap<String, String>,
     rerun: bool,
 ) -> Result<SubmitResponse> {
     let span = tracing::info_span!(
@@ -108,6 +110,7 @@ pub(crate) async fn send(
         base: document.base,
         params: params.into_iter().collect(),
         rerun,
+        destinations: places.into_iter().collect(),
     };
     let mut client = client.clone();
     let work = async {

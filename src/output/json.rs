@@ -106,6 +106,7 @@ pub(crate) fn node(node: &Node) -> Value {
         "version": node.version,
         "last_heartbeat": node.last_heartbeat,
         "work": node.work,
+        "destinations": node.destinations,
     })
 }
 

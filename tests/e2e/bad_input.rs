@@ -66,6 +66,15 @@ async fn ids(folder: &Path) -> Result<Vec<String>> {
     flights::sqlite(&path, "SELECT CAST(id AS text) FROM orders").await
 }
 
+/// How many runs the ledger of a folder knows.
+async fn runs(folder: &Path) -> Result<usize> {
+    if !folder.join(".haulage/ledger.db").exists() {
+        return Ok(0);
+    }
+    let listed = Verb::new(folder).args(["runs", "--output", "json"]).output().await?;
+    Ok(listed.success()?.json_lines()?.len())
+}
+
 /// Every table, with what it is, except the system's.
 pub(crate) async fn tables(pool: &PgPool) -> Result<Vec<String>> {
     let query = "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -76,17 +85,40 @@ pub(crate) async fn tables(pool: &PgPool) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_files_is_named_and_leaves_nothing_partial() -> Result<()> {
-    // A file, what is in it (None removes it), and what the error has to name.
+    // A file, what is in it (None removes it), and what the error has to name. What is found before there is a run has
+    // the source's place in the pipeline file.
     type Case = (&'static str, Option<&'static [u8]>, &'static [&'static str]);
-    let cases: [Case; 8] = [
-        ("data/orders-1.csv", None, &["raw", "data/orders-*.csv"]),
-        ("data/names.csv", None, &["names", "data/names.csv"]),
+    let cases: [Case; 10] = [
+        (
+            "data/orders-1.csv",
+            None,
+            &["orders.yaml:3:3: error", "raw", "data/orders-*.csv"],
+        ),
+        (
+            "data/names.csv",
+            None,
+            &["orders.yaml:6:3: error", "names", "data/names.csv"],
+        ),
         (
             "data/orders-1.csv",
             Some(b"id,nmae,amount\n1,ann,1.5\n"),
-            &["orders-1.csv", "name"],
+            &["orders.yaml:3:3: error", "orders-1.csv", "name", "nmae"],
         ),
-        ("data/orders-1.csv", Some(b""), &["orders-1.csv"]),
+        (
+            "data/orders-1.csv",
+            Some(b""),
+            &["orders.yaml:3:3: error", "orders-1.csv", "is empty"],
+        ),
+        (
+            "data/names.csv",
+            Some(b""),
+            &["orders.yaml:6:3: error", "names.csv", "is empty"],
+        ),
+        (
+            "data/names.csv",
+            Some(b"name,contry\n"),
+            &["orders.yaml:6:3: error", "names.csv", "country"],
+        ),
         // In a lookup nothing may be missing: a row that can't be read is an error with its place.
         (
             "data/names.csv",
@@ -121,6 +153,12 @@ async fn of_files_is_named_and_leaves_nothing_partial() -> Result<()> {
         failed
             .failure(parts)
             .map_err(|error| error.context(format!("{file} is {content:?}")))?;
+        let found_early = parts.iter().any(|part| part.contains("orders.yaml"));
+        let runs = runs(folder.path()).await?;
+        ensure!(
+            runs == usize::from(!found_early),
+            "{file} is {content:?}: {runs} runs in the ledger"
+        );
         ensure!(
             ids(folder.path()).await?.is_empty(),
             "{file}: a failed run left rows behind"
@@ -133,6 +171,48 @@ async fn of_files_is_named_and_leaves_nothing_partial() -> Result<()> {
             ids(folder.path()).await?
         );
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_columns_that_only_the_header_knows_is_found_before_a_run() -> Result<()> {
+    let folder = sound()?;
+    let undeclared = PIPELINE.replace("    columns: {id: int!, name: text, amount: double}\n", "");
+    let typo = undeclared.replace("SELECT r.*, n.country", "SELECT r.idd, n.country");
+    std::fs::write(folder.path().join("orders.yaml"), typo)?;
+    run(folder.path(), None).await?.failure(&[
+        "orders.yaml:10:18: error",
+        "unknown column `idd`",
+        "did you mean `id`?",
+    ])?;
+    ensure!(!folder.path().join(".haulage/ledger.db").exists(), "a ledger was made");
+    // Nothing of it is in the way of a later one, in a home where there are runs already.
+    std::fs::write(folder.path().join("orders.yaml"), undeclared)?;
+    run(folder.path(), None).await?.success()?;
+    std::fs::write(folder.path().join("data/orders-2.csv"), "id\n1\n")?;
+    let rerun = verb(folder.path(), None).args(["--rerun"]).output().await?;
+    rerun.failure(&["orders.yaml:3:3: error", "orders-2.csv"])?;
+    ensure!(runs(folder.path()).await? == 1, "a run that can't be was made");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_files_that_are_gone_does_not_matter_to_what_is_published() -> Result<()> {
+    let folder = sound()?;
+    run(folder.path(), None).await?.success()?;
+    std::fs::remove_file(folder.path().join("data/orders-1.csv"))?;
+    let again = run(folder.path(), None).await?.success()?;
+    ensure!(
+        again.stderr.contains("already published"),
+        "said {:?}, {:?}",
+        again.stdout,
+        again.stderr
+    );
+    // Another submission of the same pipeline has nothing that answers for it.
+    let text = format!("{PIPELINE}# another text\n");
+    std::fs::write(folder.path().join("orders.yaml"), text)?;
+    run(folder.path(), None).await?.failure(&["orders.yaml:3:3: error"])?;
+    ensure!(runs(folder.path()).await? == 1, "a run that can't be was made");
     Ok(())
 }
 

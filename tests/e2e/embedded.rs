@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::support::cluster::{check_state, run_of};
 use super::support::flights;
 use super::support::postgres::Postgres;
-use super::support::process::{Output, Verb, newest_run, until};
+use super::support::process::{Output, Verb, newest_rejects, newest_run, until};
 
 async fn run(folder: &Path, more: &[&str]) -> Result<Output> {
     let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
@@ -70,16 +70,11 @@ async fn flights_equal_the_oracle_and_a_second_run_changes_nothing() -> Result<(
 async fn every_reject_is_listed_with_its_place_and_its_row() -> Result<()> {
     let folder = tempfile::tempdir()?;
     run(folder.path(), &[]).await?.success()?;
-    let id = newest_run(folder.path()).await?;
-    let listed = Verb::new(folder.path())
-        .args(["rejects", &id, "--output", "json"])
-        .output()
-        .await?
-        .success()?;
+    let (id, rejects) = newest_rejects(folder.path()).await?;
 
     let mut by_reason = BTreeMap::<String, u64>::new();
     let mut files = BTreeMap::<String, Vec<String>>::new();
-    for reject in listed.json_lines()? {
+    for reject in rejects {
         let text = |name: &str| {
             reject[name]
                 .as_str()
@@ -186,5 +181,50 @@ async fn plan_shows_what_would_happen_and_touches_nothing() -> Result<()> {
         !folder.path().join(".haulage/warehouse.db").exists(),
         "plan made a warehouse"
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_warehouse_is_another_submission_and_an_open_run_stays_with_its_own() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
+    let mut killed = Verb::new(folder.path())
+        .args(args)
+        .env("HAULAGE_FAULT", "slow@segment:20000ms")
+        .spawn("killed")?;
+    let own = folder.path().join(".haulage/warehouse.db");
+    until("the run has begun", Duration::from_secs(60), async || {
+        Ok(own.exists().then_some(()))
+    })
+    .await?;
+    killed.line_with("load").await?;
+    killed.kill().await?;
+    let open = newest_run(folder.path()).await?;
+
+    // The open run goes on with the process that is started next, but not into this other file.
+    let other = folder.path().join("other.db");
+    let elsewhere = format!("warehouse=sqlite:{}", other.display());
+    let said = run(folder.path(), &["--destination", &elsewhere]).await?.success()?;
+    ensure!(
+        said.stderr.contains(&open) && said.stderr.contains("other.db"),
+        "{}",
+        said.stderr
+    );
+    ensure!(newest_run(folder.path()).await? != open, "it is the same submission");
+    let count = "SELECT CAST(count(*) AS text) FROM flights_clean";
+    ensure!(flights::sqlite(&other, count).await? == ["50001"]);
+    let mine = "SELECT name FROM sqlite_master WHERE name = 'flights_clean'";
+    ensure!(
+        flights::sqlite(&own, mine).await?.is_empty(),
+        "the open run went on elsewhere"
+    );
+
+    let said = run(folder.path(), &[]).await?.success()?;
+    ensure!(said.stderr.contains("going on"), "{}", said.stderr);
+    ensure!(flights::sqlite(&own, count).await? == ["50001"]);
+    for again in [&[][..], &["--destination", &elsewhere]] {
+        let said = run(folder.path(), again).await?.success()?;
+        ensure!(said.stderr.contains("already published"), "{}", said.stderr);
+    }
     Ok(())
 }

@@ -5,14 +5,66 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use sqlx::PgPool;
 
 use super::cluster::{BASE, World};
 use super::support::cluster::{Cluster, Settings, check_state, events, run_of};
-use super::support::flights;
+use super::support::flights::{self, Counts};
 
 /// The longest silence after which a node must be known to be lost, and what the detection itself may take.
 const LOST_WITHIN_MS: u64 = 5_000;
 const SLACK_MS: u64 = 500;
+
+/// Longest that anything may take to happen in the middle of a run.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The example, running in small steps on a cluster whose nodes have faults.
+struct Stage {
+    cluster: Cluster,
+    run: String,
+    oracle: Counts,
+    pool: PgPool,
+    // Last, since everything else stands in it.
+    _world: World,
+}
+
+impl Stage {
+    async fn start(nodes: usize, faults: &str) -> Result<Self> {
+        let world = World::new().await?;
+        let oracle = flights::oracle(&world.postgres, "warehouse").await?;
+        let pool = world.postgres.pool("warehouse").await?;
+        let settings = Settings {
+            faults: Some(faults.into()),
+            ..world.settings(nodes)
+        };
+        let cluster = Cluster::start(world.folder.path(), settings).await?;
+        let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
+        Ok(Self {
+            cluster,
+            run,
+            oracle,
+            pool,
+            _world: world,
+        })
+    }
+
+    /// Waits for the middle: something is staged already, and much is not.
+    async fn until_staged(&self) -> Result<Value> {
+        let staged = |shown: &Value| !events(shown, "chunk_staged").is_empty();
+        self.cluster
+            .until_run(&self.run, "a chunk is staged", MINUTE, staged)
+            .await
+    }
+
+    /// Fails unless the run is published and the result exact. What `show` says of it.
+    async fn check_exact(&self) -> Result<Value> {
+        let shown = self.cluster.show(&self.run).await?;
+        check_state(&shown, "published")?;
+        flights::check_counts(run_of(&shown), &self.oracle)?;
+        flights::check_postgres(&self.pool).await?;
+        Ok(shown)
+    }
+}
 
 /// The example with small chunks and frequent checkpoints, so that there is a middle to fail in.
 fn small_steps(world: &World) -> Result<PathBuf> {
@@ -45,32 +97,14 @@ fn working_node(shown: &Value) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_killed_in_the_middle_changes_nothing_about_the_result() -> Result<()> {
-    let world = World::new().await?;
-    let oracle = flights::oracle(&world.postgres, "warehouse").await?;
-    let pool = world.postgres.pool("warehouse").await?;
-    let settings = Settings {
-        faults: Some("slow@segment:300ms".into()),
-        ..world.settings(3)
-    };
-    let mut cluster = Cluster::start(world.folder.path(), settings).await?;
-
-    let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
-    // In the middle: something is staged already, and much is not.
-    let minute = Duration::from_secs(60);
-    let shown = cluster
-        .until_run(&run, "a chunk is staged", minute, |shown| {
-            !events(shown, "chunk_staged").is_empty()
-        })
-        .await?;
+    let mut stage = Stage::start(3, "slow@segment:300ms").await?;
+    let shown = stage.until_staged().await?;
     check_state(&shown, "loading")?;
     let victim = working_node(&shown).context("no chunk is assigned")?;
-    cluster.kill(&victim).await?;
-    cluster.watch(&run).await?.success()?;
+    stage.cluster.kill(&victim).await?;
+    stage.cluster.watch(&stage.run).await?.success()?;
 
-    let shown = cluster.show(&run).await?;
-    check_state(&shown, "published")?;
-    flights::check_counts(run_of(&shown), &oracle)?;
-    flights::check_postgres(&pool).await?;
+    let shown = stage.check_exact().await?;
     let failed = events(&shown, "attempt_failed");
     let lost: Vec<u64> = failed
         .iter()
@@ -88,36 +122,20 @@ async fn a_node_killed_in_the_middle_changes_nothing_about_the_result() -> Resul
         );
     }
     // `haulage show` says it to a person, too.
-    let said = cluster.client().args(["show", &run]).output().await?.success()?;
-    ensure!(
-        said.stdout.contains(&victim) && said.stdout.contains("lost"),
-        "{}",
-        said.stdout
-    );
+    let said = stage.cluster.show_to_people(&stage.run).await?;
+    ensure!(said.contains(&victim) && said.contains("lost"), "{said}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chunk_actor_that_panics_is_restarted_from_its_checkpoint() -> Result<()> {
-    let world = World::new().await?;
-    let oracle = flights::oracle(&world.postgres, "warehouse").await?;
-    let pool = world.postgres.pool("warehouse").await?;
-    let settings = Settings {
-        faults: Some("panic@chunk:0.1:segment:1".into()),
-        ..world.settings(2)
-    };
-    let cluster = Cluster::start(world.folder.path(), settings).await?;
-
-    let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
-    cluster.watch(&run).await?.success()?;
-    let shown = cluster.show(&run).await?;
-    check_state(&shown, "published")?;
+    let stage = Stage::start(2, "panic@chunk:0.1:segment:1").await?;
+    stage.cluster.watch(&stage.run).await?.success()?;
+    let shown = stage.check_exact().await?;
     ensure!(
         run_of(&shown)["restarts"].as_u64() >= Some(1),
         "no restart is shown: {shown:#}"
     );
-    flights::check_counts(run_of(&shown), &oracle)?;
-    flights::check_postgres(&pool).await?;
     let resumed = events(&shown, "chunk_staged")
         .iter()
         .any(|event| event["event"]["report"]["resumed"].as_u64() >= Some(1));
@@ -127,31 +145,10 @@ async fn a_chunk_actor_that_panics_is_restarted_from_its_checkpoint() -> Result<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_dies_finds_its_run_again() -> Result<()> {
-    let world = World::new().await?;
-    let oracle = flights::oracle(&world.postgres, "warehouse").await?;
-    let pool = world.postgres.pool("warehouse").await?;
-    let settings = Settings {
-        faults: Some("slow@segment:300ms".into()),
-        ..world.settings(2)
-    };
-    let mut cluster = Cluster::start(world.folder.path(), settings).await?;
-
-    let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
-    let minute = Duration::from_secs(60);
-    cluster
-        .until_run(&run, "a chunk is staged", minute, |shown| {
-            !events(shown, "chunk_staged").is_empty()
-        })
-        .await?;
-    cluster.restart_coordinator().await?;
-    cluster
-        .until_run(&run, "the run is at rest", minute, |shown| {
-            run_of(shown)["finished_at"].is_u64()
-        })
-        .await?;
-    let shown = cluster.show(&run).await?;
-    check_state(&shown, "published")?;
-    flights::check_counts(run_of(&shown), &oracle)?;
-    flights::check_postgres(&pool).await?;
+    let mut stage = Stage::start(2, "slow@segment:300ms").await?;
+    stage.until_staged().await?;
+    stage.cluster.restart_coordinator().await?;
+    stage.cluster.until_rest(&stage.run).await?;
+    stage.check_exact().await?;
     Ok(())
 }

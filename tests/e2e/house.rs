@@ -10,8 +10,12 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 use super::support::flights::root;
 
+/// What tests stand on. It knows nothing of ours, and nothing of ours links it but into tests.
+const TEST_SUPPORT: &str = "haulage-test-support";
+
 /// The arrows between our own crates. What isn't here is wrong.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
+    (TEST_SUPPORT, &[]),
     ("haulage-core", &[]),
     ("haulage-proto", &["haulage-core"]),
     ("haulage-plan", &["haulage-core"]),
@@ -82,6 +86,14 @@ fn crates_lean_only_on_those_they_may() -> Result<()> {
     for (name, allowed) in ARROWS {
         for dependency in &members[name].dependencies {
             let target = dependency.name.as_str();
+            if target == TEST_SUPPORT {
+                let kind = dependency.kind;
+                ensure!(
+                    kind == DependencyKind::Development,
+                    "{name} depends on {target} as a {kind:?} dependency; only tests may, under [dev-dependencies]"
+                );
+                continue;
+            }
             let fine = !known.contains(target) || target == name || allowed.contains(&target);
             ensure!(fine, "{name} must not depend on {target}; allowed are {allowed:?}");
         }
@@ -123,39 +135,40 @@ fn core_reaches_nothing_that_acts() -> Result<()> {
 
 #[test]
 fn protobuf_types_stop_at_the_edges() -> Result<()> {
-    for (path, text) in sources()? {
-        let place = path.display().to_string();
-        let edge = place.starts_with("proto/")
-            || place.starts_with("coordinator/src/api/")
-            || place.starts_with("coordinator/tests/")
-            || place.starts_with("src/")
-            || place.starts_with("tests/");
-        let uses = text.contains("haulage_proto::v1") || text.contains("proto::v1::");
-        ensure!(
-            edge || !uses,
-            "{place} uses protobuf types; convert them in proto, api/ or the link"
-        );
-    }
-    Ok(())
+    let edges = ["proto/", "coordinator/src/api/", "coordinator/tests/", "src/", "tests/"];
+    let words = ["haulage_proto::v1", "proto::v1::"];
+    only_in(
+        &edges,
+        &words,
+        "uses protobuf types; convert them in proto, api/ or the link",
+    )
 }
 
 #[test]
 fn sql_stays_where_the_tables_are() -> Result<()> {
+    let homes = [
+        "coordinator/src/ledger/",
+        "coordinator/tests/",
+        "node/src/sink/",
+        "node/src/source/",
+        "node/tests/",
+        "tests/",
+    ];
+    only_in(
+        &homes,
+        &["sqlx::"],
+        "speaks to a database; only ledger, sources and sinks do",
+    )
+}
+
+/// Fails for a file outside of these folders that has one of these words.
+fn only_in(folders: &[&str], words: &[&str], complaint: &str) -> Result<()> {
     for (path, text) in sources()? {
         let place = path.display().to_string();
-        let home = [
-            "coordinator/src/ledger/",
-            "coordinator/tests/",
-            "node/src/sink/",
-            "node/src/source/",
-            "node/tests/",
-        ]
-        .iter()
-        .any(|folder| place.starts_with(folder))
-            || place.starts_with("tests/");
+        let home = folders.iter().any(|folder| place.starts_with(folder));
         ensure!(
-            home || !text.contains("sqlx::"),
-            "{place} speaks to a database; only ledger, sources and sinks do"
+            home || !words.iter().any(|word| text.contains(word)),
+            "{place} {complaint}"
         );
     }
     Ok(())

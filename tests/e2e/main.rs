@@ -13,4 +13,5 @@ mod house;
 mod readers;
 mod support;
 mod trace;
+mod undo;
 mod validate;

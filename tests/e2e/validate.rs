@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 
+use super::support::cluster::{Cluster, Settings};
 use super::support::flights;
 use super::support::process::{Output, Verb};
 
@@ -157,5 +158,128 @@ async fn all_mistakes_are_found_in_one_round_and_no_address_is_repeated() -> Res
     validate(SOUND, &["--param", "day=2024-02-30"])
         .await?
         .failure(&["day", "2024-02-30"])?;
+    Ok(())
+}
+
+/// SQL that is too deep to be planned, with what is said of it.
+fn too_deep() -> [(String, &'static str); 4] {
+    let chain = |part: &str, with: &str, times: usize| vec![part; times].join(with);
+    [
+        (
+            format!("SELECT {} AS id, customer, amount FROM raw", chain("id", " + ", 5_000)),
+            "operators in a row",
+        ),
+        (
+            format!(
+                "SELECT id, customer, amount FROM raw WHERE {}",
+                chain("id = 1", " OR ", 10_000)
+            ),
+            "IN (a, b, ...)",
+        ),
+        (
+            format!(
+                "SELECT {}id{} AS id, customer, amount FROM raw",
+                "(".repeat(20_000),
+                ")".repeat(20_000)
+            ),
+            "nested too deep",
+        ),
+        (
+            chain("SELECT id, customer, amount FROM raw", " UNION ALL ", 2_000),
+            "put together with UNION",
+        ),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sql_that_is_too_deep_is_refused_with_its_place() -> Result<()> {
+    for (sql, reason) in too_deep() {
+        let text = SOUND.replacen("SELECT id, customer, amount FROM raw WHERE placed <= $day", &sql, 1);
+        let output = validate(&text, &[]).await?.failure(&["orders.yaml:16:", reason])?;
+        ensure!(output.code == 1, "exit code {}", output.code);
+    }
+    Ok(())
+}
+
+/// A hostile pipeline for the coordinator, and one whose columns only a node knows: neither goes down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_submission_takes_nothing_down() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let at = |file: &str| folder.path().join(file).display().to_string();
+    let settings = Settings {
+        ledger: format!("sqlite:{}", at("ledger.db")),
+        warehouse: format!("sqlite:{}", at("warehouse.db")),
+        store: at("checkpoints"),
+        nodes: 1,
+        envs: Vec::new(),
+        faults: None,
+    };
+    let cluster = Cluster::start(folder.path(), settings).await?;
+    let file = folder.path().join("orders.yaml");
+    for (sql, reason) in too_deep() {
+        let text = SOUND.replacen("SELECT id, customer, amount FROM raw WHERE placed <= $day", &sql, 1);
+        std::fs::write(&file, text)?;
+        let refused = cluster.client().args(["submit", "orders.yaml"]).output().await?;
+        refused.failure(&["orders.yaml:16:", reason])?;
+    }
+    // Thousands of errors still reach the client as what they are.
+    let columns: Vec<String> = (0..3_000).map(|number| format!("id + {number}")).collect();
+    let many = format!("SELECT {} FROM raw", columns.join(", "));
+    std::fs::write(
+        &file,
+        SOUND.replacen("SELECT id, customer, amount FROM raw WHERE placed <= $day", &many, 1),
+    )?;
+    let refused = cluster.client().args(["submit", "orders.yaml"]).output().await?;
+    refused.failure(&["orders.yaml:16:", "has no name", "shows it all"])?;
+
+    std::fs::write(folder.path().join("a.csv"), "id\n1\n2\n")?;
+    let doubling = |steps: usize| {
+        let mut text = "pipeline: doubling\nsources: {raw: {csv: a.csv}}\nsteps:\n  s0: SELECT CAST(id AS bigint) AS id FROM raw\n".to_owned();
+        for number in 1..steps {
+            text += &format!("  s{number}: SELECT id + id AS id FROM s{}\n", number - 1);
+        }
+        text + &format!(
+            "  last: SELECT id FROM s{} WHERE id > 0\nloads: {{l: {{from: last, to: warehouse, table: l, mode: append}}}}\n",
+            steps - 1
+        )
+    };
+    std::fs::write(&file, doubling(40))?;
+    let (run, _) = cluster.submit(&file, &[]).await?;
+    cluster.watch(&run).await?.failure(&["terms", "orders.yaml:"])?;
+
+    std::fs::write(&file, doubling(5))?;
+    let (run, _) = cluster.submit(&file, &[]).await?;
+    cluster.watch(&run).await?.success()?;
+    let rows = flights::sqlite(&folder.path().join("warehouse.db"), "SELECT CAST(id AS text) FROM l").await?;
+    ensure!(rows == ["16", "32"], "{rows:?}");
+    Ok(())
+}
+
+/// What is let through is planned and run, at the limits and in a build that needs most stack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_nearly_too_deep_runs() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("a.csv"), "id\n1\n2\n")?;
+    let sum = vec!["id"; 190].join(" + ");
+    let or: Vec<String> = (0..98).map(|number| format!("id = {number} OR id > 5")).collect();
+    let or = or[..90].join(" OR ");
+    let unions = ["SELECT id FROM sums"; 8].join(" UNION ALL ");
+    let mut text = format!(
+        "pipeline: deep\nsources: {{raw: {{csv: a.csv, columns: {{id: bigint!}}}}}}\nsteps:\n  sums:\n    sql: SELECT {sum} AS id FROM \
+         raw\n    reject: {{zero: id = 0}}\n  unions: {unions}\n  few: SELECT u.id FROM unions AS u WHERE {or}\n  s0: SELECT id FROM few\n"
+    );
+    for number in 1..60 {
+        text += &format!("  s{number}: SELECT id + 1 AS id FROM s{} WHERE id > 1\n", number - 1);
+    }
+    text += "loads: {l: {from: s59, to: warehouse, table: l, mode: append}}\n";
+    std::fs::write(folder.path().join("deep.yaml"), text)?;
+    Verb::new(folder.path())
+        .args(["run", "deep.yaml"])
+        .output()
+        .await?
+        .success()?;
+    let warehouse = folder.path().join(".haulage/warehouse.db");
+    let rows = flights::sqlite(&warehouse, "SELECT count(*) || ' ' || min(id) || ' ' || max(id) FROM l").await?;
+    ensure!(rows == ["16 249 439"], "{rows:?}");
     Ok(())
 }

@@ -6,6 +6,10 @@
 //!
 //! Runs take turns, one dispatch each. A node gets at most as many chunks as it has slots, and beside them a few pieces
 //! of other work ([`BESIDE`]), so that a publish never waits for another run's chunks.
+//!
+//! A run that says where its destinations are gets no node whose destination of that name is elsewhere: such a node
+//! would publish to the wrong place, or undo nothing there and call it done. A node that has none of that name gets the
+//! work, and its refusal says what to do.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,6 +21,9 @@ use crate::trace::Carrier;
 
 /// Steps and discoveries that a node takes beside its chunks. A node that takes fewer says that it is full.
 pub(crate) const BESIDE: u32 = 4;
+
+/// Where destinations are, by name, without credentials.
+pub(crate) type Places = BTreeMap<String, String>;
 
 /// Work that waits for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +53,8 @@ pub(crate) struct Post {
     pub(crate) awaited: BTreeMap<AttemptKey, Awaited>,
     /// Attempts that nobody wants any more, and where they are.
     pub(crate) drops: BTreeMap<AttemptKey, NodeName>,
+    /// Where the run's destinations have to be.
+    pub(crate) places: Arc<Places>,
     /// For the assignments' envelopes.
     pub(crate) trace: Arc<Carrier>,
 }
@@ -55,6 +64,7 @@ pub(crate) struct Post {
 pub(crate) struct Seat {
     pub(crate) node: NodeName,
     pub(crate) slots: u32,
+    pub(crate) places: Places,
 }
 
 /// How many attempts, by the room that they take.
@@ -73,6 +83,12 @@ pub(crate) struct Grant {
     pub(crate) number: u64,
     pub(crate) work: Work,
     pub(crate) node: NodeName,
+}
+
+/// What a node can still take while slots are given away.
+struct Free<'a> {
+    seat: &'a Seat,
+    left: Load,
 }
 
 #[derive(Debug)]
@@ -181,14 +197,14 @@ impl Board {
     /// Gives free slots away, run by run in turn, until nothing more fits.
     pub(crate) fn grant(&mut self, now: Millis, seats: &[Seat]) -> Vec<Grant> {
         let load = self.load();
-        let mut free: Vec<(NodeName, Load)> = Vec::with_capacity(seats.len());
+        let mut free: Vec<Free<'_>> = Vec::with_capacity(seats.len());
         for seat in seats {
             let used = load.get(&seat.node).copied().unwrap_or_default();
             let left = Load {
                 chunks: seat.slots.saturating_sub(used.chunks),
                 beside: BESIDE.saturating_sub(used.beside),
             };
-            free.push((seat.node.clone(), left));
+            free.push(Free { seat, left });
         }
         let mut grants = Vec::new();
         let mut passed_over = HashSet::new();
@@ -206,6 +222,25 @@ impl Board {
         grants
     }
 
+    /// Runs that wait for a node and would get none of these, however free: each with what has to change.
+    pub(crate) fn misplaced(&self, alive: &[&Places]) -> BTreeMap<RunId, String> {
+        let misplaced = |posted: &Posted| {
+            if posted.post.waiting.is_empty() {
+                return None;
+            }
+            let misfits = alive.iter().map(|node| misfit(&posted.post.places, node));
+            // None as soon as one node fits; the last one's misfit stands for all, and no node at all is another matter.
+            let (name, wanted, other) = misfits.collect::<Option<Vec<_>>>()?.pop()?;
+            Some(format!(
+                "waiting for a node whose destination `{name}` is {wanted}; here it is {other}. Start one with \
+                 --destination {name}=... at that place, or cancel the run when it can't be reached any more"
+            ))
+        };
+        let runs = self.runs.iter();
+        runs.filter_map(|(run, posted)| Some((run.clone(), misplaced(posted)?)))
+            .collect()
+    }
+
     /// The first run after the one whose turn was last, and that hasn't been passed over.
     fn next_turn(&self, passed_over: &HashSet<RunId>) -> Option<RunId> {
         let after = self
@@ -219,8 +254,9 @@ impl Board {
         after.chain(before).find(|run| !passed_over.contains(*run)).cloned()
     }
 
-    fn grant_one(&mut self, run: &RunId, now: Millis, free: &mut [(NodeName, Load)]) -> Option<Grant> {
+    fn grant_one(&mut self, run: &RunId, now: Millis, free: &mut [Free<'_>]) -> Option<Grant> {
         let posted = self.runs.get_mut(run)?;
+        let places = Arc::clone(&posted.post.places);
         let reserved: HashSet<&Work> = posted.reserved.iter().map(|grant| &grant.work).collect();
         let ready = |waiting: &&Waiting| waiting.not_before <= now && !reserved.contains(&waiting.work);
         let (work, place) = posted
@@ -228,9 +264,10 @@ impl Board {
             .waiting
             .iter()
             .filter(ready)
-            .find_map(|waiting| Some((waiting.work.clone(), choose(waiting, free)?)))?;
-        let (node, left) = free.get_mut(place)?;
-        *left.of(&work) -= 1;
+            .find_map(|waiting| Some((waiting.work.clone(), choose(waiting, &places, free)?)))?;
+        let taken = free.get_mut(place)?;
+        *taken.left.of(&work) -= 1;
+        let node = &taken.seat.node;
         self.granted += 1;
         let grant = Grant {
             run: run.clone(),
@@ -255,15 +292,27 @@ impl Load {
 
 /// The node with the most room that may take one more; not the one to avoid if there is any other, even if that means
 /// waiting for it.
-fn choose(waiting: &Waiting, free: &[(NodeName, Load)]) -> Option<usize> {
+fn choose(waiting: &Waiting, places: &Places, free: &[Free<'_>]) -> Option<usize> {
     let avoid = waiting.avoid.as_ref();
-    let others = avoid.is_some_and(|avoid| free.iter().any(|(node, _)| node != avoid));
-    free.iter()
-        .enumerate()
-        .map(|(place, (node, left))| (place, node, *left.clone().of(&waiting.work)))
+    let fitting = || {
+        free.iter()
+            .enumerate()
+            .filter(|(_, free)| misfit(places, &free.seat.places).is_none())
+    };
+    let others = avoid.is_some_and(|avoid| fitting().any(|(_, free)| free.seat.node != *avoid));
+    fitting()
+        .map(|(place, free)| (place, &free.seat.node, *free.left.clone().of(&waiting.work)))
         .filter(|(_, node, left)| *left > 0 && !(others && Some(*node) == avoid))
         .max_by_key(|(place, _, left)| (*left, std::cmp::Reverse(*place)))
         .map(|(place, _, _)| place)
+}
+
+/// The first destination that a run wants in one place and a node has in another: its name and the two places.
+fn misfit<'a>(run: &'a Places, node: &'a Places) -> Option<(&'a str, &'a str, &'a str)> {
+    run.iter().find_map(|(name, wanted)| {
+        let other = node.get(name).filter(|place| *place != wanted)?;
+        Some((name.as_str(), wanted.as_str(), other.as_str()))
+    })
 }
 
 #[cfg(test)]
@@ -283,6 +332,7 @@ mod tests {
         Seat {
             node: NodeName::from(node),
             slots,
+            places: Places::new(),
         }
     }
 
@@ -299,6 +349,7 @@ mod tests {
             waiting: waiting.collect(),
             awaited: BTreeMap::new(),
             drops: BTreeMap::new(),
+            places: Arc::default(),
             trace: Arc::default(),
         }
     }
@@ -383,6 +434,40 @@ mod tests {
         board.post(busy);
         let grants = board.grant(Millis(1), &[seat("x", 4), seat("y", 1)]);
         assert_eq!(shown(&grants), ["a chunk 0.1 -> x"]);
+    }
+
+    #[test]
+    fn a_node_whose_destination_is_elsewhere_gets_nothing_of_the_run() {
+        let at = |place: &str| Places::from([("warehouse".to_owned(), place.to_owned())]);
+        let mut wrong = seat("x", 4);
+        wrong.places = at("sqlite:/b.db");
+        let mut right = seat("y", 1);
+        right.places = at("sqlite:/a.db");
+        let without = seat("z", 1);
+
+        let mut board = Board::default();
+        let mut placed = post("a", 0, 0..3);
+        placed.places = Arc::new(at("sqlite:/a.db"));
+        // The node to avoid is the only one that fits, so it isn't avoided.
+        placed.waiting[0].avoid = Some(NodeName::from("y"));
+        board.post(placed);
+        assert!(board.grant(Millis(1), std::slice::from_ref(&wrong)).is_empty());
+        let misplaced = board.misplaced(&[&wrong.places]);
+        let said = misplaced.get(&RunId::from("a")).expect("it waits");
+        assert!(
+            said.contains("`warehouse` is sqlite:/a.db; here it is sqlite:/b.db"),
+            "{said}"
+        );
+        assert!(board.misplaced(&[&wrong.places, &right.places]).is_empty());
+        assert!(
+            board.misplaced(&[]).is_empty(),
+            "no node is here at all: said otherwise"
+        );
+        assert_eq!(
+            shown(&board.grant(Millis(1), &[wrong.clone(), right])),
+            ["a chunk 0.0 -> y"]
+        );
+        assert_eq!(shown(&board.grant(Millis(1), &[wrong, without])), ["a chunk 0.1 -> z"]);
     }
 
     fn drops_at(node: &str, count: u32) -> BTreeMap<AttemptKey, NodeName> {

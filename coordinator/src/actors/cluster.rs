@@ -86,6 +86,7 @@ pub(crate) struct NodeView {
     pub(crate) slots: u32,
     pub(crate) version: String,
     pub(crate) last_heartbeat: Millis,
+    pub(crate) places: BTreeMap<String, String>,
     pub(crate) work: Vec<String>,
 }
 
@@ -312,6 +313,7 @@ impl ClusterState {
             slots: member.slots,
             version: member.version.clone(),
             last_heartbeat: clock::wall_of(member.lease.last_heartbeat()),
+            places: member.places.clone(),
             work: self
                 .board
                 .awaited()

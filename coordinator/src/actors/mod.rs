@@ -24,9 +24,10 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod table;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use haulage_core::ids::Epoch;
+use haulage_core::ids::{Epoch, RunId};
 use haulage_core::lease;
 use haulage_proto::link::wire::{self, Meta, Wire};
 use ractor::{ActorRef, Message, RpcReplyPort};
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) table: RunTable,
     /// How many nodes are alive, for those who wait for one.
     pub(crate) alive: watch::Sender<usize>,
+    /// Runs that no node which is alive may work on, each with what has to change.
+    pub(crate) misplaced: watch::Sender<BTreeMap<RunId, String>>,
 }
 
 impl Shared {

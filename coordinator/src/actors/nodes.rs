@@ -11,7 +11,7 @@ use haulage_core::lease::{NodeLease, Settings, Standing};
 use haulage_proto::link::message::{AttemptKey, Heartbeat, HelloReply};
 use ractor::ActorId;
 
-use super::board::{Board, Seat};
+use super::board::{Board, Places, Seat};
 
 /// How many heartbeats in a row may lack an attempt before the node is believed not to hold it. More than one, because
 /// a heartbeat and an assignment may pass each other on the way.
@@ -57,6 +57,8 @@ pub(crate) struct Member {
     pub(crate) boot: String,
     pub(crate) version: String,
     pub(crate) slots: u32,
+    /// Where its destinations are.
+    pub(crate) places: Places,
     pub(crate) lease: NodeLease,
     pub(crate) lost: bool,
     /// Where to reach it; `None` while its session is down.
@@ -185,6 +187,7 @@ impl Nodes {
             boot: reply.boot.clone(),
             version: reply.version.clone(),
             slots: reply.slots,
+            places: reply.places.clone(),
             lease: NodeLease::new(now),
             lost: false,
             agent: Some(agent),
@@ -278,6 +281,7 @@ impl Nodes {
             .map(|(name, member)| Seat {
                 node: name.clone(),
                 slots: member.slots,
+                places: member.places.clone(),
             })
             .collect()
     }
@@ -291,12 +295,13 @@ impl Nodes {
         }
     }
 
-    /// How many nodes are alive.
-    pub(crate) fn alive(&self, now: Millis) -> usize {
+    /// The nodes that are alive: where the destinations of each are.
+    pub(crate) fn alive(&self, now: Millis) -> Vec<&Places> {
         self.members
             .values()
             .filter(|member| self.standing(member, now) == Standing::Alive)
-            .count()
+            .map(|member| &member.places)
+            .collect()
     }
 
     /// The member, if it is still the boot that was talked to.
@@ -398,6 +403,7 @@ mod tests {
             base: String::new(),
             params: BTreeMap::new(),
             loads: vec![],
+            places: BTreeMap::new(),
             traceparent: String::new(),
         };
         let awaited = |index: &u32| {
@@ -424,6 +430,7 @@ mod tests {
             waiting: vec![],
             awaited: keys.iter().map(awaited).collect(),
             drops: BTreeMap::new(),
+            places: Arc::default(),
             trace: Arc::default(),
         });
         board
@@ -435,6 +442,7 @@ mod tests {
             boot: boot.into(),
             version: "1".into(),
             slots: 2,
+            places: Places::new(),
             running: running.iter().map(|index| key(*index)).collect(),
         }
     }
@@ -550,7 +558,7 @@ mod tests {
         let member = nodes.same_boot(&NodeName::from("n"), "b1").expect("just greeted");
         member.sent.insert(key(2), Sent::OnTheWay);
         assert_eq!(nodes.unreachable(AGENT), Some(NodeName::from("n")));
-        assert_eq!(nodes.alive(Millis(1)), 0);
+        assert_eq!(nodes.alive(Millis(1)).len(), 0);
         let greeted = nodes.greeted(ActorId::Local(2), &reply("b1", &[0]), &board, Millis(50), Millis(60));
         assert_eq!(
             greeted,
@@ -567,7 +575,7 @@ mod tests {
                 refused: 0
             })
         );
-        assert_eq!(nodes.alive(Millis(61)), 1);
+        assert_eq!(nodes.alive(Millis(61)).len(), 1);
     }
 
     #[test]

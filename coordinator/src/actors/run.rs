@@ -290,7 +290,7 @@ impl RunState {
                 }
             }
         }
-        while state.outstanding().contains(&Effect::Settle) {
+        while state.outstanding_within(1, now).contains(&Effect::Settle) {
             // Settling is never refused; and when it makes nothing, something else is outstanding first.
             let new = decide(state, &Input::Settle, now).unwrap_or_default();
             if new.is_empty() {
@@ -398,14 +398,19 @@ impl RunState {
             run: run.clone(),
             life: self.myself.get_id().pid(),
             grants_seen: self.grants_seen,
+            places: Arc::default(),
             waiting: Vec::new(),
             awaited: BTreeMap::new(),
             drops: BTreeMap::new(),
             trace,
         };
         let Some(log) = &self.log else { return post };
+        if let Some(submission) = log.state.submission() {
+            post.places = Arc::new(submission.places.clone());
+        }
         let mut assignments = std::mem::take(&mut self.assignments);
-        for effect in log.state.outstanding() {
+        let now = clock::wall();
+        for effect in log.state.outstanding_within(WINDOW, now) {
             match effect {
                 Effect::Dispatch {
                     work,
@@ -443,7 +448,6 @@ impl RunState {
             }
         }
         // What waits for a backoff must not take the window from what could run now.
-        let now = clock::wall();
         post.waiting.sort_by_key(|waiting| {
             if waiting.not_before <= now {
                 Millis(0)

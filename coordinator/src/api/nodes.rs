@@ -48,5 +48,6 @@ fn node(view: NodeView) -> Node {
         version: view.version,
         last_heartbeat: view.last_heartbeat.0,
         work: view.work,
+        destinations: view.places.into_iter().collect(),
     }
 }

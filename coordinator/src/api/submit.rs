@@ -3,9 +3,11 @@
 //!
 //! Here the run's trace begins: under the client's span if it sent one, else with a span of its own.
 
+use std::collections::{BTreeMap, HashMap};
+
 use haulage_core::event::StuckDecision;
 use haulage_core::run::Input;
-use haulage_core::submission::Submission;
+use haulage_core::submission::{LoadOutline, Submission};
 use haulage_plan::Diagnostics;
 use haulage_proto::v1::submit_response::Disposition as Answer;
 use haulage_proto::v1::{SubmitRequest, SubmitResponse};
@@ -24,6 +26,9 @@ use crate::trace::{self, Carrier};
 
 /// What a file without a name is called in errors.
 const UNNAMED: &str = "pipeline.yaml";
+
+/// The text of a status, as it is encoded: clients take headers of 16 KiB in all.
+const STATUS_BYTES: usize = 12 * 1024;
 
 pub(super) async fn submit(api: &Api, request: Request<SubmitRequest>) -> Result<SubmitResponse, Status> {
     let leader = api.leader()?;
@@ -122,9 +127,11 @@ fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Stat
     let params = request.params.into_iter().collect();
     let definition = haulage_plan::parse_and_bind(&request.definition, &file, &params).map_err(unsound)?;
     haulage_plan::compile_if_declared(&definition).map_err(unsound)?;
+    let loads = haulage_plan::outline(&definition);
     Ok(Submission {
         pipeline: definition.pipeline.clone(),
-        loads: haulage_plan::outline(&definition),
+        places: places(request.destinations, &loads)?,
+        loads,
         definition: request.definition,
         file,
         base: request.base,
@@ -133,6 +140,60 @@ fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Stat
     })
 }
 
+/// Of the destinations that the client names, those that the pipeline loads: others don't make it another submission.
+#[allow(clippy::result_large_err, reason = "a Status is what the caller sends")]
+fn places(named: HashMap<String, String>, loads: &[LoadOutline]) -> Result<BTreeMap<String, String>, Status> {
+    let mut places = BTreeMap::new();
+    for (name, place) in named {
+        // It is kept for ever and shown to everybody who may see the run.
+        if place.starts_with("postgres") && place.contains('@') {
+            return Err(Status::invalid_argument(format!(
+                "`destinations`: {name} holds an `@`; give the place alone, as in postgres://host:5432/database, without \
+                 user and password"
+            )));
+        }
+        if loads.iter().any(|load| load.destination == name) {
+            places.insert(name, place);
+        }
+    }
+    Ok(places)
+}
+
 fn unsound(diagnostics: Diagnostics) -> Status {
-    Status::invalid_argument(diagnostics.to_string())
+    Status::invalid_argument(fitting(diagnostics.to_string()))
+}
+
+/// As much of a text as fits into a status. It travels as a header, in which most signs take three bytes, and a client
+/// that is sent a larger one sees a broken connection instead of what is wrong.
+fn fitting(mut text: String) -> String {
+    let mut encoded = 0;
+    let end = text.char_indices().find_map(|(at, sign)| {
+        encoded += if sign.is_ascii_alphanumeric() {
+            1
+        } else {
+            3 * sign.len_utf8()
+        };
+        (encoded > STATUS_BYTES).then_some(at)
+    });
+    if let Some(end) = end {
+        text.truncate(end);
+        text.push_str("\n... and more; `haulage validate` shows it all");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_fits_into_a_header() {
+        assert_eq!(fitting("p.yaml:1:1: error".into()), "p.yaml:1:1: error");
+        let long = fitting("ü ".repeat(50_000));
+        assert!(
+            long.len() < STATUS_BYTES && long.ends_with("shows it all"),
+            "{}",
+            long.len()
+        );
+    }
 }

@@ -97,15 +97,21 @@ impl Watcher {
     /// A run that this process leads.
     async fn follow_actor(&mut self, leader: &Leader, mut view: watch::Receiver<Arc<Snapshot>>) -> Result<(), End> {
         let mut alive = leader.shared.alive.subscribe();
+        let mut misplaced = leader.shared.misplaced.subscribe();
         let mut closing = self.api.closing.subscribe();
         let mut shown: Option<Arc<Snapshot>> = None;
-        let mut told = false;
+        let mut told: Option<String> = None;
         loop {
             let snapshot = Arc::clone(&view.borrow_and_update());
-            let waits = *alive.borrow_and_update() == 0 && waits_for_node(&snapshot.state);
+            let elsewhere = misplaced.borrow_and_update().get(&self.run).cloned();
+            let waits = match *alive.borrow_and_update() {
+                0 => waits_for_node(&snapshot.state).then(|| NO_NODE.to_owned()),
+                _ => elsewhere,
+            };
+            let news = waits.is_some() && waits != told;
             let changed = !shown.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &snapshot));
-            if snapshot.seq > Seq(0) && (changed || waits && !told) {
-                let notice = (waits && !told).then_some(NO_NODE);
+            if snapshot.seq > Seq(0) && (changed || news) {
+                let notice = waits.as_deref().filter(|_| news);
                 let events = self.events(snapshot.seq).await?;
                 self.send(&snapshot.state, snapshot.seq, &snapshot.live, events, notice)
                     .await?;
@@ -126,6 +132,7 @@ impl Watcher {
                 // The actor is gone for good, as after the end of a run that was shown already.
                 news = view.changed() => if news.is_err() { return self.follow_ledger().await },
                 _ = alive.changed() => {}
+                _ = misplaced.changed() => {}
                 reason = leader.shared.leadership.wait() => return Err(status::deposed(&reason).into()),
                 () = closed(&mut closing) => return Err(status::closing().into()),
                 () = self.sender.closed() => return Err(End::Gone),
@@ -247,7 +254,7 @@ fn is_at_rest(state: &State) -> bool {
 
 fn waits_for_node(state: &State) -> bool {
     state
-        .outstanding()
+        .outstanding_within(1, clock::wall())
         .iter()
         .any(|effect| !matches!(effect, Effect::Settle))
 }

@@ -47,6 +47,7 @@ struct Inner {
     name: NodeName,
     boot: String,
     slots: u32,
+    places: BTreeMap<String, String>,
     script: Script,
     /// How often every outcome is told, acknowledged or not.
     repeats: u32,
@@ -70,6 +71,7 @@ struct Book {
 pub(crate) struct Manner {
     pub(crate) boot: &'static str,
     pub(crate) slots: u32,
+    pub(crate) places: BTreeMap<String, String>,
     pub(crate) repeats: u32,
     pub(crate) script: Script,
 }
@@ -84,6 +86,7 @@ impl Manner {
         Self {
             boot: "1",
             slots: 4,
+            places: BTreeMap::new(),
             repeats: 1,
             script: Box::new(script),
         }
@@ -91,6 +94,11 @@ impl Manner {
 
     pub(crate) fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
+        self
+    }
+
+    pub(crate) fn at(mut self, destination: &str, place: &str) -> Self {
+        self.places.insert(destination.to_owned(), place.to_owned());
         self
     }
 
@@ -111,6 +119,7 @@ impl FakeNode {
             name: NodeName::from(name),
             boot: manner.boot.to_owned(),
             slots: manner.slots,
+            places: manner.places,
             script: manner.script,
             repeats: manner.repeats,
             silent: AtomicBool::new(false),
@@ -240,6 +249,7 @@ impl Actor for FakeAgent {
                     boot: inner.boot.clone(),
                     version: "test".to_owned(),
                     slots: inner.slots,
+                    places: inner.places.clone(),
                     running,
                 };
                 inner.beat.notify_one();

@@ -10,6 +10,7 @@ use haulage_proto::v1::haulage_client::HaulageClient;
 use haulage_proto::v1::{
     GetRunRequest, Run, RunEvent, RunState, SubmitRequest, SubmitResponse, WatchRequest, WatchResponse,
 };
+use haulage_test_support::wait_for;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 use tonic::transport::Channel;
@@ -98,6 +99,7 @@ pub(crate) fn request(day: &str) -> SubmitRequest {
         base: "/data".to_owned(),
         params: [("day".to_owned(), day.to_owned())].into(),
         rerun: false,
+        destinations: [].into(),
     }
 }
 
@@ -158,10 +160,20 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
 
 /// Waits until a condition holds.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    within(what, async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    wait_for(what, || holds().then_some(())).await;
+}
+
+/// Watches until the run says that it waits, with this part in what it says.
+pub(crate) async fn until_waiting(client: &mut Client, run: &str, part: &str) {
+    let mut stream = watch(client, run, 0).await;
+    let waits = async {
+        while let Some(message) = stream.message().await.expect("no error") {
+            let mut events = message.events.iter();
+            if events.any(|event| event.kind == "waiting" && event.text.contains(part)) {
+                return;
+            }
         }
-    })
-    .await;
+        panic!("the stream ended without saying {part:?}");
+    };
+    within("the notice", waits).await;
 }

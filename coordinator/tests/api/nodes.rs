@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use haulage_core::ids::Attempt;
 use haulage_core::lease;
-use haulage_proto::v1::{ListNodesRequest, RunState};
+use haulage_proto::v1::submit_response::Disposition;
+use haulage_proto::v1::{ListNodesRequest, RunState, SubmitRequest};
 
 use super::agent::{FakeNode, Manner};
 use super::fixture::*;
@@ -119,6 +120,59 @@ async fn an_agent_that_reconnects_keeps_what_it_runs() {
         (RunState::Published, 0),
         "nothing was tried again"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_goes_to_the_node_whose_destination_is_where_it_publishes() {
+    let stage = Stage::set().await;
+    let (_coordinator, mut client) = stage.coordinator().await;
+    let placed = |place: &str| SubmitRequest {
+        destinations: [
+            ("warehouse".to_owned(), place.to_owned()),
+            ("of another pipeline".to_owned(), "sqlite:/x.db".to_owned()),
+        ]
+        .into(),
+        ..request("2024-01-01")
+    };
+    let leak = client.submit(placed("postgres://loader:secret@db:5432/dw")).await;
+    let leak = leak.expect_err("a password would be kept for ever");
+    assert_eq!(leak.code(), tonic::Code::InvalidArgument);
+    assert!(!leak.message().contains("secret"), "{leak}");
+
+    let elsewhere = FakeNode::start("elsewhere", Manner::quick(2).at("warehouse", "sqlite:/b.db")).await;
+    let first = submit(&mut client, placed("sqlite:/a.db")).await;
+    until_waiting(
+        &mut client,
+        &first.run_id,
+        "`warehouse` is sqlite:/a.db; here it is sqlite:/b.db",
+    )
+    .await;
+    assert!(elsewhere.works().is_empty());
+    // The same pipeline for the other place is another submission, and goes on meanwhile.
+    let other = submit(&mut client, placed("sqlite:/b.db")).await;
+    assert_ne!(first.run_id, other.run_id);
+    finished(&mut client, &other.run_id).await;
+    let done_elsewhere = elsewhere.works().len();
+
+    let here = FakeNode::start("here", Manner::quick(2).at("warehouse", "sqlite:/a.db")).await;
+    let (run, _) = finished(&mut client, &first.run_id).await;
+    assert_eq!(state(&run), RunState::Published, "{}", run.error);
+    assert_eq!(elsewhere.works().len(), done_elsewhere);
+    assert_eq!(here.works().len(), done_elsewhere);
+    let again = submit(&mut client, placed("sqlite:/a.db")).await;
+    assert_eq!(
+        (again.disposition(), again.run_id),
+        (Disposition::AlreadyPublished, first.run_id)
+    );
+
+    let nodes = client
+        .list_nodes(ListNodesRequest {})
+        .await
+        .expect("lists")
+        .into_inner()
+        .nodes;
+    let node = nodes.iter().find(|node| node.name == "here").expect("it is here");
+    assert_eq!(node.destinations["warehouse"], "sqlite:/a.db");
 }
 
 #[tokio::test(flavor = "multi_thread")]

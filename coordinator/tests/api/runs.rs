@@ -171,20 +171,7 @@ async fn a_run_waits_for_a_node_and_says_so() {
     let stage = Stage::set().await;
     let (_coordinator, mut client) = stage.coordinator().await;
     let run = submitted(&mut client).await;
-    let mut stream = watch(&mut client, &run, 0).await;
-    let waits = async {
-        while let Some(message) = stream.message().await.expect("no error") {
-            if message
-                .events
-                .iter()
-                .any(|event| event.kind == "waiting" && event.text.contains("waiting for a node"))
-            {
-                return true;
-            }
-        }
-        false
-    };
-    assert!(within("the notice", waits).await);
+    until_waiting(&mut client, &run, "waiting for a node").await;
 
     let _node = FakeNode::start("n1", Manner::quick(1)).await;
     let (run, _) = finished(&mut client, &run).await;

@@ -3,7 +3,6 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
@@ -12,11 +11,12 @@ use haulage_coordinator::ledger::{self, Append, Appended, Error, Ledger, RunRow,
 use haulage_core::event::Event;
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::submission::Submission;
+use haulage_test_support::proxy::{Commit, Proxy};
+use haulage_test_support::{PATIENCE, wait_for};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::proxy::{Commit, Proxy};
 use crate::support::{NOW, Place, append, event, log, start};
 
 crate::over_both!(
@@ -101,18 +101,6 @@ impl Ledger for Gated {
     }
 }
 
-/// Waits for a condition; the deadline is for a machine that is busy with other tests.
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(60), wait)
-        .await
-        .unwrap_or_else(|_| panic!("{what} does not happen"));
-}
-
 /// An append that queues when it is polled for the first time.
 fn queue(writer: &Writer, append: Append) -> BoxFuture<'static, Result<Appended, group::Error>> {
     let writer = writer.clone();
@@ -121,9 +109,7 @@ fn queue(writer: &Writer, append: Append) -> BoxFuture<'static, Result<Appended,
 
 /// How a writer's task ended.
 async fn ended(task: JoinHandle<Ended>) -> Ended {
-    let task = timeout(Duration::from_secs(60), task)
-        .await
-        .expect("a writer that ends in time");
+    let task = timeout(PATIENCE, task).await.expect("a writer that ends in time");
     task.expect("a writer that doesn't panic")
 }
 
@@ -186,7 +172,7 @@ async fn what_gathers_commits_together(place: Place) {
     let (writer, _task) = Writer::spawn(gated.clone(), epoch);
     let first = start(&*ledger, epoch, 0).await;
     let leading = tokio::spawn(queue(&writer, append(&first, 1, vec![event(1)])));
-    until("the first transaction", || gated.groups() == [1]).await;
+    wait_for("the first transaction", || (gated.groups() == [1]).then_some(())).await;
 
     let mut waiting = Vec::new();
     let mut runs = Vec::new();
@@ -292,7 +278,7 @@ async fn a_lost_epoch_ends_everything(place: Place) {
         let mut one = queue(&writer, append(&run, 1, vec![event(1)]));
         assert!(futures::poll!(&mut one).is_pending());
         sending.push(one);
-        until("the first transaction", || !gated.groups().is_empty()).await;
+        wait_for("the first transaction", || (!gated.groups().is_empty()).then_some(())).await;
     }
     let theirs = other.claim("another", NOW).await.expect("an epoch");
     gated.gate.add_permits(1000);
@@ -331,7 +317,7 @@ async fn behind_a_proxy(place: &Place) -> (Arc<dyn Ledger>, Proxy) {
     let Place::Postgres { cluster, database } = place else {
         panic!("only PostgreSQL is reached through a network");
     };
-    let proxy = Proxy::start(cluster.port()).await;
+    let proxy = Proxy::start(cluster.port()).await.expect("a proxy");
     let url = format!("postgres://postgres@127.0.0.1:{}/{database}", proxy.port());
     (ledger::open(&url).await.expect("a ledger behind a proxy"), proxy)
 }

@@ -1,8 +1,5 @@
 //! What the ledger's tests need: a place for a ledger in either database, and events to write.
 
-pub(crate) mod postgres;
-pub(crate) mod proxy;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +7,7 @@ use haulage_coordinator::ledger::{self, Append, Appended, Ledger};
 use haulage_core::event::{Event, Outcome};
 use haulage_core::ids::{Attempt, Epoch, Millis, NodeName, RunId, Seq, Work};
 use haulage_core::submission::Submission;
+use haulage_test_support::postgres::Postgres;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
@@ -18,21 +16,14 @@ pub(crate) const NOW: Millis = Millis(1_700_000_000_000);
 
 /// Where a ledger may be; nothing is there yet.
 pub(crate) enum Place {
-    Postgres {
-        cluster: Arc<postgres::Cluster>,
-        database: String,
-    },
-    Sqlite {
-        folder: TempDir,
-    },
+    Postgres { cluster: Arc<Postgres>, database: String },
+    Sqlite { folder: TempDir },
 }
 
 impl Place {
     pub(crate) async fn postgres() -> Self {
-        let cluster = tokio::task::spawn_blocking(postgres::Cluster::shared)
-            .await
-            .expect("a cluster");
-        let database = cluster.database().await;
+        let cluster = Postgres::shared().await.expect("PostgreSQL");
+        let database = cluster.database().await.expect("a database");
         Self::Postgres { cluster, database }
     }
 
@@ -101,6 +92,7 @@ pub(crate) fn submission(n: u32) -> Submission {
         base: "/data".to_owned(),
         params: BTreeMap::from([("n".to_owned(), n.to_string())]),
         loads: Vec::new(),
+        places: BTreeMap::new(),
         traceparent: String::new(),
     }
 }

@@ -319,9 +319,8 @@ fn reason_to_roll_back(state: &State) -> Option<Failure> {
         });
     }
     let wanted = state.wanted();
-    wanted
-        .iter()
-        .find_map(|work| state.tries.get(work).and_then(|tries| tries.given_up.clone()))
+    let given_up = state.given_up.iter().find(|work| wanted.contains(work))?;
+    state.tries.get(given_up).and_then(|tries| tries.given_up.clone())
 }
 
 fn settle_rollback(state: &State, now: Millis) -> Vec<Event> {

@@ -19,7 +19,7 @@ mod outstanding;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use decide::{Completion, Input, Refused, decide, submitted};
 pub use outstanding::Effect;
@@ -93,11 +93,17 @@ pub struct State {
     reports: BTreeMap<ChunkId, ChunkReport>,
     chunks: usize,
     tries: BTreeMap<Work, Tries>,
+    // Indexes into the above, so that a run of many chunks costs no more for each than a run of few: planned chunks
+    // without a report, work with `running_on`, work with `given_up`.
+    open: BTreeSet<ChunkId>,
+    running: BTreeSet<Work>,
+    given_up: BTreeSet<Work>,
     saga: Saga,
     cancel: Option<String>,
     rollback: Option<Failure>,
     rollback_by_cancel: bool,
     stuck: Option<(StepId, Failure)>,
+    undoing_waits: Option<(StepId, Failure)>,
     finished: Option<(Outcome, Millis)>,
     retries: u32,
 }
@@ -133,6 +139,7 @@ impl State {
                 let tries = self.tries.entry(work.clone()).or_default();
                 tries.attempt = *attempt;
                 tries.running_on = Some(node.clone());
+                self.running.insert(work.clone());
                 if let Work::Step(step) = work {
                     self.saga.start(step);
                 }
@@ -142,11 +149,14 @@ impl State {
                 self.planned = true;
                 self.stages.clone_from(stages);
                 self.chunks = stages.iter().map(|stage| stage.chunks.len()).sum();
+                let chunks = stages.iter().flat_map(|stage| &stage.chunks).map(|spec| spec.chunk);
+                self.open = chunks.filter(|chunk| !self.reports.contains_key(chunk)).collect();
             }
             Event::ChunkStaged { work, report, .. } => {
                 self.settle_attempt(work);
                 if let Work::Chunk(chunk) = work {
                     self.reports.insert(*chunk, report.clone());
+                    self.open.remove(chunk);
                 }
             }
             Event::StepDone { step, report, .. } => {
@@ -156,6 +166,7 @@ impl State {
             Event::Compensated { step, .. } => {
                 self.settle_attempt(&Work::Compensate(step.clone()));
                 self.saga.compensate(step);
+                self.undoing_waits = None;
             }
             Event::AttemptFailed {
                 work,
@@ -172,7 +183,10 @@ impl State {
                 self.rollback_by_cancel = self.cancel.is_some();
                 self.rollback = Some(failure.clone());
             }
-            Event::Stuck { step, failure, .. } => self.stuck = Some((step.clone(), failure.clone())),
+            Event::Stuck { step, failure, .. } => {
+                self.stuck = Some((step.clone(), failure.clone()));
+                self.undoing_waits = None;
+            }
             Event::Unstuck { decision, .. } => self.unstick(*decision),
             Event::Finished { outcome, at } => self.finished = Some((*outcome, *at)),
         }
@@ -180,10 +194,12 @@ impl State {
 
     fn settle_attempt(&mut self, work: &Work) {
         self.tries.entry(work.clone()).or_default().running_on = None;
+        self.running.remove(work);
     }
 
     fn record_failure(&mut self, work: &Work, node: &NodeName, failure: &Failure, lost: bool, not_before: Millis) {
         let tries = self.tries.entry(work.clone()).or_default();
+        self.running.remove(work);
         tries.running_on = None;
         tries.not_before = not_before;
         tries.avoid = Some(node.clone());
@@ -193,6 +209,14 @@ impl State {
             tries.failures += 1;
         }
         tries.given_up = given_up(work, tries, failure);
+        if tries.given_up.is_some() {
+            self.given_up.insert(work.clone());
+        } else {
+            self.given_up.remove(work);
+        }
+        if let (Work::Compensate(step), None, false) = (work, &tries.given_up, lost) {
+            self.undoing_waits = Some((step.clone(), failure.clone()));
+        }
         // What is given up, or dropped because the run rolls back, isn't tried again.
         if tries.given_up.is_none() && (self.rollback.is_none() || matches!(work, Work::Compensate(_))) {
             self.retries += 1;
@@ -203,7 +227,9 @@ impl State {
         let Some((step, _)) = self.stuck.take() else { return };
         match decision {
             StuckDecision::Retry => {
-                if let Some(tries) = self.tries.get_mut(&Work::Compensate(step)) {
+                let work = Work::Compensate(step);
+                self.given_up.remove(&work);
+                if let Some(tries) = self.tries.get_mut(&work) {
                     tries.failures = 0;
                     tries.lost = 0;
                     tries.given_up = None;
@@ -293,6 +319,12 @@ impl State {
         self.stuck.as_ref()
     }
 
+    /// The step whose undoing failed and is tried until it succeeds, and why it failed last: as a rule its destination is
+    /// away.
+    pub fn undoing_waits(&self) -> Option<&(StepId, Failure)> {
+        self.undoing_waits.as_ref()
+    }
+
     /// Attempts that failed or were lost and had to be made again.
     pub fn retries(&self) -> u32 {
         self.retries
@@ -300,9 +332,10 @@ impl State {
 
     /// Attempts that a node has, as far as the log knows.
     pub fn in_flight(&self) -> impl Iterator<Item = (&Work, Attempt, &NodeName)> {
-        self.tries
-            .iter()
-            .filter_map(|(work, tries)| tries.running_on.as_ref().map(|node| (work, tries.attempt, node)))
+        self.running.iter().filter_map(|work| {
+            let tries = self.tries.get(work)?;
+            Some((work, tries.attempt, tries.running_on.as_ref()?))
+        })
     }
 
     /// Where the run is.

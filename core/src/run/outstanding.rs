@@ -39,9 +39,45 @@ pub enum Effect {
     Settle,
 }
 
+/// The work that moves a run on. Chunks are not copied: there may be many.
+pub(super) enum Wanted<'a> {
+    Chunks(&'a BTreeSet<ChunkId>),
+    Works(BTreeSet<Work>),
+}
+
+impl Wanted<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Chunks(chunks) => chunks.is_empty(),
+            Self::Works(works) => works.is_empty(),
+        }
+    }
+
+    pub(super) fn contains(&self, work: &Work) -> bool {
+        match (self, work) {
+            (Self::Chunks(chunks), Work::Chunk(chunk)) => chunks.contains(chunk),
+            (Self::Chunks(_), Work::Discover | Work::Step(_) | Work::Compensate(_)) => false,
+            (Self::Works(works), _) => works.contains(work),
+        }
+    }
+
+    fn works(&self) -> Box<dyn Iterator<Item = Work> + '_> {
+        match self {
+            Self::Chunks(chunks) => Box::new(chunks.iter().copied().map(Work::Chunk)),
+            Self::Works(works) => Box::new(works.iter().cloned()),
+        }
+    }
+}
+
 impl State {
     /// What is owed now. Empty exactly when the log is empty, the run is at rest, or it is stuck.
     pub fn outstanding(&self) -> Vec<Effect> {
+        self.outstanding_within(usize::MAX, Millis(u64::MAX))
+    }
+
+    /// The same with at most `window` dispatches that may go out at `now`, and at most as many that wait for a backoff:
+    /// what it costs doesn't grow with the chunks that are still to come.
+    pub fn outstanding_within(&self, window: usize, now: Millis) -> Vec<Effect> {
         if self.run.is_none() || self.finished.is_some() || self.stuck.is_some() {
             return Vec::new();
         }
@@ -57,95 +93,76 @@ impl State {
         }
         // A compensation waits until nothing that it undoes can still be written: a node answers a drop or is lost.
         let hold_back = self.rollback.is_some() && effects.iter().any(|effect| matches!(effect, Effect::Drop { .. }));
-        let mut given_up = false;
-        for work in wanted {
-            let tries = self.tries.get(&work);
-            if tries.is_some_and(|tries| tries.given_up.is_some()) {
-                given_up = true;
-            } else if !hold_back && tries.is_none_or(|tries| tries.running_on.is_none()) {
-                effects.push(dispatch(work, tries));
-            }
+        if !hold_back {
+            self.add_dispatches(&wanted, window, now, &mut effects);
         }
+        let given_up = self.given_up.iter().any(|work| wanted.contains(work));
         if given_up || (self.cancel.is_some() && self.rollback.is_none()) || effects.is_empty() {
             effects.push(Effect::Settle);
         }
         effects
     }
 
+    fn add_dispatches(&self, wanted: &Wanted<'_>, window: usize, now: Millis, effects: &mut Vec<Effect>) {
+        let (mut ready, mut backing_off) = (0, 0);
+        for work in wanted.works() {
+            let tries = self.tries.get(&work);
+            if tries.is_some_and(|tries| tries.given_up.is_some() || tries.running_on.is_some()) {
+                continue;
+            }
+            let count = match tries {
+                Some(tries) if tries.not_before > now => &mut backing_off,
+                Some(_) | None => &mut ready,
+            };
+            *count += 1;
+            if *count <= window {
+                effects.push(dispatch(work, tries));
+            } else if ready > window {
+                return;
+            }
+        }
+    }
+
     /// Whether `outstanding` has a dispatch of this work, without deriving all the rest: a run of many chunks is granted
     /// one by one.
     pub(super) fn is_waiting(&self, work: &Work) -> bool {
-        let tries = self.tries.get(work);
         let at_rest = self.run.is_none() || self.finished.is_some() || self.stuck.is_some();
-        if at_rest || tries.is_some_and(|tries| tries.running_on.is_some() || tries.given_up.is_some()) {
+        if at_rest || self.running.contains(work) || self.given_up.contains(work) {
             return false;
         }
-        if self.rollback.is_some() {
-            let wanted = self.wanted();
-            return wanted.contains(work) && self.in_flight().all(|(held, _, _)| wanted.contains(held));
-        }
-        match work {
-            Work::Chunk(chunk) => {
-                self.planned
-                    && !self.reports.contains_key(chunk)
-                    && self.is_planned(*chunk)
-                    && self.saga.all_done(StepKind::Prepare)
-            }
-            Work::Discover | Work::Step(_) | Work::Compensate(_) => self.wanted().contains(work),
-        }
-    }
-
-    // By position first: discovery numbers chunks from 0, and only a strange log does otherwise.
-    fn is_planned(&self, chunk: ChunkId) -> bool {
-        let same = |spec: &crate::checkpoint::ChunkSpec| spec.chunk == chunk;
-        self.stages
-            .iter()
-            .any(|stage| stage.chunks.get(chunk.index as usize).is_some_and(same) || stage.chunks.iter().any(same))
+        let wanted = self.wanted();
+        let held_back = self.rollback.is_some() && self.running.iter().any(|held| !wanted.contains(held));
+        wanted.contains(work) && !held_back
     }
 
     /// The work that moves the run on, whether or not a node already has it.
-    pub(super) fn wanted(&self) -> BTreeSet<Work> {
+    pub(super) fn wanted(&self) -> Wanted<'_> {
         if self.rollback.is_some() {
-            return self
-                .saga
-                .next_compensation()
-                .map(|step| Work::Compensate(step.clone()))
-                .into_iter()
-                .collect();
+            let next = self.saga.next_compensation();
+            return Wanted::Works(next.map(|step| Work::Compensate(step.clone())).into_iter().collect());
         }
         if !self.planned {
-            return BTreeSet::from([Work::Discover]);
+            return Wanted::Works(BTreeSet::from([Work::Discover]));
         }
-        let prepare = self.saga.open(StepKind::Prepare);
+        let steps = |kind| -> BTreeSet<Work> { self.saga.open(kind).into_iter().map(Work::Step).collect() };
+        let prepare = steps(StepKind::Prepare);
         if !prepare.is_empty() {
-            return prepare.into_iter().map(Work::Step).collect();
+            return Wanted::Works(prepare);
         }
-        let chunks: BTreeSet<Work> = self.open_chunks().map(Work::Chunk).collect();
-        if !chunks.is_empty() {
-            return chunks;
+        if !self.open.is_empty() {
+            return Wanted::Chunks(&self.open);
         }
-        let verify = self.saga.open(StepKind::Verify);
+        let verify = steps(StepKind::Verify);
         if !verify.is_empty() {
-            return verify.into_iter().map(Work::Step).collect();
+            return Wanted::Works(verify);
         }
         if let Some(publish) = self.saga.next_publish() {
-            return BTreeSet::from([Work::Step(publish)]);
+            return Wanted::Works(BTreeSet::from([Work::Step(publish)]));
         }
         // A cleanup that was given up leaves garbage behind, and no reason to undo a published run.
-        self.saga
-            .open(StepKind::Cleanup)
-            .into_iter()
-            .map(Work::Step)
-            .filter(|work| self.tries.get(work).is_none_or(|tries| tries.given_up.is_none()))
-            .collect()
-    }
-
-    fn open_chunks(&self) -> impl Iterator<Item = ChunkId> {
-        self.stages
-            .iter()
-            .flat_map(|stage| &stage.chunks)
-            .map(|spec| spec.chunk)
-            .filter(|chunk| !self.reports.contains_key(chunk))
+        let mut cleanup = steps(StepKind::Cleanup);
+        cleanup.retain(|work| !self.given_up.contains(work));
+        Wanted::Works(cleanup)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn submission(loads: &[&str]) -> Submission {
                 table: (*name).to_owned(),
             })
             .collect(),
+        places: BTreeMap::new(),
         traceparent: String::new(),
     }
 }

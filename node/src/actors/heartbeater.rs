@@ -138,6 +138,7 @@ impl State {
             boot: shared.boot.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             slots: shared.slots,
+            places: shared.places.clone(),
             running: shared.held().into_iter().map(|(key, _)| key).collect(),
         };
         // After the supervisor heard of the lease: an assignment may follow the answer at once.

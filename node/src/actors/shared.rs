@@ -36,16 +36,19 @@ pub(crate) struct Shared {
     /// Changes with every start of the process.
     pub(crate) boot: String,
     pub(crate) slots: u32,
+    /// Where its destinations are, by name, without credentials.
+    pub(crate) places: BTreeMap<String, String>,
     epoch: AtomicU64,
     held: Mutex<BTreeMap<AttemptKey, Arc<Progress>>>,
 }
 
 impl Shared {
-    pub(crate) fn new(name: NodeName, boot: String, slots: u32) -> Self {
+    pub(crate) fn new(name: NodeName, boot: String, slots: u32, places: BTreeMap<String, String>) -> Self {
         Self {
             name,
             boot,
             slots,
+            places,
             epoch: AtomicU64::new(0),
             held: Mutex::default(),
         }
@@ -104,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_lower_epoch_is_refused_for_ever() {
-        let shared = Shared::new("n".into(), "b".into(), 1);
+        let shared = Shared::new("n".into(), "b".into(), 1, BTreeMap::new());
         for (epoch, admitted) in [(1, true), (1, true), (3, true), (2, false), (3, true)] {
             assert_eq!(shared.admit(Epoch(epoch)), admitted, "{epoch}");
         }

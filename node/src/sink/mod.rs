@@ -14,6 +14,8 @@ mod postgres;
 pub mod registry;
 mod sqlite;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -82,6 +84,11 @@ pub trait Destination: Send + Sync {
     /// Raises the chunk's fence to `attempt` and returns the markers that stand, by segment.
     /// `Fenced` if a higher attempt has begun or the staging area is gone.
     async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure>;
+
+    /// This destination, with room for so many open segments; whoever opens segments opens them on what this returns.
+    /// The room is taken at once when all of it is free: a chunk that holds some never waits for more, so chunks don't
+    /// wait for each other in a circle. It is free again when the value and every segment opened on it are gone.
+    async fn reserve(&self, segments: usize) -> Result<Arc<dyn Destination>, Failure>;
 
     /// Starts one segment of a chunk that has begun.
     async fn segment(

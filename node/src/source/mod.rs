@@ -74,6 +74,10 @@ pub trait Source: Send + Sync {
     /// The columns in the order of the batches, without the row column: those declared, or the first object's own.
     async fn columns(&self) -> Result<Vec<Column>, Failure>;
 
+    /// Looks whether the objects are there and are what was declared, without reading rows: their headers, and of many
+    /// objects only the first. Permanent failure naming the path, as of [`Source::discover`], which looks at all.
+    async fn check(&self) -> Result<(), Failure>;
+
     /// Lists the objects and cuts them into chunks, in a stable order, indexes from 0 in `stage`.
     /// Permanent failure naming the path if nothing matches, or a header lacks a declared column.
     async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure>;

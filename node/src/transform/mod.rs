@@ -44,7 +44,7 @@ pub use accounts::RowTally;
 pub use reject::Rejected;
 
 use reject::Draining;
-use segment::{Bindings, RunInput};
+use segment::{Bindings, RunInput, chunk_reads};
 
 /// The whole of each lookup of a stage, by its name.
 pub type Lookups = Arc<HashMap<String, Vec<RecordBatch>>>;
@@ -138,13 +138,13 @@ impl StagePass {
             .into_iter()
             .map(|batch| conform(&self.chunk, batch))
             .collect::<DfResult<Vec<_>>>();
-        let input = Arc::new(RunInput::new(batches.map_err(fail)?));
         let physical = match &pass.physical {
             Some(physical) => Arc::clone(physical),
             None => Box::pin(self.state.create_physical_plan(&pass.plan))
                 .await
                 .map_err(fail)?,
         };
+        let input = Arc::new(RunInput::new(batches.map_err(fail)?, chunk_reads(&physical)));
         let stream = execute_stream(physical, self.task(Arc::clone(&input))).map_err(fail)?;
         let schema = Arc::clone(&pass.schema);
         let output = Output {

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -31,15 +32,21 @@ use super::{Lookups, conform};
 
 /// What one run of a plan reads, and what its reject rules find.
 pub(super) struct RunInput {
-    batches: Vec<RecordBatch>,
+    batches: Mutex<Vec<Option<RecordBatch>>>,
+    /// Whether the plan reads them only once: then each is freed as soon as it is worked off.
+    once: bool,
+    read: AtomicBool,
     rejects: Mutex<Vec<Rejected>>,
     judges: Mutex<Vec<Arc<Judge>>>,
 }
 
 impl RunInput {
-    pub(super) fn new(batches: Vec<RecordBatch>) -> Self {
+    /// `reads` is how often the plan reads the segment.
+    pub(super) fn new(batches: Vec<RecordBatch>, reads: usize) -> Self {
         Self {
-            batches,
+            batches: Mutex::new(batches.into_iter().map(Some).collect()),
+            once: reads == 1,
+            read: AtomicBool::new(false),
             rejects: Mutex::default(),
             judges: Mutex::default(),
         }
@@ -50,6 +57,13 @@ impl RunInput {
             Some(input) => Ok(input),
             None => internal_err!("a chunk's plan was executed without the rows of a segment"),
         }
+    }
+
+    /// The batch at this place; `None` after the last.
+    fn batch(&self, place: usize) -> Option<RecordBatch> {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = batches.get_mut(place)?;
+        if self.once { batch.take() } else { batch.clone() }
     }
 
     pub(super) fn reject(&self, rows: &mut Vec<Rejected>) {
@@ -226,11 +240,15 @@ impl ExecutionPlan for SegmentExec {
 
     fn execute(&self, _partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = RunInput::of(&context)?;
+        // Reading it again would find nothing, and nobody would miss the rows.
+        if input.read.swap(true, Ordering::Relaxed) && input.once {
+            return internal_err!("a plan that reads a segment once has read it again");
+        }
         let projection = self.projection.clone();
         let schema = Arc::clone(&self.schema);
         let mut next = 0;
         let batches = std::iter::from_fn(move || {
-            let batch = input.batches.get(next)?.clone();
+            let batch = input.batch(next)?;
             next += 1;
             Some(match &projection {
                 Some(columns) => batch.project(columns).map_err(DataFusionError::from),
@@ -241,7 +259,13 @@ impl ExecutionPlan for SegmentExec {
     }
 }
 
+/// How often a plan reads the chunk, itself and below.
+pub(super) fn chunk_reads(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    let below: usize = plan.children().into_iter().map(chunk_reads).sum();
+    below + usize::from((plan.as_ref() as &dyn Any).is::<SegmentExec>())
+}
+
 /// Whether a plan reads the chunk, itself or below.
 pub(super) fn reads_chunk(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    (plan.as_ref() as &dyn Any).is::<SegmentExec>() || plan.children().into_iter().any(reads_chunk)
+    chunk_reads(plan) > 0
 }

@@ -39,6 +39,7 @@ pub(crate) async fn run(
         targets.push(Target {
             load,
             destination,
+            to: context.definition().loads[name].to.clone(),
             standing,
         });
     }

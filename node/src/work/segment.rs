@@ -6,7 +6,7 @@
 //! loads' commits one load holds the segment and another doesn't: the next try finds the marker, and writes only the
 //! other. Every row read is accounted for at every load before anything is committed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
@@ -28,6 +28,8 @@ use crate::transform::{Rejected, RowTally, StagePass};
 pub(crate) struct Target {
     pub(crate) load: LoadContext,
     pub(crate) destination: Arc<dyn Destination>,
+    /// The destination's name.
+    pub(crate) to: String,
     /// The segments that it already holds.
     pub(crate) standing: Standing,
 }
@@ -35,6 +37,11 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn name(&self) -> &str {
         self.load.load.as_str()
+    }
+
+    /// Whether the segment has still to be written here.
+    fn lacks(&self, segment: u32) -> bool {
+        !self.standing.contains_key(&segment)
     }
 }
 
@@ -69,6 +76,7 @@ impl Bench<'_> {
     pub(crate) async fn stage(&self, number: u32, mut segment: Segment) -> Result<Staged, Failure> {
         let transform = info_span!("transform", segment = number, rows = Empty);
         let stage = info_span!("stage", segment = number, rows = Empty);
+        let room = self.reserve(number).instrument(stage.clone()).await?;
         let mut written = Vec::new();
         for (place, target) in self.targets.iter().enumerate() {
             // The last load takes the rows, so that they are freed while they are worked off.
@@ -78,8 +86,14 @@ impl Bench<'_> {
             } else {
                 segment.batches.clone()
             };
+            let mut writer = None;
+            if let Some(room) = room.get(target.to.as_str()).filter(|_| target.lacks(number)) {
+                let attempt = self.order.assignment.key.attempt;
+                let opening = room.segment(&target.load, self.spec.chunk, attempt);
+                writer = Some(opening.instrument(stage.clone()).await?);
+            }
             written.push(
-                self.through(target, number, segment.rows, batches, &transform, &stage)
+                self.through(target, writer, segment.rows, batches, &transform, &stage)
                     .await?,
             );
         }
@@ -92,23 +106,32 @@ impl Bench<'_> {
         self.commit(number, segment, written).instrument(stage).await
     }
 
+    /// Each destination with room for the loads there that don't hold the segment yet. Destinations are asked in the order
+    /// of their names, so that chunks of different pipelines don't wait for each other in a circle either.
+    async fn reserve(&self, number: u32) -> Result<BTreeMap<&str, Arc<dyn Destination>>, Failure> {
+        let mut wanted: BTreeMap<&str, (&dyn Destination, usize)> = BTreeMap::new();
+        for target in self.targets.iter().filter(|target| target.lacks(number)) {
+            let (_, segments) = wanted.entry(&target.to).or_insert((target.destination.as_ref(), 0));
+            *segments += 1;
+        }
+        let mut room = BTreeMap::new();
+        for (name, (destination, segments)) in wanted {
+            room.insert(name, destination.reserve(segments).await?);
+        }
+        Ok(room)
+    }
+
     /// Runs the stage's SQL for one load and writes what comes out. Transforming and writing take turns, batch by
     /// batch, so a slow destination holds the transform back; each has its own span, entered while it is busy.
     async fn through(
         &self,
         target: &Target,
-        number: u32,
+        mut writer: Option<Box<dyn SegmentWriter>>,
         rows: u64,
         batches: Vec<RecordBatch>,
         transform: &Span,
         stage: &Span,
     ) -> Result<Written, Failure> {
-        let mut writer = None;
-        if !target.standing.contains_key(&number) {
-            let attempt = self.order.assignment.key.attempt;
-            let opening = target.destination.segment(&target.load, self.spec.chunk, attempt);
-            writer = Some(opening.instrument(stage.clone()).await?);
-        }
         let mut tally = RowTally::new(rows);
         let mut run = self
             .pass

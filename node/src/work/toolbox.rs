@@ -72,9 +72,11 @@ impl Toolbox {
             let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
             destinations.entry(name.clone()).or_default().clone()
         };
-        cell.get_or_try_init(|| async { sink::registry::open(name, &self.config.destination(name)?).await })
-            .await
-            .cloned()
+        cell.get_or_try_init(|| async {
+            sink::registry::open_with(name, &self.config.destination(name)?, self.config.connections).await
+        })
+        .await
+        .cloned()
     }
 
     /// The plan of the order's run, made once.

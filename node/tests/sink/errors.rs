@@ -6,9 +6,9 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use haulage_core::failure::{Class, Failure};
 use haulage_node::sink::registry;
 use haulage_plan::definition::Mode;
+use haulage_test_support::postgres::PASSWORD;
 
 use super::load::load;
-use super::postgres::Cluster;
 use super::world::World;
 
 crate::on_all!(misfits_name_column_and_types, a_view_is_no_target);
@@ -69,8 +69,10 @@ async fn refused(url: &str) -> Failure {
         .prepare(&load("a", Mode::Replace, &[]))
         .await
         .expect_err("nobody lets us in");
-    assert!(!format!("{failure} {failure:?}").contains("opensesame"), "{failure}");
-    assert!(!format!("{failure} {failure:?}").contains("guess"), "{failure}");
+    // The password, as it is and as it stands in an address.
+    for secret in [PASSWORD, "%20", "guess"] {
+        assert!(!format!("{failure} {failure:?}").contains(secret), "{failure}");
+    }
     assert!(
         failure.message.contains("destination warehouse (PostgreSQL at "),
         "{failure}"
@@ -81,16 +83,10 @@ async fn refused(url: &str) -> Failure {
 #[tokio::test]
 async fn each_way_of_not_getting_in() {
     let world = World::postgres().await;
-    world
-        .run("DO $$ BEGIN CREATE ROLE locked LOGIN PASSWORD 'opensesame'; EXCEPTION WHEN duplicate_object THEN END $$")
-        .await;
-    let port = Cluster::shared().port();
+    let server = world.server().0;
+    let port = server.port();
     for (url, class, words) in [
-        (
-            format!("postgres://locked:guess@127.0.0.1:{port}/postgres"),
-            Class::Permanent,
-            "wrong password",
-        ),
+        (server.url_with_password("guess"), Class::Permanent, "wrong password"),
         (
             format!("postgres://locked@127.0.0.1:{port}/postgres"),
             Class::Permanent,
@@ -107,7 +103,7 @@ async fn each_way_of_not_getting_in() {
             "login refused",
         ),
         (
-            format!("postgres://locked:opensesame@127.0.0.1:{port}/postgres"),
+            server.url_with_password(&PASSWORD.replace(' ', "%20")),
             Class::Permanent,
             "permission denied",
         ),
@@ -137,10 +133,7 @@ async fn what_was_refused_can_be_discarded() {
     world
         .run("DO $$ BEGIN CREATE ROLE guest LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
         .await;
-    let url = match &world.kind {
-        super::world::Kind::Postgres { url, .. } => url.replace("postgres://postgres@", "postgres://guest@"),
-        super::world::Kind::Sqlite { .. } => panic!("only for PostgreSQL"),
-    };
+    let url = world.server().1.replace("postgres://postgres@", "postgres://guest@");
     let load = load("a", Mode::Replace, &[]);
     let failure = refused(&url).await;
     assert!(failure.message.contains("permission denied"), "{failure}");

@@ -3,6 +3,7 @@
 use haulage_core::failure::Class;
 use haulage_node::sink::LoadContext;
 use haulage_plan::definition::Mode;
+use sqlx::{Connection, PgConnection};
 
 use super::load::{TestRow, load};
 use super::world::World;
@@ -367,4 +368,31 @@ async fn inspect_touches_nothing(world: &World) {
             .len(),
         1
     );
+}
+
+/// The markers stand, and a row is gone: not for everybody, so that an index which is built now still has it.
+#[tokio::test]
+async fn a_row_that_is_missing_is_missed() {
+    for key in [&[][..], &["id"]] {
+        let world = World::postgres().await;
+        let load = load("r1", Mode::Replace, key);
+        let expected = world.stage(&load, ROWS).await.expect("staged");
+        let (_, url) = world.server();
+        let mut older = PgConnection::connect(url).await.expect("a connection");
+        sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            .execute(&mut older)
+            .await
+            .expect("a snapshot");
+        world
+            .run(
+                "DO $$ DECLARE stage regclass; BEGIN
+                     SELECT oid INTO STRICT stage FROM pg_class WHERE relname LIKE 'stage\\_%' AND relkind = 'r';
+                     EXECUTE 'DELETE FROM ' || stage || ' WHERE id = 3';
+                 END $$",
+            )
+            .await;
+        let verified = world.destination.verify(&load, expected).await;
+        let failure = verified.expect_err("a row is gone");
+        assert!(failure.message.contains("holds 2 rows"), "{key:?}: {failure}");
+    }
 }

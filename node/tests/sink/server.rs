@@ -7,22 +7,20 @@ use haulage_core::failure::Class;
 use haulage_core::ids::Attempt;
 use haulage_node::sink::{Expected, registry};
 use haulage_plan::definition::Mode;
+use haulage_test_support::postgres::Postgres;
+use haulage_test_support::proxy::{Commit, Proxy};
+use haulage_test_support::{PATIENCE, until};
 use sqlx::{Connection, PgConnection};
 
-use super::cut::Cut;
 use super::load::{CHUNK, TestRow, batch, load, marker};
-use super::postgres::Cluster;
-use super::world::{Kind, World};
+use super::world::World;
 
 fn rows(from: i32, count: i32) -> Vec<TestRow> {
     (from..from + count).map(|id| (id, Some("row"), 0.5)).collect()
 }
 
 fn url(world: &World) -> String {
-    match &world.kind {
-        Kind::Postgres { url, .. } => url.clone(),
-        Kind::Sqlite { .. } => panic!("only for PostgreSQL"),
-    }
+    world.server().1.to_owned()
 }
 
 /// Counts the target over and over, in both protocols, and keeps every count that it saw.
@@ -235,8 +233,8 @@ async fn a_target_that_changes_under_a_run_is_not_lost() {
 #[tokio::test]
 async fn the_answer_to_a_commit_is_lost() {
     let world = World::postgres().await;
-    let port = Cluster::shared().port();
-    let cut = Cut::in_front_of(port).await;
+    let port = world.server().0.port();
+    let cut = Proxy::start(port).await.expect("a proxy");
     let far = url(&world).replace(&format!(":{port}/"), &format!(":{}/", cut.port()));
     let far = World {
         destination: registry::open("far", &far).await.expect("a destination"),
@@ -252,7 +250,7 @@ async fn the_answer_to_a_commit_is_lost() {
         .await
         .expect("a writer");
     writer.write(&batch(&load, &rows(1, 2))).await.expect("written");
-    cut.after_next_commit();
+    cut.next_commit(Commit::LosesItsAnswer);
     let committed = writer
         .commit(marker(CHUNK, 0, Attempt(1)))
         .await
@@ -265,7 +263,7 @@ async fn the_answer_to_a_commit_is_lost() {
         .await
         .expect("a writer");
     writer.write(&batch(&load, &rows(3, 2))).await.expect("written");
-    cut.before_next_commit();
+    cut.next_commit(Commit::IsLost);
     let lost = writer
         .commit(marker(CHUNK, 1, Attempt(1)))
         .await
@@ -283,7 +281,7 @@ async fn the_answer_to_a_commit_is_lost() {
 
     let expected = Expected { rows: 4, segments: 2 };
     far.destination.verify(&load, expected).await.expect("verified");
-    cut.after_next_commit();
+    cut.next_commit(Commit::LosesItsAnswer);
     let lost = far
         .destination
         .publish(&load, expected)
@@ -301,22 +299,18 @@ async fn the_answer_to_a_commit_is_lost() {
 
 #[tokio::test]
 async fn a_crash_of_the_server_is_noticed() {
-    let cluster = Arc::new(Cluster::start());
-    let url = cluster.url(&cluster.database().await);
-    let destination = registry::open("warehouse", &url).await.expect("a destination");
-    let world = World {
-        destination,
-        kind: Kind::Postgres {
-            _cluster: Arc::clone(&cluster),
-            url,
-        },
+    let cluster = Arc::new(Postgres::start().await.expect("PostgreSQL"));
+    let world = World::on(Arc::clone(&cluster)).await;
+    let crash = async || {
+        cluster.stop();
+        cluster.start_again().await.expect("PostgreSQL starts again");
     };
     let (logged, unlogged) = (load("a", Mode::Replace, &["id"]), load("b", Mode::Append, &["id"]));
     let mut other = unlogged.clone();
     other.table = "others".to_owned();
     let expected = world.stage(&logged, &rows(1, 4)).await.expect("staged");
     world.stage(&other, &rows(1, 4)).await.expect("staged");
-    cluster.crash();
+    crash().await;
     // A marker never stands for rows that are gone.
     assert_eq!(
         world.destination.begin(&other, CHUNK, Attempt(2)).await.expect("begun"),
@@ -341,7 +335,7 @@ async fn a_crash_of_the_server_is_noticed() {
         2
     );
     world.destination.verify(&logged, expected).await.expect("verified");
-    cluster.crash();
+    crash().await;
     world.destination.publish(&logged, expected).await.expect("published");
     assert_eq!(world.rows("things").await.expect("a table").len(), 4);
 }
@@ -365,21 +359,15 @@ async fn a_transaction_that_holds_the_table_is_waited_for() {
     let publishing = tokio::spawn(async move { destination.publish(&load, expected).await });
     // Once a try has ended in the lock timeout, the reader goes.
     let mut watcher = PgConnection::connect(&url(&world)).await.expect("a connection");
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
-    loop {
+    until("the publish asks for the table", PATIENCE, async || {
         let waiting: i64 =
             sqlx::query_scalar("SELECT count(*) FROM pg_locks WHERE relation = 'things'::regclass AND NOT granted")
                 .fetch_one(&mut watcher)
-                .await
-                .expect("a catalog");
-        if waiting > 0 {
-            break;
-        }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "the publish never asked for the table"
-        );
-    }
+                .await?;
+        Ok((waiting > 0).then_some(()))
+    })
+    .await
+    .expect("a publish that waits");
     sqlx::raw_sql("COMMIT")
         .execute(&mut holder)
         .await

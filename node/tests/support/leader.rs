@@ -16,6 +16,7 @@ use haulage_proto::link::message::{
     Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Heartbeat, Hello, HelloReply, LeaseGrant, Outcome, Task,
 };
 use haulage_proto::link::wire::{self, Meta, Wire};
+use haulage_test_support::wait_for;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use serde::Serialize;
@@ -120,6 +121,12 @@ impl Leader {
             .destinations
             .insert("warehouse".into(), format!("sqlite:{}", warehouse(folder)));
         config.fault = haulage_node::fault::Fault::parse(fault).expect("a fault");
+        Self::start_with(config, folder, pipeline).await
+    }
+
+    /// Starts a node with these settings, and greets it.
+    pub(crate) async fn start_with(config: NodeConfig, folder: &Path, pipeline: &str) -> Self {
+        let run = RunId::new(format!("p-{}", config.name));
         let heard = Arc::new(Mutex::new(Heard::default()));
         Actor::spawn(None, Gateway, (config.name.clone(), heard.clone()))
             .await
@@ -132,12 +139,13 @@ impl Leader {
             base: folder.to_str().expect("UTF-8").into(),
             params: BTreeMap::new(),
             loads: Vec::new(),
+            places: BTreeMap::new(),
             traceparent: String::new(),
         };
         let leader = Self {
             node,
             heard,
-            run: RunId::new(format!("p-{name}")),
+            run,
             submission,
         };
         leader.hello(EPOCH).await.expect("the node answers");
@@ -201,7 +209,18 @@ impl Leader {
 
     /// One step of the load `out`.
     pub(crate) async fn step(&self, kind: StepKind, rows: u64, segments: u64) -> Result<Outcome, Failure> {
-        let load = LoadName::from("out");
+        self.step_of("out", kind, rows, segments).await
+    }
+
+    /// One step of a load.
+    pub(crate) async fn step_of(
+        &self,
+        load: &str,
+        kind: StepKind,
+        rows: u64,
+        segments: u64,
+    ) -> Result<Outcome, Failure> {
+        let load = LoadName::from(load);
         let task = Task::Step {
             expected_rows: rows,
             expected_segments: segments,
@@ -239,16 +258,4 @@ impl Leader {
 /// The warehouse of a test.
 pub(crate) fn warehouse(folder: &Path) -> String {
     folder.join("warehouse.db").to_str().expect("UTF-8").to_owned()
-}
-
-/// Waits until `look` finds something.
-pub(crate) async fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "waited too long for {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use haulage_node::sink::{Destination, registry};
+use haulage_test_support::postgres::Postgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
 use tempfile::TempDir;
-
-use super::postgres::Cluster;
 
 /// An empty database, and the destination that leads to it.
 pub(crate) struct World {
@@ -15,18 +14,22 @@ pub(crate) struct World {
 }
 
 pub(crate) enum Kind {
-    Postgres { _cluster: Arc<Cluster>, url: String },
+    Postgres { cluster: Arc<Postgres>, url: String },
     Sqlite { folder: TempDir },
 }
 
 impl World {
     pub(crate) async fn postgres() -> Self {
-        let cluster = Cluster::shared();
-        let url = cluster.url(&cluster.database().await);
+        Self::on(Postgres::shared().await.expect("PostgreSQL")).await
+    }
+
+    /// A new database of this cluster.
+    pub(crate) async fn on(cluster: Arc<Postgres>) -> Self {
+        let url = cluster.url(&cluster.database().await.expect("a database"));
         let destination = registry::open("warehouse", &url).await.expect("a destination");
         Self {
             destination,
-            kind: Kind::Postgres { _cluster: cluster, url },
+            kind: Kind::Postgres { cluster, url },
         }
     }
 
@@ -37,6 +40,14 @@ impl World {
         Self {
             destination,
             kind: Kind::Sqlite { folder },
+        }
+    }
+
+    /// The server, and the address of the database in it.
+    pub(crate) fn server(&self) -> (&Postgres, &str) {
+        match &self.kind {
+            Kind::Postgres { cluster, url } => (cluster, url),
+            Kind::Sqlite { .. } => panic!("only for PostgreSQL"),
         }
     }
 

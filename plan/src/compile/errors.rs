@@ -3,6 +3,7 @@
 use datafusion::common::{Column, DataFusionError, Diagnostic, SchemaError};
 use datafusion::sql::sqlparser::parser::ParserError;
 
+use super::wording;
 use crate::diagnostics::did_you_mean;
 
 /// One thing that is wrong with a SQL text. The place is a line and column of that text, from 1.
@@ -46,7 +47,8 @@ fn collect(error: &DataFusionError, diagnostic: Option<&Diagnostic>, found: &mut
             let place = diagnostic
                 .and_then(|diagnostic| diagnostic.span)
                 .map(|span| (span.start.line, span.start.column));
-            found.push(plain(&message(other), place));
+            let fault = matches!(other, DataFusionError::Internal(_));
+            found.push(wording::found(&message(other), place, fault));
         }
     }
 }
@@ -61,6 +63,9 @@ pub(crate) fn message(error: &DataFusionError) -> String {
         "Schema error: ",
         "Execution error: ",
         "Arrow error: ",
+        "External error: ",
+        "Parser error: ",
+        "Cast error: ",
         "Optimizer rule ",
         "Invalid or Unsupported Configuration: ",
     ] {
@@ -83,10 +88,11 @@ fn syntax(error: &ParserError) -> Found {
     let (message, place) = split_place(text);
     // At the end of the text, wherever that is.
     let place = place.or(message.ends_with("found: EOF").then_some((u64::MAX, 1)));
+    let (said, suggestion) = wording::syntax(message);
     Found {
         place,
-        message: format!("the SQL can't be read: {}", lower_first(message)),
-        suggestion: None,
+        message: format!("the SQL can't be read: {said}"),
+        suggestion: suggestion.map(str::to_owned),
     }
 }
 
@@ -123,12 +129,18 @@ fn schema(error: &SchemaError, diagnostic: Option<&Diagnostic>) -> Found {
             Found {
                 place: of(field),
                 message,
-                suggestion: suggest_column(field, valid_fields),
+                suggestion: if valid_fields.is_empty() {
+                    Some("there is no FROM: write `SELECT ... FROM table`".to_owned())
+                } else {
+                    suggest_column(field, valid_fields)
+                },
             }
         }
         SchemaError::AmbiguousReference { field } => {
-            let message = format!("the column `{}` is in more than one table", field.name);
-            Found::new(of(field), message, format!("say which: `table.{}`", field.name))
+            let name = &field.name;
+            let message = format!("the column `{name}` is in more than one table, or is there twice");
+            let help = format!("say which: `table.{name}`; of two with one name, rename one: `AS {name}_2`");
+            Found::new(of(field), message, help)
         }
         SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
             let place = span.map(|span| (span.start.line, span.start.column));
@@ -170,46 +182,7 @@ fn suggest_column(field: &Column, valid: &[Column]) -> Option<String> {
     did_you_mean(&field.name, names)
 }
 
-fn plain(text: &str, place: Option<(u64, u64)>) -> Found {
-    if let Some(rest) = text.strip_prefix("Invalid function '") {
-        let name = rest.split('\'').next().unwrap_or_default();
-        let near = rest
-            .split("Did you mean '")
-            .nth(1)
-            .and_then(|rest| rest.split('\'').next());
-        let near = near.and_then(|near| crate::diagnostics::closest(name, [near]));
-        let suggestion = near.map(|near| format!("did you mean `{near}`?"));
-        return Found {
-            place,
-            message: format!("unknown function `{name}`"),
-            suggestion,
-        };
-    }
-    if let Some((predicate, found)) = text
-        .strip_prefix("Cannot create filter with non-boolean predicate '")
-        .and_then(|rest| rest.rsplit_once("' returning "))
-    {
-        let message = format!(
-            "WHERE needs a condition, and `{predicate}` is of type {}",
-            found.to_lowercase()
-        );
-        return Found::new(place, message, "compare it with something");
-    }
-    let suggestion = if text.contains("oerc") || text.contains("common argument type") {
-        Some("make the types equal with CAST(column AS type)".to_owned())
-    } else {
-        None
-    };
-    let first = text.split("\n\tCandidate functions").next().unwrap_or(text);
-    let first = first.split(" No function matches").next().unwrap_or(first);
-    Found {
-        place,
-        message: lower_first(first.trim()),
-        suggestion,
-    }
-}
-
-fn lower_first(text: &str) -> String {
+pub(crate) fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     match (chars.next(), chars.clone().next()) {
         // "SQL" and "NULL" stay as they are.

@@ -6,19 +6,29 @@
 //! Reject rules divide that pass: the rows to judge are a plan of their own ([`RejectPlan`]), and what reads them scans
 //! a table. So the optimizer, which works on one plan at a time, can't move a later WHERE below a rule.
 
+mod bounds;
 mod carry;
 mod context;
+mod depth;
 mod errors;
 mod feed;
+mod inspect;
 mod order;
 mod output;
 mod place;
+mod refuse;
+mod stages;
 mod statement;
 mod steps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_depth;
+#[cfg(test)]
+mod tests_of_messages;
+mod wording;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -31,11 +41,14 @@ use indexmap::IndexMap;
 pub use context::{PlanTable, TableKind, session_builder, session_config, source_schema, with_row};
 
 use crate::ROW_COLUMN;
-use crate::definition::{Column, Definition, Source, SourceKind};
+use crate::definition::{Column, Definition, Place, Source, SourceKind};
 use crate::diagnostics::{Diagnostics, Report};
-use context::Context;
+use bounds::Size;
 use feed::Feed;
 use steps::{Known, Planner};
+
+/// Columns of a source: more than any destination's table can have.
+const MAX_COLUMNS: usize = 4_000;
 
 /// A checked pipeline, ready to be run by a node.
 #[derive(Debug, Clone)]
@@ -123,20 +136,32 @@ impl Compiled {
 /// Checks and plans a pipeline. `columns` holds the columns of sources that don't declare them (and may hold others).
 /// Everything that is wrong is reported at once, as far as one error doesn't hide another.
 pub fn compile(definition: &Definition, columns: &BTreeMap<String, Vec<Column>>) -> Result<Compiled, Diagnostics> {
-    let mut planner = Planner {
-        definition,
-        context: Context::new(),
-        known: HashMap::new(),
-        rejects: BTreeMap::new(),
-        report: Report::new(&definition.file, Arc::clone(&definition.text)),
-    };
+    deep(definition, || compile_here(definition, columns))
+}
+
+/// Runs what parses or plans SQL on a deep stack. That it broke down there is an error of the file like any other: a
+/// submission must not end a coordinator or a node.
+fn deep<T: Send>(
+    definition: &Definition,
+    work: impl FnOnce() -> Result<T, Diagnostics> + Send,
+) -> Result<T, Diagnostics> {
+    crate::deep::run(work).unwrap_or_else(|why| {
+        let mut report = Report::new(&definition.file, Arc::clone(&definition.text));
+        let help = "write the SQL of its steps in a simpler way, one step at a time, and report what broke it";
+        report.help(Place::default(), format!("the pipeline can't be planned: {why}"), help);
+        Err(report.finish())
+    })
+}
+
+fn compile_here(definition: &Definition, columns: &BTreeMap<String, Vec<Column>>) -> Result<Compiled, Diagnostics> {
+    let mut planner = Planner::new(definition);
     let columns = sources(&mut planner, columns);
     let steps = all_steps(&mut planner);
     let loads = loads(&mut planner, &steps);
     if !planner.report.is_empty() {
         return Err(planner.report.finish());
     }
-    let (stages, loads) = stages(definition, &planner, &steps, loads);
+    let (stages, loads) = stages::stages(definition, &planner, &steps, loads);
     Ok(Compiled {
         definition: definition.clone(),
         columns,
@@ -156,19 +181,15 @@ pub fn compile_if_declared(definition: &Definition) -> Result<Option<Compiled>, 
     if declared {
         return compile(definition, &BTreeMap::new()).map(Some);
     }
-    let mut planner = Planner {
-        definition,
-        context: Context::new(),
-        known: HashMap::new(),
-        rejects: BTreeMap::new(),
-        report: Report::new(&definition.file, Arc::clone(&definition.text)),
-    };
-    order::order(&mut planner);
-    if planner.report.is_empty() {
-        Ok(None)
-    } else {
-        Err(planner.report.finish())
-    }
+    deep(definition, || {
+        let mut planner = Planner::new(definition);
+        order::order(&mut planner);
+        if planner.report.is_empty() {
+            Ok(None)
+        } else {
+            Err(planner.report.finish())
+        }
+    })
 }
 
 fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> BTreeMap<String, Vec<Column>> {
@@ -203,6 +224,17 @@ fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> 
 }
 
 fn one_source(planner: &mut Planner<'_>, source: &Source, columns: &[Column]) -> Result<()> {
+    if columns.len() > MAX_COLUMNS {
+        let message = format!(
+            "source `{}` has {} columns; at most {MAX_COLUMNS} can be planned",
+            source.name,
+            columns.len()
+        );
+        planner
+            .report
+            .help(source.place, message, "declare those that you need");
+        return Ok(());
+    }
     let mut seen = BTreeSet::new();
     for column in columns {
         if !seen.insert(&column.name) || column.name == ROW_COLUMN {
@@ -231,6 +263,7 @@ fn one_source(planner: &mut Planner<'_>, source: &Source, columns: &[Column]) ->
         BTreeSet::new()
     };
     let known = Known {
+        size: Size::table(schema.fields().len()),
         schema,
         feed,
         lookups,
@@ -245,6 +278,7 @@ fn one_source(planner: &mut Planner<'_>, source: &Source, columns: &[Column]) ->
 fn unknown() -> Known {
     let schema = Arc::new(datafusion::arrow::datatypes::Schema::empty());
     Known {
+        size: Size::table(0),
         schema,
         feed: Feed::Refused,
         lookups: BTreeSet::new(),
@@ -329,86 +363,4 @@ fn trial(planner: &Planner<'_>, plan: LogicalPlan) -> Result<LogicalPlan> {
     let config = OptimizerContext::new_with_config_options(Arc::clone(state.config_options()));
     state.optimizer().optimize(analyzed, &config, |_, _| {})?;
     Ok(plan)
-}
-
-fn stages(
-    definition: &Definition,
-    planner: &Planner<'_>,
-    steps: &IndexMap<String, StepPlan>,
-    loaded: IndexMap<LoadName, Loaded>,
-) -> (Vec<Stage>, IndexMap<LoadName, LoadPlan>) {
-    let mut stages: Vec<Stage> = Vec::new();
-    let mut loads = IndexMap::new();
-    for source in definition.sources.keys() {
-        let fed: Vec<&LoadName> = loaded
-            .iter()
-            .filter(|(_, load)| load.source == *source)
-            .map(|(name, _)| name)
-            .collect();
-        if fed.is_empty() {
-            continue;
-        }
-        let mut needed = BTreeSet::new();
-        let mut lookups = BTreeSet::new();
-        for from in fed
-            .iter()
-            .filter_map(|name| definition.loads.get(*name))
-            .map(|load| load.from.as_str())
-        {
-            reach(from, steps, &mut needed);
-            lookups.extend(
-                planner
-                    .known
-                    .get(from)
-                    .map(|known| known.lookups.clone())
-                    .unwrap_or_default(),
-            );
-        }
-        stages.push(Stage {
-            id: StageId(u32::try_from(stages.len()).unwrap_or(u32::MAX)),
-            source: source.clone(),
-            steps: steps
-                .keys()
-                .filter(|step| needed.contains(step.as_str()))
-                .cloned()
-                .collect(),
-            loads: fed.into_iter().cloned().collect(),
-            lookups,
-        });
-    }
-    for (name, load) in loaded {
-        let Some(stage) = stages.iter().find(|stage| stage.source == load.source) else {
-            continue;
-        };
-        let from = definition
-            .loads
-            .get(&name)
-            .and_then(|load| planner.known.get(&load.from));
-        let (lookups, rejects) = from
-            .map(|known| (known.lookups.clone(), known.rejects.clone()))
-            .unwrap_or_default();
-        let rejects = rejects
-            .into_iter()
-            .filter(|step| planner.rejects.contains_key(step))
-            .collect();
-        let plan = LoadPlan {
-            stage: stage.id,
-            schema: load.schema,
-            plan: load.plan,
-            lookups,
-            rejects,
-        };
-        loads.insert(name, plan);
-    }
-    (stages, loads)
-}
-
-fn reach<'s>(from: &'s str, steps: &'s IndexMap<String, StepPlan>, needed: &mut BTreeSet<&'s str>) {
-    if let Some(step) = steps.get(from)
-        && needed.insert(from)
-    {
-        for read in &step.reads {
-            reach(read, steps, needed);
-        }
-    }
 }

@@ -135,6 +135,24 @@ pub(crate) fn words(sql: &str, words: &[&str]) -> Vec<(u64, u64)> {
     found
 }
 
+/// Where a text, a number, or a name in double quotes (given with them) stands in a SQL text.
+pub(crate) fn literal(sql: &str, value: &str) -> Option<(u64, u64)> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().ok()?;
+    let found = tokens.iter().find(|token| match &token.token {
+        Token::SingleQuotedString(text) | Token::Number(text, _) => text == value,
+        Token::Word(word) => word.quote_style.is_some() && word.to_string() == value,
+        _ => false,
+    })?;
+    Some((found.span.start.line, found.span.start.column))
+}
+
+/// Where a sign first stands in a SQL text.
+pub(crate) fn sign(sql: &str, wanted: &Token) -> Option<(u64, u64)> {
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().ok()?;
+    let found = tokens.iter().find(|token| token.token == *wanted)?;
+    Some((found.span.start.line, found.span.start.column))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use datafusion::common::DataFusionError;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -10,10 +11,15 @@ use datafusion::sql::sqlparser::ast::{
     Expr, ObjectName, Query, Select, SelectItem, SetExpr, Spanned, Statement as SqlStatement, Value, Visit, Visitor,
     visit_expressions, visit_relations,
 };
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
 use super::errors::{self, Found};
+use super::{depth, refuse};
 use crate::diagnostics::did_you_mean;
+
+/// The longest expression that a suggestion repeats.
+const MAX_WRITTEN: usize = 200;
 
 /// A query and the tables it reads.
 #[derive(Debug)]
@@ -25,10 +31,11 @@ pub(crate) struct Parsed {
 
 /// Parses the SQL of a step.
 pub(crate) fn parse(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result<Parsed, Vec<Found>> {
+    depth::check_text(sql).map_err(one)?;
     let mut statements = DFParserBuilder::new(sql)
         .build()
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(|error| errors::explain(&error))?;
+        .map_err(|error| unreadable(sql, &error))?;
     let (Some(statement), None) = (statements.pop_front(), statements.front()) else {
         let at = sql.find(';').map(|end| line_and_column(sql, end + 1));
         return Err(vec![Found::new(
@@ -43,9 +50,12 @@ pub(crate) fn parse(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result
     let SqlStatement::Query(query) = inner.as_ref() else {
         return Err(vec![not_a_select(None)]);
     };
+    // First: whatever else looks at the tree may look at all of it.
+    depth::check_tree(inner.as_ref()).map_err(one)?;
     let mut found = Vec::new();
     check_query(query, &mut found);
-    check_params(inner, params, &mut found);
+    check_params(inner.as_ref(), params, &mut found);
+    refuse::look(sql, inner.as_ref(), &mut found);
     if !found.is_empty() {
         return Err(found);
     }
@@ -73,12 +83,15 @@ pub(crate) fn parse(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result
 
 /// Parses one expression: a reject rule.
 pub(crate) fn parse_rule(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result<Expr, Vec<Found>> {
+    depth::check_text(sql).map_err(one)?;
     let mut parser = DFParserBuilder::new(sql)
         .build()
-        .map_err(|error| errors::explain(&error))?;
-    let parsed = parser.parse_into_expr().map_err(|error| errors::explain(&error))?;
+        .map_err(|error| unreadable(sql, &error))?;
+    let parsed = parser.parse_into_expr().map_err(|error| unreadable(sql, &error))?;
+    depth::check_tree(&parsed.expr).map_err(one)?;
     let mut found = Vec::new();
     check_params(&parsed.expr, params, &mut found);
+    refuse::look(sql, &parsed.expr, &mut found);
     let subquery = visit_expressions(&parsed.expr, |expr| match expr {
         Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => ControlFlow::Break(start(expr.span())),
         _ => ControlFlow::Continue(()),
@@ -99,6 +112,20 @@ pub(crate) fn parse_rule(sql: &str, params: &BTreeMap<String, ScalarValue>) -> R
         ));
     }
     if found.is_empty() { Ok(parsed.expr) } else { Err(found) }
+}
+
+fn one(found: Found) -> Vec<Found> {
+    vec![found]
+}
+
+/// What the parser says; where it is nested too deep it doesn't say.
+fn unreadable(sql: &str, error: &DataFusionError) -> Vec<Found> {
+    match error.find_root() {
+        DataFusionError::SQL(parser, _) if matches!(**parser, ParserError::RecursionLimitExceeded) => {
+            vec![depth::innermost(sql)]
+        }
+        _ => errors::explain(error),
+    }
 }
 
 fn not_a_select(place: Option<(u64, u64)>) -> Found {
@@ -149,10 +176,13 @@ fn check_select(select: &Select, found: &mut Vec<Found>) {
         }
         if !matches!(inner, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) {
             let message = format!("column {} of the step has no name", index + 1);
+            // Said in full only where it is short enough to be read.
+            let written = expr.to_string();
+            let written = if written.len() > MAX_WRITTEN { "..." } else { &written };
             found.push(Found::new(
                 start(expr.span()),
                 message,
-                format!("write `{expr} AS name`"),
+                format!("write `{written} AS name`"),
             ));
         }
     }
@@ -165,18 +195,32 @@ fn check_params<V: Visit>(sql: &V, params: &BTreeMap<String, ScalarValue>, found
         {
             let bare = name.trim_start_matches('$');
             if !params.contains_key(bare) || !name.starts_with('$') {
-                let help = did_you_mean(bare, params.keys().map(String::as_str))
-                    .unwrap_or_else(|| format!("declare it: `params: {{{bare}: {{type: text}}}}`"));
-                found.push(Found::new(
-                    start(value.span),
-                    format!("unknown parameter `{name}`"),
-                    help,
-                ));
+                found.push(unknown_param(name, start(value.span), params));
             }
+        }
+        if let Expr::Identifier(ident) = expr
+            && ident.quote_style.is_none()
+            && ident.value.starts_with('@')
+        {
+            found.push(unknown_param(&ident.value, start(ident.span), params));
         }
         ControlFlow::<()>::Continue(())
     });
     debug_assert!(flow.is_continue());
+}
+
+/// A parameter that is not declared, or that is written as other systems do: `:day`, `@day`, `?`.
+fn unknown_param(written: &str, place: Option<(u64, u64)>, params: &BTreeMap<String, ScalarValue>) -> Found {
+    let bare = written.trim_start_matches(['$', ':', '@', '?']);
+    let help = if params.contains_key(bare) {
+        format!("write `${bare}`")
+    } else if bare.is_empty() {
+        "parameters have names: write `$day` and declare `params: {day: {type: date}}`".to_owned()
+    } else {
+        did_you_mean(bare, params.keys().map(String::as_str))
+            .unwrap_or_else(|| format!("declare it: `params: {{{bare}: {{type: text}}}}`"))
+    };
+    Found::new(place, format!("unknown parameter `{written}`"), help)
 }
 
 fn first_named(statement: &SqlStatement, table: &str) -> Option<(u64, u64)> {

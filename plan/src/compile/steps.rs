@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, DataFusionError, ParamValues, Result, TableReference};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DataFusionError, ParamValues, Result, TableReference};
 use datafusion::logical_expr::{Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, SubqueryAlias};
 use datafusion::optimizer::OptimizerContext;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 
+use super::bounds::{self, Size};
 use super::carry::{self, in_order};
 use super::context::{Context, PlanTable, TableKind, with_row};
 use super::errors::{self, Found};
 use super::feed::{Analysis, Feed, volatile_function};
+use super::inspect::{failing_expr, left_subquery, place_of_type_error};
 use super::statement::{self, Parsed};
 use super::{RejectPlan, StepPlan, place};
 use crate::ROW_COLUMN;
@@ -24,6 +26,8 @@ use crate::diagnostics::{Report, did_you_mean};
 pub(crate) struct Known {
     pub(crate) schema: Arc<Schema>,
     pub(crate) feed: Feed,
+    /// How large its plan is, with everything it reads put in.
+    pub(crate) size: Size,
     /// The lookups that it reads, by itself or by what it reads.
     pub(crate) lookups: BTreeSet<String>,
     /// The steps with reject rules on the way to it, itself included.
@@ -41,12 +45,22 @@ pub(crate) struct Planner<'d> {
     pub(crate) report: Report,
 }
 
-impl Planner<'_> {
+impl<'d> Planner<'d> {
+    pub(crate) fn new(definition: &'d Definition) -> Self {
+        Self {
+            definition,
+            context: Context::new(),
+            known: HashMap::new(),
+            rejects: BTreeMap::new(),
+            report: Report::new(&definition.file, Arc::clone(&definition.text)),
+        }
+    }
+
     /// Plans a step whose tables are all planned. What is wrong goes to the report; then nothing is known of the step.
     pub(crate) fn plan(&mut self, step: &Step, parsed: &Parsed) -> Option<StepPlan> {
         let before = self.report.len();
-        let plan = match self.logical(&step.query.text, parsed) {
-            Ok(plan) => plan,
+        let (plan, size) = match self.logical(&step.query.text, parsed) {
+            Ok(planned) => planned,
             Err(found) => {
                 self.report_all(&step.query, step.query.place, found, Some(parsed));
                 return None;
@@ -61,14 +75,21 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let rules = self.rules(step, &schema);
+        let rules = self.rules(step, &schema, &size);
         if self.report.len() > before {
             // Later steps are still checked against its columns, but no plan is made of it.
-            self.know(step, parsed, Arc::clone(&schema), Feed::Refused, None);
+            self.know(step, parsed, Arc::clone(&schema), Feed::Refused, size, None);
             return None;
         }
         match self.carried(step, plan, &feed, rules) {
-            Ok(plan) => self.know(step, parsed, Arc::clone(&schema), feed.clone(), Some(plan)),
+            Ok(plan) => {
+                let size = if self.rejects.contains_key(&step.name) {
+                    size.divided()
+                } else {
+                    size
+                };
+                self.know(step, parsed, Arc::clone(&schema), feed.clone(), size, Some(plan));
+            }
             Err(error) => {
                 self.report_all(&step.query, step.query.place, errors::explain(&error), Some(parsed));
                 return None;
@@ -87,7 +108,15 @@ impl Planner<'_> {
         })
     }
 
-    fn know(&mut self, step: &Step, parsed: &Parsed, schema: Arc<Schema>, feed: Feed, plan: Option<LogicalPlan>) {
+    fn know(
+        &mut self,
+        step: &Step,
+        parsed: &Parsed,
+        schema: Arc<Schema>,
+        feed: Feed,
+        size: Size,
+        plan: Option<LogicalPlan>,
+    ) {
         let mut lookups = BTreeSet::new();
         let mut rejects = BTreeSet::new();
         for known in parsed.reads.iter().filter_map(|(name, _)| self.known.get(name)) {
@@ -103,6 +132,7 @@ impl Planner<'_> {
             Known {
                 schema,
                 feed,
+                size,
                 lookups,
                 rejects,
                 plan,
@@ -111,13 +141,14 @@ impl Planner<'_> {
     }
 
     /// SQL to an analyzed plan over the tables of the context, parameters bound as typed values.
-    fn logical(&self, sql: &str, parsed: &Parsed) -> Result<LogicalPlan, Vec<Found>> {
+    fn logical(&self, sql: &str, parsed: &Parsed) -> Result<(LogicalPlan, Size), Vec<Found>> {
         let planner = self.sql_planner();
         let mut context = self.planner_context();
         let plan = planner
             .sql_statement_to_plan_with_context(parsed.statement.clone(), &mut context)
             .and_then(|plan| plan.with_param_values(self.param_values()))
             .map_err(|error| errors::explain(&error))?;
+        let size = self.size(&plan)?;
         let options = self.context.state.config_options();
         let analyzer = self.context.state.analyzer();
         let analyzed = analyzer
@@ -143,8 +174,16 @@ impl Planner<'_> {
                 format!("{} with a subquery can't be used in this place", kind.to_uppercase()),
                 "use it in WHERE, or a LEFT JOIN and IS NOT NULL",
             )]),
-            None => Ok(analyzed),
+            None => Ok((analyzed, size)),
         }
+    }
+
+    /// The size of a plan with everything put in that it reads. `Err` if that is too large to be optimized.
+    fn size(&self, plan: &LogicalPlan) -> Result<Size, Vec<Found>> {
+        let known = |name: &str| self.known.get(name).map(|known| known.size.clone());
+        let size = bounds::measure(plan, &known).map_err(|error| errors::explain(&error))?;
+        size.check().map_err(|found| vec![found])?;
+        Ok(size)
     }
 
     fn sql_planner(&self) -> SqlToRel<'_, Context> {
@@ -205,10 +244,10 @@ impl Planner<'_> {
     }
 
     /// The typed conditions of a step's reject rules, over its own columns.
-    fn rules(&mut self, step: &Step, schema: &Arc<Schema>) -> Vec<(String, Expr)> {
+    fn rules(&mut self, step: &Step, schema: &Arc<Schema>, size: &Size) -> Vec<(String, Expr)> {
         let mut rules = Vec::new();
         for (name, sql) in &step.reject {
-            match self.rule(&step.name, name, sql, schema) {
+            match self.rule(&step.name, name, sql, schema, size) {
                 Ok(expr) => rules.push((name.clone(), expr)),
                 Err(found) => self.report_all(sql, sql.place, found, None),
             }
@@ -216,7 +255,7 @@ impl Planner<'_> {
         rules
     }
 
-    fn rule(&self, step: &str, name: &str, sql: &Sql, schema: &Arc<Schema>) -> Result<Expr, Vec<Found>> {
+    fn rule(&self, step: &str, name: &str, sql: &Sql, schema: &Arc<Schema>, size: &Size) -> Result<Expr, Vec<Found>> {
         let parsed = statement::parse_rule(&sql.text, &self.definition.params)?;
         let explain = |error: DataFusionError| errors::explain(&error);
         let table = Arc::new(PlanTable {
@@ -268,6 +307,8 @@ impl Planner<'_> {
         let plan = LogicalPlan::Filter(filter)
             .with_param_values(self.param_values())
             .map_err(explain)?;
+        let judged = bounds::measure(&plan, &|_| Some(size.clone())).map_err(explain)?;
+        judged.check().map_err(|found| vec![found])?;
         let options = self.context.state.config_options();
         let place = place_of_type_error(&plan);
         let analyzed = self
@@ -341,9 +382,17 @@ impl Planner<'_> {
                 let word = quoted
                     .split(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.')))
                     .next()?;
-                statement::where_named(&parsed?.statement, word.rsplit('.').next()?)
+                let word = word.rsplit('.').next()?;
+                let named = parsed.and_then(|parsed| statement::where_named(&parsed.statement, word));
+                named.or_else(|| place::words(&sql.text, &[word]).first().copied())
             });
+            // A value is found by itself: no identifier is written like this.
+            let at = at.or_else(|| place::literal(&sql.text, message.split('\'').nth(1)?));
             let place = if at.is_some() { self.place(sql, at) } else { fallback };
+            let suggestion = suggestion.map(|help| match text_in_double_quotes(&sql.text, at, &message) {
+                Some(better) if help.starts_with("there is") => better,
+                _ => help,
+            });
             self.report.maybe(place, message, suggestion);
         }
     }
@@ -405,59 +454,9 @@ fn nearest(words: &[(u64, u64)], near: Option<(u64, u64)>) -> Option<(u64, u64)>
     before.or(words.first()).copied()
 }
 
-/// A subquery that the optimizer could not make a join of, by its word: DataFusion has no way to run it.
-fn left_subquery(plan: &LogicalPlan) -> Result<Option<&'static str>> {
-    let mut kind = None;
-    plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            expr.apply(|expr| {
-                kind = match expr {
-                    Expr::Exists(_) => Some("exists"),
-                    Expr::InSubquery(_) => Some("in"),
-                    Expr::SetComparison(_) => Some("any"),
-                    Expr::ScalarSubquery(query) if !query.outer_ref_columns.is_empty() => Some("select"),
-                    _ => kind,
-                };
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    })?;
-    Ok(kind)
-}
-
-/// Where the innermost expression stands whose types don't fit.
-fn place_of_type_error(plan: &LogicalPlan) -> Option<(u64, u64)> {
-    let mut place = None;
-    let visited = plan.apply_with_subqueries(|node| {
-        let mut schema = DFSchema::empty();
-        for input in node.inputs() {
-            schema.merge(input.schema());
-        }
-        node.apply_expressions(|expr| {
-            place = place.or(failing_expr(expr, &schema));
-            Ok(TreeNodeRecursion::Continue)
-        })
-    });
-    visited.ok()?;
-    place
-}
-
-fn failing_expr(expr: &Expr, schema: &DFSchema) -> Option<(u64, u64)> {
-    let mut innermost: Option<&Expr> = None;
-    let visited = expr.apply(|expr| {
-        if expr.get_type(schema).is_err() {
-            innermost = Some(expr);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    visited.ok()?;
-    let mut spans = Vec::new();
-    let visited = innermost?.apply(|expr| {
-        if let Expr::Column(column) = expr {
-            spans.extend(column.spans.first());
-        }
-        Ok(TreeNodeRecursion::Continue)
-    });
-    visited.ok()?;
-    spans.into_iter().map(|span| (span.start.line, span.start.column)).min()
+/// A text in double quotes is a name to SQL: what to say of a name that is unknown.
+fn text_in_double_quotes(sql: &str, at: Option<(u64, u64)>, message: &str) -> Option<String> {
+    let name = message.strip_prefix("unknown column `")?.split('`').next()?;
+    let at = at?;
+    (place::literal(sql, &format!("\"{name}\"")) == Some(at)).then(|| format!("text stands in single quotes: '{name}'"))
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::parse_and_bind;
 
 /// Flights, a second chunked source, and two lookups. `body` is the rest of the file, from line 10.
-fn file(body: &str) -> String {
+pub(super) fn file(body: &str) -> String {
     format!(
         "pipeline: p\nparams:\n  day: {{type: date, default: 2013-01-01}}\n  least: {{type: int, default: 5}}\nsources:\n  \
          raw: {{csv: f.csv, columns: {{id: int!, year: int!, carrier: text, tailnum: text, delay: int, at: timestamp}}}}\n  \
@@ -17,14 +17,14 @@ fn file(body: &str) -> String {
 }
 
 /// One step `s` with this SQL, and a load of it.
-fn step(sql: &str) -> String {
+pub(super) fn step(sql: &str) -> String {
     file(&format!(
         "steps:\n  s: |\n    {}\nloads:\n  l: {{from: s, to: w, table: t, mode: append}}\n",
         sql.replace('\n', "\n    ")
     ))
 }
 
-fn compiled(text: &str) -> Result<Compiled, String> {
+pub(super) fn compiled(text: &str) -> Result<Compiled, String> {
     let definition = parse_and_bind(text, "p.yaml", &BTreeMap::new()).map_err(|e| format!("parse: {e}"))?;
     compile(&definition, &BTreeMap::new()).map_err(|found| {
         let line = |d: &crate::Diagnostic| {
@@ -41,7 +41,7 @@ fn compiled(text: &str) -> Result<Compiled, String> {
 
 /// SQL that is refused where a `^` stands in it (which is no part of it), with a part of what is said.
 #[track_caller]
-fn refused(cases: &[(&str, &str)]) {
+pub(super) fn refused(cases: &[(&str, &str)]) {
     let mut wrong = Vec::new();
     for (marked, part) in cases {
         let (before, after) = marked.split_once('^').expect("a place in the SQL");
@@ -253,7 +253,7 @@ fn errors_in_sql_stand_where_they_are() {
         ),
         (
             "SELECT id FROM raw WHERE ^upper(carrier)",
-            "WHERE needs a condition, and `upper(raw.carrier)` is of type utf8 | compare it with something",
+            "WHERE needs a condition, and `upper(raw.carrier)` is of type text | compare it with something",
         ),
         (
             "SELECT * FROM ^generate_series(1, 3)",

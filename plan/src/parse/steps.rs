@@ -10,9 +10,21 @@ use crate::definition::{Load, Mode, Place, Source, Sql, Step};
 use crate::diagnostics::{Report, did_you_mean};
 use crate::yaml::{Key, Node, Value};
 
+/// Bounds against files that no person has written.
+const MAX_STEPS: usize = 1_000;
+const MAX_RULES: usize = 200;
+
 pub(super) fn read(report: &mut Report, node: &Node, sources: &IndexMap<String, Source>) -> IndexMap<String, Step> {
     let mut steps = IndexMap::new();
     let entries = fields::entries(report, node, "steps").unwrap_or_default();
+    if let Some((key, _)) = entries.get(MAX_STEPS) {
+        let message = format!(
+            "the file has {} steps; at most {MAX_STEPS} can be planned",
+            entries.len()
+        );
+        report.help(key.place, message, "divide it into several pipelines");
+        return steps;
+    }
     let names: Vec<&str> = sources
         .keys()
         .map(String::as_str)
@@ -52,7 +64,13 @@ fn one(report: &mut Report, key: &Key, node: &Node, names: &[&str]) -> Option<St
     let fields = Fields::read(report, node, &what, &["sql", "from", "reject"])?;
     let mut reject = IndexMap::new();
     if let Some(node) = fields.get("reject") {
-        for (rule, node) in fields::entries(report, node, &format!("`reject` of {what}")).unwrap_or_default() {
+        let rules = fields::entries(report, node, &format!("`reject` of {what}")).unwrap_or_default();
+        if let Some((rule, _)) = rules.get(MAX_RULES) {
+            let message = format!("{what} has {} rules; at most {MAX_RULES} can be checked", rules.len());
+            report.help(rule.place, message, "check the rest in the next step");
+            return None;
+        }
+        for (rule, node) in rules {
             fields::name(report, "rule's name", &rule.text, rule.place, 63, false);
             if let Some((text, place)) = fields::text(report, node, &format!("the rule `{}`", rule.text)) {
                 reject.insert(

@@ -41,6 +41,10 @@ pub struct HelloReply {
     pub version: String,
     /// How many chunks it works on at once.
     pub slots: u32,
+    /// Where its destinations are, by name, without credentials. One that can't be told (its secret is missing, say) is
+    /// left out.
+    #[serde(default)]
+    pub places: BTreeMap<String, String>,
     /// Every attempt it holds, running or finished and not yet acknowledged.
     pub running: Vec<AttemptKey>,
 }

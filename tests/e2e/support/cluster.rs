@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::process::{Output, Service, Verb, until};
+use super::process::{Output, PATIENCE, Service, Verb, until};
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -127,6 +127,17 @@ impl Cluster {
             .await?
             .success()?
             .json()
+    }
+
+    /// What `show` says to a person.
+    pub(crate) async fn show_to_people(&self, run: &str) -> Result<String> {
+        Ok(self.client().args(["show", run]).output().await?.success()?.stdout)
+    }
+
+    /// Waits until a run is at rest, also over a coordinator that is away for a while.
+    pub(crate) async fn until_rest(&self, run: &str) -> Result<Value> {
+        let rests = |shown: &Value| run_of(shown)["finished_at"].is_u64();
+        self.until_run(run, "the run is at rest", PATIENCE, rests).await
     }
 
     /// Waits until `show` says something about a run.

@@ -75,7 +75,8 @@ pub(crate) struct Counts {
 
 /// Runs the oracle in a database; it leaves schema `oracle` there.
 pub(crate) async fn oracle(cluster: &Postgres, database: &str) -> Result<Counts> {
-    cluster.psql(database, &data(), &root().join("examples/flights/oracle.sql"))?;
+    let script = root().join("examples/flights/oracle.sql");
+    cluster.psql(database, &data(), &script).await?;
     let pool = cluster.pool(database).await?;
     let (read, loaded, filtered): (i64, i64, i64) = sqlx::query_as("SELECT read, loaded, filtered FROM oracle.counts")
         .fetch_one(&pool)

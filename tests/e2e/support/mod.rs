@@ -4,6 +4,6 @@ pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod flights;
 pub(crate) mod otlp;
-pub(crate) mod postgres;
 pub(crate) mod process;
-pub(crate) mod s3;
+
+pub(crate) use haulage_test_support::{postgres, proxy, s3};

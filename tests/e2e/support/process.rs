@@ -4,43 +4,20 @@
 //! shows the end of its log: the test runner keeps that to itself unless the test fails.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+pub(crate) use haulage_test_support::{free_port, until};
 use serde_json::Value;
 use tokio::process::{Child, Command};
-use tokio::time::Instant;
 
 /// Longest that any verb may take in a test. Generous: two cores, a debug build, several tests at once.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The binary under test.
 pub(crate) const HAULAGE: &str = env!("CARGO_BIN_EXE_haulage");
-
-/// A port of loopback that was free a moment ago.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// Asks `probe` again and again until it answers `Some`, or until `limit` has passed.
-pub(crate) async fn until<T>(
-    what: &str,
-    limit: Duration,
-    mut probe: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let deadline = Instant::now() + limit;
-    let mut pause = tokio::time::interval(Duration::from_millis(20));
-    loop {
-        pause.tick().await;
-        if let Some(found) = probe().await? {
-            return Ok(found);
-        }
-        ensure!(Instant::now() < deadline, "{what}: not within {limit:?}");
-    }
-}
 
 /// What a verb printed and how it ended.
 #[derive(Debug)]
@@ -113,6 +90,18 @@ pub(crate) async fn newest_run(folder: &Path) -> Result<String> {
         .success()?;
     let run = listed.json_lines()?.into_iter().next().context("no run is listed")?;
     Ok(run["run_id"].as_str().context("a run without an id")?.to_owned())
+}
+
+/// The rows in quarantine of the newest run in the home of a folder, as `rejects` lists them, and that run's id.
+pub(crate) async fn newest_rejects(folder: &Path) -> Result<(String, Vec<Value>)> {
+    let run = newest_run(folder).await?;
+    let listed = Verb::new(folder)
+        .args(["rejects", &run, "--output", "json"])
+        .output()
+        .await?
+        .success()?;
+    let rejects = listed.json_lines()?;
+    Ok((run, rejects))
 }
 
 /// One call of the binary.

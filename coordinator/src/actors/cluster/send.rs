@@ -85,10 +85,22 @@ impl ClusterState {
             let (number, work, node) = (grant.number, grant.work, grant.node);
             self.tell_run(&grant.run, RunMessage::Grant { number, work, node });
         }
-        let alive = self.nodes.alive(now);
+        let places = self.nodes.alive(now);
+        let alive = places.len();
+        let misplaced = self.board.misplaced(&places);
         self.shared
             .alive
             .send_if_modified(|before| std::mem::replace(before, alive) != alive);
+        self.shared.misplaced.send_if_modified(|before| {
+            for (run, reason) in &misplaced {
+                if !before.contains_key(run) {
+                    tracing::warn!(%run, "{reason}");
+                }
+            }
+            let changed = *before != misplaced;
+            *before = misplaced;
+            changed
+        });
     }
 
     fn send_assignments(&mut self, now: Millis) {

@@ -173,6 +173,32 @@ proptest! {
     }
 
     #[test]
+    fn indexes_and_windows_agree_with_a_look_at_everything(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let mut state = State::default();
+        for event in &log_of(&bytes) {
+            state.apply(event);
+            let scan = |held: fn(&Tries) -> bool| -> BTreeSet<Work> {
+                state.tries.iter().filter(|(_, tries)| held(tries)).map(|(work, _)| work.clone()).collect()
+            };
+            prop_assert_eq!(&state.running, &scan(|tries| tries.running_on.is_some()), "after {:?}", event);
+            prop_assert_eq!(&state.given_up, &scan(|tries| tries.given_up.is_some()), "after {:?}", event);
+            let planned = state.stages.iter().flat_map(|stage| &stage.chunks).map(|spec| spec.chunk);
+            let open: BTreeSet<ChunkId> = planned.filter(|chunk| !state.reports.contains_key(chunk)).collect();
+            prop_assert_eq!(&state.open, &open, "after {:?}", event);
+
+            let now = Millis(400);
+            let all = state.outstanding();
+            let is_ready = |effect: &&Effect| matches!(effect, Effect::Dispatch { not_before, .. } if *not_before <= now);
+            let few = state.outstanding_within(1, now);
+            prop_assert_eq!(all.is_empty(), few.is_empty());
+            prop_assert_eq!(all.contains(&Effect::Settle), few.contains(&Effect::Settle));
+            prop_assert_eq!(all.iter().find(is_ready), few.iter().find(is_ready), "the first that can go out does");
+            prop_assert!(few.iter().filter(is_ready).count() <= 1);
+            prop_assert!(few.iter().all(|effect| all.contains(effect)));
+        }
+    }
+
+    #[test]
     fn recovery_from_any_prefix_comes_to_rest(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
         let log = log_of(&bytes);
         let mut state = State::fold(&log[..=cut.index(log.len())]);

@@ -324,6 +324,32 @@ fn a_compensation_that_keeps_failing_waits_for_an_operator() {
     fail_if_in_flight(&mut state);
 }
 
+#[test]
+fn a_compensation_whose_destination_is_away_waits_as_long_as_it_takes() {
+    let undoing = |state: &State| {
+        let mut held = state.in_flight();
+        held.any(|(work, _, _)| matches!(work, Work::Compensate(_)))
+    };
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, running(StepKind::Publish, "a"));
+    fail(&mut state, &mut log, Class::Permanent);
+    for _ in 0..=MAX_FAILURES {
+        let mut state = drive(&mut log, undoing);
+        fail(&mut state, &mut log, Class::Transient);
+        assert_eq!(state.phase(), Phase::RollingBack);
+        let (step, failure) = state.undoing_waits().expect("it says what it waits for");
+        assert_eq!(
+            (step.to_string(), failure.message.as_str()),
+            ("publish a".to_owned(), "no")
+        );
+    }
+    let state = drive(&mut log, |_| false);
+    assert_eq!(
+        (state.phase(), state.undoing_waits()),
+        (Phase::AtRest(Outcome::Failed), None)
+    );
+}
+
 fn fail_if_in_flight(state: &mut State) {
     assert_eq!(state.in_flight().count(), 0, "a stuck run has nothing in flight");
 }

@@ -3,6 +3,10 @@
 //! Not sqlx's pool: that one retries a refused connection until its own deadline and then only says that it timed out.
 //! Here the first refusal is the answer, in words, and retrying is the coordinator's decision. A connection that is
 //! dropped in the middle of anything is closed, so the server rolls back: only [`Lease::give_back`] keeps it.
+//!
+//! Only the connections of segments are limited, which are one for each load of each chunk that is worked on, and a chunk
+//! takes the [`Room`] for all of them at once. Everything else takes one connection, for itself: the few steps that a node
+//! does at once never queue behind segments, and a commit whose answer was lost can always ask for it.
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
@@ -18,8 +22,6 @@ use super::failure::Place;
 
 /// Longest wait for the server to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest wait for one of our own connections to come free.
-const FREE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connections kept open while nobody uses them.
 const KEPT: usize = 8;
 
@@ -28,13 +30,19 @@ pub(super) struct Connections {
     options: PgConnectOptions,
     place: Arc<Place>,
     idle: Arc<Mutex<Vec<PgConnection>>>,
-    limit: usize,
-    permits: Arc<Semaphore>,
+    /// How many segments may be open at once.
+    writers: u32,
+    room: Arc<Semaphore>,
+}
+
+/// Room for some open segments.
+pub(super) struct Room {
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Connections {
     /// Reads the address; connects to nothing. Permanent failure, without the address, if it can't be read.
-    pub(super) fn open(destination: &str, url: &str, limit: usize) -> Result<Self, Failure> {
+    pub(super) fn open(destination: &str, url: &str, writers: u32) -> Result<Self, Failure> {
         let options = PgConnectOptions::from_str(url).map_err(|_| {
             Failure::permanent(format!(
                 "destination {destination}: its address can't be read; write \
@@ -59,32 +67,32 @@ impl Connections {
             options,
             place: Arc::new(place),
             idle: Arc::default(),
-            limit,
-            permits: Arc::new(Semaphore::new(limit)),
+            writers: writers.max(1),
+            room: Arc::new(Semaphore::new(writers.max(1) as usize)),
         })
     }
 
-    /// A connection that works now. Transient failure if none comes free or the server can't be reached.
+    /// Waits for the room for so many segments, first come, first served. Whoever asks for more than there is gets all
+    /// of it, and is then alone: a stage with more loads than connections is slow, and not stuck. There is no deadline,
+    /// because everybody who holds room holds all that it needs, and so comes to an end.
+    pub(super) async fn room(&self, segments: usize) -> Room {
+        let wanted = u32::try_from(segments).unwrap_or(u32::MAX).clamp(1, self.writers);
+        let permit = Arc::clone(&self.room).acquire_many_owned(wanted).await;
+        Room {
+            _permit: permit.expect("nobody closes the semaphore"),
+        }
+    }
+
+    /// A connection that works now. Transient failure if the server can't be reached, or has none left.
     pub(super) async fn lease(&self) -> Result<Lease, Failure> {
-        let permit = match timeout(FREE_TIMEOUT, Arc::clone(&self.permits).acquire_owned()).await {
-            Ok(Ok(permit)) => permit,
-            Ok(Err(_)) | Err(_) => {
-                return Err(Failure::transient(format!(
-                    "{}: all {} connections of this node are in use for {} s; give the node fewer slots",
-                    self.place,
-                    self.limit,
-                    FREE_TIMEOUT.as_secs()
-                )));
-            }
-        };
         // One that the server closed meanwhile (a restart, a firewall) is found by asking, and passed over.
         while let Some(mut kept) = self.take_idle() {
             if matches!(timeout(CONNECT_TIMEOUT, kept.ping()).await, Ok(Ok(()))) {
-                return Ok(self.leased(kept, permit));
+                return Ok(self.leased(kept));
             }
         }
         match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
-            Ok(Ok(connection)) => Ok(self.leased(connection, permit)),
+            Ok(Ok(connection)) => Ok(self.leased(connection)),
             Ok(Err(error)) => Err(self.place.failure("connecting", error)),
             Err(_) => Err(Failure::transient(format!(
                 "{}: no answer within {} s; check the host, the port and the network between",
@@ -98,12 +106,11 @@ impl Connections {
         self.idle.lock().map_or(None, |mut idle| idle.pop())
     }
 
-    fn leased(&self, connection: PgConnection, permit: OwnedSemaphorePermit) -> Lease {
+    fn leased(&self, connection: PgConnection) -> Lease {
         Lease {
             connection,
             place: Arc::clone(&self.place),
             idle: Arc::clone(&self.idle),
-            _permit: permit,
         }
     }
 }
@@ -113,7 +120,6 @@ pub(super) struct Lease {
     connection: PgConnection,
     place: Arc<Place>,
     idle: Arc<Mutex<Vec<PgConnection>>>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Lease {

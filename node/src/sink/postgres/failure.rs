@@ -109,7 +109,10 @@ impl Place {
                 self.user
             ),
             "53100" => format!("{self}: the server's disk is full while {doing}: {message}; free space there"),
-            "53300" => format!("{self}: the server has no connection left ({message})"),
+            "53300" => format!(
+                "{self}: the server has no connection left ({message}); start nodes with a lower --max-connections, or \
+                 raise the server's max_connections"
+            ),
             "25006" => format!("{self}: the server is read-only while {doing}; name the primary in its address"),
             "57P01" | "57P02" => format!("{self}: the server ended the connection while {doing} ({message})"),
             "57P03" => format!("{self}: the server does not accept connections now ({message})"),
@@ -230,6 +233,12 @@ mod tests {
                 "the database system is starting up",
                 Class::Transient,
                 "starting up",
+            ),
+            (
+                "53300",
+                "sorry, too many clients already",
+                Class::Transient,
+                "a lower --max-connections",
             ),
             ("40P01", "deadlock detected", Class::Transient, "deadlock"),
             ("40001", "could not serialize access", Class::Transient, "serialize"),

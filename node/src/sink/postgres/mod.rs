@@ -37,26 +37,25 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 
-use self::connect::Connections;
+use self::connect::{Connections, Room};
 use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
-
-/// Connections that a node opens to one destination at most: one for each load of each chunk that it works on, and some
-/// for steps. They are opened when they are needed.
-const CONNECTIONS: usize = 32;
 
 /// A PostgreSQL database. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Postgres {
     connections: Arc<Connections>,
     schema_known: Arc<AtomicBool>,
+    /// What [`Destination::reserve`] took; a segment holds a clone of this value for as long as its connection.
+    _room: Option<Arc<Room>>,
 }
 
 impl Postgres {
-    /// Reads the address; connects to nothing.
-    pub(super) fn open(name: &str, url: &str) -> Result<Self, Failure> {
+    /// Reads the address; connects to nothing. At most `writers` connections are open for segments at once.
+    pub(super) fn open(name: &str, url: &str, writers: u32) -> Result<Self, Failure> {
         Ok(Self {
-            connections: Arc::new(Connections::open(name, url, CONNECTIONS)?),
+            connections: Arc::new(Connections::open(name, url, writers)?),
             schema_known: Arc::default(),
+            _room: None,
         })
     }
 }
@@ -73,6 +72,14 @@ impl Destination for Postgres {
 
     async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure> {
         self.begin_chunk(load, chunk, attempt).await
+    }
+
+    async fn reserve(&self, segments: usize) -> Result<Arc<dyn Destination>, Failure> {
+        let room = self.connections.room(segments).await;
+        Ok(Arc::new(Self {
+            _room: Some(Arc::new(room)),
+            ..self.clone()
+        }))
     }
 
     async fn segment(

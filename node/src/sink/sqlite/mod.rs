@@ -68,6 +68,11 @@ impl Destination for Sqlite {
         self.begin_chunk(load, chunk, attempt).await
     }
 
+    /// One writer at a time holds the file anyway, and a segment waits for it only when it has all its rows.
+    async fn reserve(&self, _: usize) -> Result<Arc<dyn Destination>, Failure> {
+        Ok(Arc::new(self.clone()))
+    }
+
     async fn segment(
         &self,
         load: &LoadContext,

@@ -31,12 +31,15 @@ mod cut;
 mod header;
 mod reader;
 mod record;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod value;
 
 /// Files that are looked at in parallel.
 const PARALLEL: usize = 4;
+/// Objects whose headers are looked at before a run exists. Each costs a request at S3, and somebody waits.
+const CHECKED: usize = 100;
 
 /// A CSV source of a pipeline.
 pub(super) struct CsvFiles {
@@ -45,6 +48,7 @@ pub(super) struct CsvFiles {
     binding: Binding,
     dialect: Dialect,
     columns: OnceCell<Vec<Column>>,
+    spare: spare::Shared,
 }
 
 impl CsvFiles {
@@ -76,6 +80,7 @@ impl CsvFiles {
                 quoted_newlines,
             },
             columns: OnceCell::new(),
+            spare: spare::Shared::default(),
         })
     }
 
@@ -103,6 +108,12 @@ impl CsvFiles {
             header::columns(&header::read(first, &self.source, self.dialect).await?, &first.address)
         };
         self.columns.get_or_try_init(resolve).await
+    }
+
+    /// Whether the header of an object has the columns.
+    async fn head(&self, object: &Object, columns: &[Column]) -> Result<(), Failure> {
+        let head = header::read(object, &self.source, self.dialect).await?;
+        header::layout(&head, columns, &object.address).map(drop)
     }
 
     /// The parts of one object: where each starts and ends, and its bytes.
@@ -136,7 +147,7 @@ impl CsvFiles {
             checkpoint_rows: self.binding.checkpoint_rows.max(1),
         };
         let input = Input::open(object, self.source.compression, from.offset, end).await?;
-        Ok(CsvReader::new(shape, input, from))
+        Ok(CsvReader::new(shape, input, from, self.spare.get()))
     }
 
     async fn read_object(&self, object: &Object) -> Result<Vec<RecordBatch>, Failure> {
@@ -173,6 +184,17 @@ impl CsvFiles {
 impl Source for CsvFiles {
     async fn columns(&self) -> Result<Vec<Column>, Failure> {
         self.resolved().await.cloned()
+    }
+
+    async fn check(&self) -> Result<(), Failure> {
+        let columns = self.resolved().await?;
+        let objects = self.objects().await?;
+        let heads: Vec<_> = objects
+            .iter()
+            .take(CHECKED)
+            .map(|object| self.head(object, columns))
+            .collect();
+        stream::iter(heads).buffered(PARALLEL).try_collect().await
     }
 
     async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure> {

@@ -17,6 +17,7 @@ use haulage_plan::definition::Column;
 use super::column::{ColumnBuilder, Fields, Misfit, NullTexts};
 use super::header::Layout;
 use super::record::{Cursor, Dialect, MAX_RECORD, Records, RowPlace, Stop, read_records};
+use super::spare::Spare;
 use crate::source::input::Input;
 use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
 
@@ -26,8 +27,9 @@ const BATCH_ROWS: usize = 8192;
 const PASS_ROWS: usize = 1024;
 /// Bytes that are fetched at a time; so few in tests that records, quotes and line ends fall on every boundary.
 const BLOCK: usize = if cfg!(test) { 37 } else { 1 << 20 };
-/// A segment holds no record that starts so far after its own start.
-const SEGMENT_BYTES: usize = 32 << 20;
+/// A segment holds no record that starts so far after its own start. Each slot of a node has two segments in memory, as
+/// text and as columns, so this is what wide rows are held to.
+const SEGMENT_BYTES: usize = 8 << 20;
 
 /// What stays the same for all segments of a chunk.
 pub(super) struct Shape {
@@ -58,18 +60,20 @@ pub(super) struct CsvReader {
     /// Whether the input has ended.
     ended: bool,
     done: bool,
+    spare: Arc<Spare>,
 }
 
 impl CsvReader {
     /// `input` starts at `at`.
-    pub(super) fn new(shape: Shape, input: Input, at: Position) -> Self {
+    pub(super) fn new(shape: Shape, input: Input, at: Position, spare: Arc<Spare>) -> Self {
         Self {
             shape,
             input,
-            data: Vec::new(),
+            data: spare.take(0),
             at,
             ended: false,
             done: false,
+            spare,
         }
     }
 
@@ -135,10 +139,12 @@ impl SegmentReader for CsvReader {
         let (mut batches, places, cursor, last) = self.read().await?;
         batches.finish(&self.shape)?;
         let begin = self.at;
-        // The next segment will be about as large: room for it at once, instead of growing towards it.
-        let room = if last { 0 } else { cursor.at + BLOCK };
-        let mut rest = Vec::with_capacity(room);
-        rest.extend_from_slice(&self.data[cursor.at..]);
+        let mut rest = Vec::new();
+        if !last {
+            // The next segment will be about as large: room for it at once, instead of growing towards it.
+            rest = self.spare.take(cursor.at + BLOCK);
+            rest.extend_from_slice(&self.data[cursor.at..]);
+        }
         self.data.truncate(cursor.at);
         let data = std::mem::replace(&mut self.data, rest);
         self.at.offset += cursor.at as u64;
@@ -155,6 +161,7 @@ impl SegmentReader for CsvReader {
                 data,
                 places,
                 line: begin.line,
+                spare: Arc::clone(&self.spare),
             }),
         }))
     }
@@ -293,6 +300,13 @@ struct Raw {
     places: Vec<RowPlace>,
     /// The line on which `data` starts.
     line: u64,
+    spare: Arc<Spare>,
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.spare.give(std::mem::take(&mut self.data));
+    }
 }
 
 impl RawRows for Raw {

@@ -1,0 +1,31 @@
+//! What the tests of every crate stand on: a PostgreSQL and an S3 server of their own, a proxy that cuts what passes
+//! through it, and waiting on a condition with a deadline.
+//!
+//! Real servers, because what is to be found out is how they behave. Deliberately not here: anything that knows Haulage.
+//! This crate leans on none of ours, so that all of them may test with it, and none links it but into its tests.
+
+pub mod postgres;
+pub mod proxy;
+pub mod s3;
+mod wait;
+
+use std::net::TcpListener;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+pub use wait::{PATIENCE, until, wait_for};
+
+/// A folder that goes away when it is dropped; `what` stands in its name, for whoever finds one after a crash.
+pub fn folder(what: &str) -> Result<TempDir> {
+    tempfile::Builder::new()
+        .prefix(&format!("haulage-test-{what}-"))
+        .tempdir()
+        .with_context(|| format!("a temporary folder for {what}"))
+}
+
+/// A port of loopback that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("a free port of loopback")?;
+    Ok(listener.local_addr()?.port())
+}

@@ -1,0 +1,101 @@
+//! A server that speaks the S3 protocol, in this process, over a temporary folder.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// What a client has to have in `AWS_ACCESS_KEY_ID`.
+pub const ACCESS_KEY: &str = "haulage-test";
+/// What a client has to have in `AWS_SECRET_ACCESS_KEY`.
+pub const SECRET_KEY: &str = "a-secret-that-no-message-shows";
+
+/// A running server; it ends when this is dropped.
+pub struct S3 {
+    root: TempDir,
+    port: u16,
+    server: JoinHandle<()>,
+}
+
+impl S3 {
+    /// Starts a server on a free port of loopback, with these buckets, empty.
+    pub async fn start(buckets: &[&str]) -> Result<Self> {
+        let root = super::folder("s3")?;
+        for bucket in buckets {
+            std::fs::create_dir(root.path().join(bucket)).with_context(|| format!("a folder for bucket {bucket}"))?;
+        }
+        let files = FileSystem::new(root.path()).map_err(|error| anyhow!("s3s-fs: {error:?}"))?;
+        let mut service = S3ServiceBuilder::new(files);
+        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = service.build();
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .context("a free port of loopback")?;
+        let port = listener.local_addr()?.port();
+        let server = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let http = Builder::new(TokioExecutor::new());
+                    // A client that goes away in the middle is its own business.
+                    drop(http.serve_connection(TokioIo::new(socket), service).await);
+                });
+            }
+        });
+        Ok(Self { root, port, server })
+    }
+
+    /// The loopback port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What a client has to have in `AWS_ENDPOINT_URL`.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The environment in which a process finds this server.
+    pub fn envs(&self) -> Vec<(String, String)> {
+        [
+            ("AWS_ENDPOINT_URL", self.endpoint().as_str()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+            ("AWS_REGION", "us-east-1"),
+            ("HAULAGE_S3_PATH_STYLE", "true"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    /// Copies the files of a folder to `bucket/prefix/`.
+    pub fn upload(&self, folder: &Path, bucket: &str, prefix: &str) -> Result<()> {
+        let target = self.folder(bucket).join(prefix);
+        std::fs::create_dir_all(&target)?;
+        for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::copy(entry.path(), target.join(entry.file_name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the objects of a bucket are kept, as files.
+    pub fn folder(&self, bucket: &str) -> PathBuf {
+        self.root.path().join(bucket)
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
