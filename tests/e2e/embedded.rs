@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,11 +10,27 @@ use anyhow::{Context, Result, ensure};
 use super::support::cluster::{check_state, run_of};
 use super::support::flights;
 use super::support::postgres::Postgres;
-use super::support::process::{Output, Verb, newest_rejects, newest_run, until};
+use super::support::process::{Output, Service, Verb, newest_rejects, newest_run, until};
 
 async fn run(folder: &Path, more: &[&str]) -> Result<Output> {
     let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
     Verb::new(folder).args(args).args(more).output().await
+}
+
+/// A run that stays in the middle of its load, and its warehouse.
+async fn loading(folder: &Path) -> Result<(Service, PathBuf)> {
+    let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
+    let mut run = Verb::new(folder)
+        .args(args)
+        .env("HAULAGE_FAULT", "slow@segment:20000ms")
+        .spawn("run")?;
+    let warehouse = folder.join(".haulage/warehouse.db");
+    until("the run has begun", Duration::from_secs(60), async || {
+        Ok(warehouse.exists().then_some(()))
+    })
+    .await?;
+    run.line_with("load").await?;
+    Ok((run, warehouse))
 }
 
 /// The newest run in this folder's ledger.
@@ -132,17 +148,7 @@ async fn a_parameter_is_a_typed_value() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_cancels_and_the_next_run_succeeds() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
-    let mut interrupted = Verb::new(folder.path())
-        .args(args)
-        .env("HAULAGE_FAULT", "slow@segment:20000ms")
-        .spawn("interrupted")?;
-    let warehouse = folder.path().join(".haulage/warehouse.db");
-    until("the run has begun", Duration::from_secs(60), async || {
-        Ok(warehouse.exists().then_some(()))
-    })
-    .await?;
-    interrupted.line_with("load").await?;
+    let (mut interrupted, warehouse) = loading(folder.path()).await?;
     interrupted.interrupt()?;
     ensure!(
         interrupted.wait().await? == 130,
@@ -187,17 +193,7 @@ async fn plan_shows_what_would_happen_and_touches_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_warehouse_is_another_submission_and_an_open_run_stays_with_its_own() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
-    let mut killed = Verb::new(folder.path())
-        .args(args)
-        .env("HAULAGE_FAULT", "slow@segment:20000ms")
-        .spawn("killed")?;
-    let own = folder.path().join(".haulage/warehouse.db");
-    until("the run has begun", Duration::from_secs(60), async || {
-        Ok(own.exists().then_some(()))
-    })
-    .await?;
-    killed.line_with("load").await?;
+    let (mut killed, own) = loading(folder.path()).await?;
     killed.kill().await?;
     let open = newest_run(folder.path()).await?;
 

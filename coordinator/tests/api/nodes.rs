@@ -5,7 +5,7 @@ use std::time::Duration;
 use haulage_core::ids::Attempt;
 use haulage_core::lease;
 use haulage_proto::v1::submit_response::Disposition;
-use haulage_proto::v1::{ListNodesRequest, RunState, SubmitRequest};
+use haulage_proto::v1::{ListNodesRequest, Node, RunState, SubmitRequest};
 
 use super::agent::{FakeNode, Manner};
 use super::fixture::*;
@@ -17,13 +17,13 @@ const SHORT: lease::Settings = lease::Settings {
     suspect_ms: 300,
 };
 
+async fn nodes(client: &mut Client) -> Vec<Node> {
+    let listed = client.list_nodes(ListNodesRequest {}).await;
+    listed.expect("lists").into_inner().nodes
+}
+
 async fn node_states(client: &mut Client) -> Vec<(String, String)> {
-    let nodes = client
-        .list_nodes(ListNodesRequest {})
-        .await
-        .expect("lists")
-        .into_inner()
-        .nodes;
+    let nodes = nodes(client).await;
     nodes.into_iter().map(|node| (node.name, node.state)).collect()
 }
 
@@ -165,12 +165,7 @@ async fn a_run_goes_to_the_node_whose_destination_is_where_it_publishes() {
         (Disposition::AlreadyPublished, first.run_id)
     );
 
-    let nodes = client
-        .list_nodes(ListNodesRequest {})
-        .await
-        .expect("lists")
-        .into_inner()
-        .nodes;
+    let nodes = nodes(&mut client).await;
     let node = nodes.iter().find(|node| node.name == "here").expect("it is here");
     assert_eq!(node.destinations["warehouse"], "sqlite:/a.db");
 }

@@ -272,11 +272,7 @@ impl Service {
     /// SIGINT, as Ctrl-C sends it.
     pub(crate) fn interrupt(&self) -> Result<()> {
         let pid = self.child.id().context("the process has ended")?;
-        let status = std::process::Command::new("kill")
-            .args(["-INT", &pid.to_string()])
-            .status()?;
-        ensure!(status.success(), "kill -INT {pid}: {status}");
-        Ok(())
+        haulage_test_support::signal(pid, "INT")
     }
 
     /// Waits for its end and returns its exit code.

@@ -10,8 +10,9 @@ pub mod s3;
 mod wait;
 
 use std::net::TcpListener;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 pub use wait::{PATIENCE, until, wait_for};
@@ -22,6 +23,17 @@ pub fn folder(what: &str) -> Result<TempDir> {
         .prefix(&format!("haulage-test-{what}-"))
         .tempdir()
         .with_context(|| format!("a temporary folder for {what}"))
+}
+
+/// Sends a signal (`INT`, `QUIT`) to a process. By the shell's own `kill`, because a small system has no program of that
+/// name.
+pub fn signal(pid: u32, name: &str) -> Result<()> {
+    let status = Command::new("sh")
+        .args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()])
+        .status()
+        .context("starting sh")?;
+    ensure!(status.success(), "kill -s {name} {pid}: {status}");
+    Ok(())
 }
 
 /// A port of loopback that was free a moment ago.

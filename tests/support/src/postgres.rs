@@ -19,7 +19,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 
 use self::programs::Programs;
-use super::{PATIENCE, folder, free_port, until};
+use super::{PATIENCE, folder, free_port, signal, until};
 
 /// The password of the role `locked`.
 pub const PASSWORD: &str = "the right one";
@@ -266,10 +266,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         // A process that has ended was waited for, and its id may be somebody else's.
         if !self.has_ended() {
-            Command::new("kill")
-                .args(["-QUIT", &self.pid.to_string()])
-                .status()
-                .ok();
+            // Without the signal the watcher would wait for ever, and with it the test.
+            if let Err(error) = signal(self.pid, "QUIT") {
+                eprintln!("PostgreSQL is left running: {error:#}");
+                return;
+            }
         }
         if let Some(watcher) = self.watcher.take() {
             watcher.join().ok();
