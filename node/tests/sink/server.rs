@@ -146,6 +146,10 @@ async fn what_a_swap_would_break_is_found() {
         ),
         ("statistics", "CREATE STATISTICS s ON id, name FROM things"),
         ("column grant", "GRANT SELECT (id) ON things TO PUBLIC"),
+        (
+            "column option",
+            "ALTER TABLE things ALTER COLUMN id SET (n_distinct = 5)",
+        ),
         ("deferrable", "ALTER TABLE things ADD UNIQUE (id, name) DEFERRABLE"),
     ] {
         let world = World::postgres().await;

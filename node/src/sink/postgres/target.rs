@@ -274,6 +274,7 @@ async fn indexes(lease: &mut Lease, oid: i64) -> Result<Vec<TargetIndex>, sqlx::
 
 /// What a swap would break (a view, a foreign key, a publication) or not carry over (an identity, a policy). Everything
 /// in `pg_depend` counts unless it is listed here as carried over, so that what nobody thought of counts too.
+/// `pg_attver` is a mark that a server (Debian's 15.20) puts on every column by itself.
 const TIES: &str = "
 SELECT DISTINCT reason FROM (
     SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS reason
@@ -304,7 +305,8 @@ SELECT DISTINCT reason FROM (
     UNION ALL
     SELECT 'settings of column ' || a.attname FROM pg_attribute a
     WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
-      AND (a.attacl IS NOT NULL OR a.attoptions IS NOT NULL OR coalesce(a.attstattarget, -1) >= 0)
+      AND (a.attacl IS NOT NULL OR coalesce(a.attstattarget, -1) >= 0
+           OR EXISTS (SELECT FROM unnest(a.attoptions) AS o(text) WHERE NOT starts_with(o.text, 'pg_attver=')))
     UNION ALL
     SELECT 'index ' || i.indexrelid::regclass || ' (not valid, clustered on, replica identity, or in a tablespace)'
     FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
