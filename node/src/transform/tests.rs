@@ -349,6 +349,31 @@ async fn errors_of_the_data_name_the_load_and_the_way_out() {
         ),
         ("SELECT id, CAST(carrier AS int) AS x FROM raw", "use TRY_CAST"),
         ("SELECT id, CAST(id * 100000 AS smallint) AS x FROM raw", "use TRY_CAST"),
+        // DataFusion's own operators would wrap round here, and load numbers that are wrong.
+        (
+            "SELECT id, (id + 32748::smallint)::smallint * id::smallint AS x FROM raw",
+            "cast to a wider type first",
+        ),
+        (
+            "SELECT id, id + 2147483640::int AS x FROM raw",
+            "cast to a wider type first",
+        ),
+        (
+            "SELECT id, id * 922337203685477580 AS x FROM raw",
+            "cast to a wider type first",
+        ),
+        (
+            "SELECT id, -2147483647::int - id AS x FROM raw",
+            "cast to a wider type first",
+        ),
+        (
+            "SELECT id, -(-2147483647::int - id / id) AS x FROM raw",
+            "cast to a wider type first",
+        ),
+        (
+            "SELECT id FROM raw WHERE id * 1000000000::int > 5",
+            "cast to a wider type first",
+        ),
     ] {
         let compiled = one(sql);
         let pass = pass(&compiled, lookup_batches(&compiled)).await;
@@ -372,6 +397,34 @@ async fn errors_of_the_data_name_the_load_and_the_way_out() {
         );
         assert!(failure.message.contains(part), "{failure}");
     }
+}
+
+#[tokio::test]
+async fn a_rule_that_overflows_fails_and_what_fits_is_computed() {
+    let wrong = compiled("  s:\n    from: raw\n    reject:\n      big: id * 1000000000::int > 5\n");
+    let pass_of_wrong = pass(&wrong, lookup_batches(&wrong)).await;
+    let mut run_of_wrong = pass_of_wrong
+        .run(&LoadName::from("l"), segment(&wrong, 1..20, 20))
+        .await
+        .expect("the pass starts");
+    let mut failed = false;
+    while let Some(batch) = run_of_wrong.next().await {
+        failed |= batch.is_err_and(|failure| failure.message.contains("overflow"));
+    }
+    assert!(failed, "the rule judged numbers that wrapped round");
+
+    let compiled = one(
+        "SELECT id, id - 5 AS minus, -id AS negated, id::smallint * 1638::smallint AS times, id * NULL AS nothing, \
+         CASE WHEN id < 3 THEN id * 700000000::int ELSE 0 END AS guarded FROM raw",
+    );
+    let pass = pass(&compiled, lookup_batches(&compiled)).await;
+    let outcome = run(&pass, segment(&compiled, 1..20, 20)).await;
+    assert_eq!(outcome.rows.len(), 19);
+    assert!(
+        outcome.rows.contains(&"2|-3|-2|3276||1400000000".to_owned()),
+        "{:?}",
+        outcome.rows
+    );
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSou
 use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 
+use super::arithmetic::CheckedArithmetic;
 use crate::ROW_COLUMN;
 use crate::definition::Column;
 
@@ -92,6 +93,8 @@ pub fn session_builder() -> SessionStateBuilder {
         .with_config(session_config())
         .with_default_features()
         .with_optimizer_rules(rules)
+        // After DataFusion's own rules, of which the last coerces types.
+        .with_analyzer_rule(Arc::new(CheckedArithmetic))
 }
 
 /// The tables that one step may name.

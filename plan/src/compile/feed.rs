@@ -104,7 +104,8 @@ impl<'f> Analysis<'f> {
                 self.refuse(plan, words, of("a GROUP BY or an aggregate"), in_sql)
             }
             LogicalPlan::Distinct(_) => {
-                let advice = "load with `mode: merge` and a `key`: the last row of a key stays";
+                let advice =
+                    "remove duplicates where the file is made, or read the loaded table through a view with DISTINCT";
                 self.refuse(
                     plan,
                     &["distinct", "union", "intersect", "except"],

@@ -6,6 +6,7 @@
 //! Reject rules divide that pass: the rows to judge are a plan of their own ([`RejectPlan`]), and what reads them scans
 //! a table. So the optimizer, which works on one plan at a time, can't move a later WHERE below a rule.
 
+mod arithmetic;
 mod bounds;
 mod carry;
 mod context;
