@@ -1,11 +1,15 @@
 //! What fails in the middle of a run, and the result that is exact all the same.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::task::JoinHandle;
 
 use super::cluster::{BASE, World};
 use super::support::cluster::{Cluster, Settings, check_state, events, run_of};
@@ -24,6 +28,8 @@ struct Stage {
     run: String,
     oracle: Counts,
     pool: PgPool,
+    reader: JoinHandle<Result<BTreeSet<Option<i64>>>>,
+    stop: Arc<AtomicBool>,
     // Last, since everything else stands in it.
     _world: World,
 }
@@ -33,6 +39,8 @@ impl Stage {
         let world = World::new().await?;
         let oracle = flights::oracle(&world.postgres, "warehouse").await?;
         let pool = world.postgres.pool("warehouse").await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = tokio::spawn(read_until(Arc::clone(&stop), pool.clone()));
         let settings = Settings {
             faults: Some(faults.into()),
             ..world.settings(nodes)
@@ -44,6 +52,8 @@ impl Stage {
             run,
             oracle,
             pool,
+            reader,
+            stop,
             _world: world,
         })
     }
@@ -56,14 +66,37 @@ impl Stage {
             .await
     }
 
-    /// Fails unless the run is published and the result exact. What `show` says of it.
-    async fn check_exact(&self) -> Result<Value> {
+    /// Fails unless the run is published, the result exact, and no reader ever saw a part of it. What `show` says of it.
+    async fn check_exact(&mut self) -> Result<Value> {
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = (&mut self.reader).await??;
+        let rows = i64::try_from(self.oracle.loaded)?;
+        ensure!(
+            seen.is_subset(&[None, Some(rows)].into()) && seen.contains(&None),
+            "a reader saw these numbers of rows: {seen:?}"
+        );
         let shown = self.cluster.show(&self.run).await?;
         check_state(&shown, "published")?;
         flights::check_counts(run_of(&shown), &self.oracle)?;
         flights::check_postgres(&self.pool).await?;
         Ok(shown)
     }
+}
+
+/// Polls the target through all that happens: what numbers of rows it held, `None` while there is no table.
+async fn read_until(stop: Arc<AtomicBool>, pool: PgPool) -> Result<BTreeSet<Option<i64>>> {
+    let query = format!("SELECT count(*) FROM {}", flights::TABLE);
+    let mut seen = BTreeSet::new();
+    while !stop.load(Ordering::Relaxed) {
+        let rows = sqlx::query_scalar(AssertSqlSafe(query.clone())).fetch_one(&pool).await;
+        seen.insert(match rows {
+            Ok(rows) => Some(rows),
+            // 42P01: there is no such table.
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => None,
+            Err(error) => return Err(error).context("a reader of the target was refused"),
+        });
+    }
+    Ok(seen)
 }
 
 /// The example with small chunks and frequent checkpoints, so that there is a middle to fail in.
@@ -128,8 +161,30 @@ async fn a_node_killed_in_the_middle_changes_nothing_about_the_result() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stands_still_past_its_lease_has_no_effect_when_it_wakes_up() -> Result<()> {
+    let mut stage = Stage::start(3, "slow@segment:300ms").await?;
+    let shown = stage.until_staged().await?;
+    let victim = working_node(&shown).context("no chunk is assigned")?;
+    stage.cluster.node(&victim)?.signal("STOP")?;
+    let lost = |shown: &Value| {
+        let failed = events(shown, "attempt_failed");
+        failed
+            .iter()
+            .any(|event| event["event"]["node"] == victim.as_str() && event["event"]["node_lost_after_ms"].is_u64())
+    };
+    let run = stage.run.clone();
+    stage.cluster.until_run(&run, "the node is lost", MINUTE, lost).await?;
+    // In the middle of a segment that somebody else works on by now.
+    stage.cluster.node(&victim)?.signal("CONT")?;
+    stage.cluster.watch(&run).await?.success()?;
+    stage.check_exact().await?;
+    // It is told that it was given up, drops what it had, and takes work again.
+    stage.cluster.until_alive(3).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chunk_actor_that_panics_is_restarted_from_its_checkpoint() -> Result<()> {
-    let stage = Stage::start(2, "panic@chunk:0.1:segment:1").await?;
+    let mut stage = Stage::start(2, "panic@chunk:0.1:segment:1").await?;
     stage.cluster.watch(&stage.run).await?.success()?;
     let shown = stage.check_exact().await?;
     ensure!(

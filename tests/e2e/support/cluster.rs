@@ -166,15 +166,18 @@ impl Cluster {
 
     /// Kills a node with SIGKILL.
     pub(crate) async fn kill(&mut self, name: &str) -> Result<()> {
-        let node = self
-            .nodes
-            .iter_mut()
-            .find(|(node, _)| node == name)
-            .with_context(|| format!("no node {name}"))?;
-        node.1.kill().await
+        self.node(name)?.kill().await
     }
 
-    async fn until_alive(&self, nodes: usize) -> Result<()> {
+    /// The process of a node.
+    pub(crate) fn node(&mut self, name: &str) -> Result<&mut Service> {
+        let mut nodes = self.nodes.iter_mut();
+        let node = nodes.find(|(node, _)| node == name);
+        Ok(&mut node.with_context(|| format!("no node {name}"))?.1)
+    }
+
+    /// Waits until so many nodes are alive.
+    pub(crate) async fn until_alive(&self, nodes: usize) -> Result<()> {
         until(
             &format!("{nodes} nodes are alive"),
             Duration::from_secs(60),

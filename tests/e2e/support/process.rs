@@ -271,8 +271,12 @@ impl Service {
 
     /// SIGINT, as Ctrl-C sends it.
     pub(crate) fn interrupt(&self) -> Result<()> {
-        let pid = self.child.id().context("the process has ended")?;
-        haulage_test_support::signal(pid, "INT")
+        self.signal("INT")
+    }
+
+    /// A signal by its short name.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        haulage_test_support::signal(self.child.id().context("the process has ended")?, name)
     }
 
     /// Waits for its end and returns its exit code.
