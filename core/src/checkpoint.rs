@@ -165,4 +165,14 @@ pub struct ChunkReport {
     pub rejects: Vec<String>,
     /// Restarts of the chunk actor on its node within this attempt.
     pub restarts: u32,
+    /// Whether segments of an earlier attempt stood when this one began, so that it went on from a checkpoint.
+    #[serde(default)]
+    pub continued: bool,
+}
+
+impl ChunkReport {
+    /// How often this attempt's work went on from a checkpoint: its restarts, and its own beginning if that was one.
+    pub fn restarted(&self) -> u32 {
+        self.restarts.saturating_add(u32::from(self.continued))
+    }
 }

@@ -85,6 +85,10 @@ pub enum Event {
         failure: Failure,
         /// Whether the node was lost with it, and after how many milliseconds of silence.
         node_lost_after_ms: Option<u64>,
+        /// How often its work had gone on from a checkpoint, by a restart on its node or because it began where an
+        /// earlier attempt had stopped; 0 if the node can't be asked any more.
+        #[serde(default)]
+        restarts: u32,
         /// No next attempt before this moment.
         not_before: Millis,
         /// When.

@@ -129,7 +129,7 @@ impl NodeEventSubscription for Readiness {
     fn node_session_authenticated(&self, _: NodeServerSessionInformation) {}
 
     fn node_session_ready(&self, session: NodeServerSessionInformation) {
-        tracing::info!(coordinator = %session.peer_addr, "attached");
+        tracing::info!(coordinator = %session.peer_addr, "attached to the coordinator");
         self.0.store(true, Ordering::SeqCst);
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use haulage_core::ids::NodeName;
 use haulage_proto::link::actor::AgentMessage;
 use haulage_proto::link::transport;
 use ractor::rpc::CallResult;
@@ -42,6 +43,9 @@ pub enum Error {
     /// An actor could not start, which is a mistake in Haulage.
     #[error("an actor of the node could not start: {0}")]
     Actor(String),
+    /// Another process has its name and lives.
+    #[error("another process runs under the name {0}; give this one another with --name")]
+    NameTaken(NodeName),
     /// A part of the node crashed, which is a mistake in Haulage; its work runs elsewhere once its lease is out.
     #[error("the node has stopped because a part of it crashed; start it again")]
     Crashed,
@@ -49,6 +53,7 @@ pub enum Error {
 
 /// A running node. Dropping it ends it without waiting for anything.
 pub struct Node {
+    shared: Arc<Shared>,
     agent: ActorRef<AgentMessage>,
     supervisor: ActorRef<SupervisorMessage>,
     ended: JoinHandle<()>,
@@ -96,7 +101,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, Error> {
         .await
         .map_err(failed)?;
     let with = agent::Colleagues {
-        shared,
+        shared: shared.clone(),
         supervisor: supervisor.clone(),
         heartbeater,
         tools,
@@ -110,6 +115,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, Error> {
         .clone()
         .map(|session| AbortOnDropHandle::new(tokio::spawn(attach::keep_attached(session, endpoints))));
     Ok(Node {
+        shared,
         agent,
         supervisor,
         ended,
@@ -125,10 +131,13 @@ impl Node {
         self.agent.clone()
     }
 
-    /// Returns only when a part of the node has crashed.
+    /// Returns only when the node has ended by itself: a part of it has crashed, or its name is another's.
     pub async fn crashed(&mut self) -> Error {
         // An error means that the supervisor's task was torn down, which is the same news.
         drop((&mut self.ended).await);
+        if self.shared.is_refused() {
+            return Error::NameTaken(self.shared.name.clone());
+        }
         Error::Crashed
     }
 

@@ -112,6 +112,14 @@ async fn a_chunk_that_crashes_goes_on_from_its_checkpoint_and_its_rows_stand_onc
         report.rejects
     );
 
+    assert!(!report.continued, "its segments are its own");
+    let task = Task::Chunk { spec: spec.clone() };
+    let done = leader.done(Work::Chunk(spec.chunk), 2, task).await;
+    let Ok(Outcome::Staged { report }) = done.result else {
+        panic!("{done:?}")
+    };
+    assert_eq!((report.restarts, report.resumed, report.continued), (0, 10, true));
+
     leader.step(StepKind::Verify, 88, 10).await.expect("verified");
     leader.step(StepKind::Publish, 88, 10).await.expect("published");
     leader.step(StepKind::Cleanup, 88, 10).await.expect("cleaned up");
@@ -120,6 +128,39 @@ async fn a_chunk_that_crashes_goes_on_from_its_checkpoint_and_its_rows_stand_onc
         count(folder.path(), "SELECT count(DISTINCT id) FROM out WHERE length = 3").await,
         59
     );
+    leader.node.shutdown().await;
+}
+
+const TOO_MUCH: &str = "
+pipeline: p
+sources:
+  raw: {csv: 'ids.csv', columns: {id: int!}}
+steps:
+  all: SELECT id, 100 / (id - 35) AS share FROM raw
+loads:
+  out: {from: all, to: warehouse, table: a, mode: replace, key: [id]}
+checkpoint_rows: 10
+";
+
+/// Restarts are told whether the attempt succeeds or not, and so is a beginning where an earlier attempt had stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_attempt_tells_how_often_it_went_on_from_a_checkpoint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ids: String = (0..60).map(|id| format!("{id}\n")).collect();
+    std::fs::write(folder.path().join("ids.csv"), format!("id\n{ids}")).expect("written");
+    let leader = Leader::start("failing", folder.path(), TOO_MUCH, "panic@chunk:0.0:segment:1").await;
+    let spec = discovered(&leader).await;
+    leader.step(StepKind::Prepare, 0, 0).await.expect("prepared");
+    let mut told = Vec::new();
+    for attempt in [1, 2] {
+        let task = Task::Chunk { spec: spec.clone() };
+        let done = leader.done(Work::Chunk(spec.chunk), attempt, task).await;
+        let failure = done.result.expect_err("a division by zero");
+        assert_eq!(failure.class, Class::Permanent, "{failure}");
+        told.push(done.restarts);
+    }
+    // The first was restarted once after the panic; the second was not, but found the segments of the first.
+    assert_eq!(told, [1, 1]);
     leader.node.shutdown().await;
 }
 

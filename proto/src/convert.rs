@@ -50,7 +50,7 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
             .map(|submission| submission.params.clone().into_iter().collect())
             .unwrap_or_default(),
         seq: seq.0,
-        restarts: state.chunk_reports().map(|(_, report)| report.restarts).sum(),
+        restarts: state.restarts(),
     }
 }
 
@@ -286,6 +286,7 @@ mod tests {
             resumed: 0,
             rejects: vec![],
             restarts: 2,
+            continued: false,
         };
         vec![
             haulage_core::run::submitted(RunId::from("p-1"), submission, None, at),

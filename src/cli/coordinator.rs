@@ -55,7 +55,7 @@ pub(crate) struct DaemonOptions {
     /// [default: the file `cookie` in the home folder]
     #[arg(long, value_name = "FILE", env = "HAULAGE_COOKIE_FILE")]
     pub(crate) cookie_file: Option<PathBuf>,
-    /// Write what the ready line says into this file as well
+    /// Write what the first line on stdout says into this file as well, once this process is up
     #[arg(long, value_name = "FILE", env = "HAULAGE_READY_FILE")]
     pub(crate) ready_file: Option<PathBuf>,
 }
@@ -149,9 +149,17 @@ pub(crate) fn ready(role: &str, what: &str, options: &DaemonOptions, output: Out
             json!({"role": role, "address": what, "pid": std::process::id()}),
         ))?;
     } else {
-        output.line(format!("haulage {role} ready: {what}"))?;
+        output.line(up(role, what))?;
     }
     Ok(())
+}
+
+/// The line on stdout. A node that is up may still be refused by its coordinator, so it isn't called ready.
+fn up(role: &str, what: &str) -> String {
+    match role {
+        "node" => format!("haulage node {what}"),
+        _ => format!("haulage {role} ready: {what}"),
+    }
 }
 
 /// Whoever waits for the file must never see half of it.
@@ -190,6 +198,13 @@ mod tests {
         for (address, expected) in cases {
             assert_eq!(url(address.parse().expect("an address")), expected);
         }
+    }
+
+    #[test]
+    fn a_node_that_is_up_does_not_claim_to_be_attached() {
+        assert_eq!(up("coordinator", "http://x:1"), "haulage coordinator ready: http://x:1");
+        let node = up("node", "n1 is up with 2 slots; connecting to http://x:1");
+        assert_eq!(node, "haulage node n1 is up with 2 slots; connecting to http://x:1");
     }
 
     #[test]

@@ -24,6 +24,8 @@ Examples:
 Destinations are known to nodes alone: a pipeline says `to: warehouse`, and each node says where that is. With
 secret://NAME the address is in the variable HAULAGE_SECRET_NAME, or in the file NAME under --secrets-dir.
 All nodes of a cluster need the same --store, and sources that mean the same everywhere: s3://, or a shared folder.
+The first line on stdout, and the ready file, say that the node is up and connects; `attached` in its log, and `haulage
+nodes`, say that a coordinator has taken it.
 S3 follows the standard AWS variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, ...).
 SIGTERM and Ctrl-C stop it gently: it takes no new work and finishes what it has, for at most 25 s. A second signal
 stops it at once; its work then runs on other nodes.";
@@ -56,8 +58,9 @@ impl Args {
 pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     let mut signals = Signals::listen()?;
     let config = node_config(&args, globals)?;
+    // Nothing about being attached: whether a coordinator takes this node (the cookie may be wrong) shows later.
     let what = format!(
-        "{} with {} slots, for {}",
+        "{} is up with {} slots; connecting to {}",
         config.name,
         config.slots,
         config.coordinators.join(", ")

@@ -1,11 +1,13 @@
 //! Settings of whatever touches data, wherever it runs: in a node, in `haulage run`, in `haulage plan`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use haulage_node::config::NodeConfig;
 use haulage_node::fault::Fault;
+use haulage_plan::definition::Definition;
 
 use crate::config::{self, DestinationArg};
 use crate::exit::Usage;
@@ -48,6 +50,23 @@ impl NodeOptions {
     /// Whether somebody has said where a destination is.
     pub(crate) fn names(&self, destination: &str) -> Result<bool> {
         Ok(config::destinations(&self.destination, config::environment())?.contains_key(destination))
+    }
+
+    /// Refuses a `--destination` of a name that the pipeline doesn't load to: a slip there would send the rows to the
+    /// default. Variables of the environment may be meant for other pipelines.
+    pub(crate) fn check_names(&self, definition: &Definition) -> Result<()> {
+        let loads = haulage_plan::outline(definition);
+        let known: BTreeSet<&str> = loads.iter().map(|load| load.destination.as_str()).collect();
+        for given in config::destinations(&self.destination, std::iter::empty())?.keys() {
+            if !known.contains(given.as_str()) {
+                let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                return Err(Usage(format!(
+                    "--destination {given}=...: the pipeline has no destination `{given}`; its loads go to: {known}"
+                ))
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// Puts the settings into a node's configuration. `warehouse` is where the destination of that name is when nobody

@@ -42,7 +42,8 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     let output = globals.output();
     let (document, params) = args.pipeline.load()?;
     // First, because its errors point into the file.
-    validate::parse(&document, &params)?;
+    let definition = validate::parse(&document, &params)?;
+    args.node.check_names(&definition)?;
     let config = embedded::node_config(&Home::new(&globals.home)?, &args.node)?;
     let preview = check::plan(config, &document.text, &document.file, &document.base, &params).await?;
     let fits = preview

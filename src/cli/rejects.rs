@@ -215,6 +215,7 @@ mod tests {
                     resumed: 0,
                     rejects: vec![key.to_owned()],
                     restarts: 0,
+                    continued: false,
                 },
                 at: Millis(0),
             };

@@ -57,6 +57,7 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     }
     // Before anything is made on disk: a mistake in the file should leave no folder behind.
     let definition = validate::parse(&document, &params)?;
+    args.node.check_names(&definition)?;
     let mut signals = Signals::listen()?;
     let home = Home::new(&globals.home)?;
     let config = embedded::node_config(&home, &args.node)?;

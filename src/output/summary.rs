@@ -64,7 +64,7 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         row(
             "repeated",
             format!(
-                "{}, {} from a checkpoint",
+                "{} made again, {} from a checkpoint",
                 human::counted(run.retries.into(), "attempt"),
                 human::counted(run.restarts.into(), "restart")
             ),
@@ -176,6 +176,17 @@ mod tests {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         assert!(!text.contains("repeated") && !text.contains("trace"), "{text}");
+    }
+
+    #[test]
+    fn what_was_repeated_is_named_for_what_it_is() {
+        let mut run = sample(RunState::Published);
+        (run.retries, run.restarts) = (2, 1);
+        let text = lines(&run, 9_000, Output::new(Format::Json), "").join("\n");
+        assert!(
+            text.contains("2 attempts made again, 1 restart from a checkpoint"),
+            "{text}"
+        );
     }
 
     #[test]

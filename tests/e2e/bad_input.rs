@@ -370,3 +370,26 @@ async fn of_a_key_that_is_not_unique_names_the_key() -> Result<()> {
     run(folder.path(), None).await?.success().context("the next run")?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_destination_that_the_pipeline_does_not_have_sends_no_row_elsewhere() -> Result<()> {
+    let folder = sound()?;
+    for verb in ["run", "plan"] {
+        let said = Verb::new(folder.path())
+            .args([
+                verb,
+                "orders.yaml",
+                "--destination",
+                "wharehouse=postgres://u:hunter2@127.0.0.1/d",
+            ])
+            .output()
+            .await?
+            .failure(&["wharehouse", "its loads go to: warehouse"])?;
+        ensure!(said.code == 2 && !said.stderr.contains("hunter2"), "{said:?}");
+    }
+    ensure!(
+        !folder.path().join(".haulage").exists(),
+        "something was made all the same"
+    );
+    Ok(())
+}

@@ -56,6 +56,34 @@ async fn a_run_is_one_trace_over_client_coordinator_and_nodes() -> Result<()> {
     check(&spans).with_context(|| outline(&spans))
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_attempt_is_an_error_in_the_trace() -> Result<()> {
+    let world = World::new().await?;
+    let receiver = Receiver::start().await?;
+    let mut settings = world.settings(1);
+    settings.envs.extend(receiver.envs());
+    let cluster = Cluster::start(world.folder.path(), Settings { ..settings }).await?;
+
+    let (run, _) = cluster
+        .submit(&flights::pipeline(), &["--base", "/no/such/folder"])
+        .await?;
+    cluster.watch(&run).await?;
+    let shown = cluster.show(&run).await?;
+    let trace = run_of(&shown)["trace_id"]
+        .as_str()
+        .context("the run has no trace id")?
+        .to_owned();
+    let span = until(
+        "the failed discovery has arrived",
+        Duration::from_secs(30),
+        async || Ok(receiver.trace(&trace)?.into_iter().find(|span| span.name == "discover")),
+    )
+    .await?;
+    let message = span.error.context("the span of a failed attempt has no error status")?;
+    ensure!(message.contains("/no/such/folder"), "{message}");
+    Ok(())
+}
+
 fn check(spans: &[Span]) -> Result<()> {
     let by_id: HashMap<&str, &Span> = spans.iter().map(|span| (span.id.as_str(), span)).collect();
     let parent = |span: &Span| by_id.get(span.parent.as_str()).copied();
@@ -64,6 +92,7 @@ fn check(spans: &[Span]) -> Result<()> {
 
     for span in spans {
         let above = parent(span);
+        ensure!(span.error.is_none(), "an error in a run that went well: {span:?}");
         match span.name.as_str() {
             "read" | "transform" | "stage" => {
                 let above = above.context("a part of a chunk has no parent")?;

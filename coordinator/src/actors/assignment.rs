@@ -48,6 +48,7 @@ pub(crate) fn input(done: Done) -> Input {
         attempt: done.key.attempt,
         node: done.node,
         result,
+        restarts: done.restarts,
     }
 }
 

@@ -198,6 +198,7 @@ impl ClusterState {
                     lease_ms: 0,
                     unwanted: Vec::new(),
                     unknown: false,
+                    name_taken: false,
                 });
                 return self.look_for_agents();
             }
@@ -206,8 +207,21 @@ impl ClusterState {
                     lease_ms,
                     unwanted: Vec::new(),
                     unknown: true,
+                    name_taken: false,
                 });
                 return self.greet_again(&heartbeat.node);
+            }
+            Sender::Rival => {
+                tracing::warn!(
+                    node = %heartbeat.node,
+                    "a second process runs under this node's name and is told to end; give it another with --name"
+                );
+                return answer.send(&LeaseGrant {
+                    lease_ms: 0,
+                    unwanted: Vec::new(),
+                    unknown: false,
+                    name_taken: true,
+                });
             }
         };
         let unwanted = heartbeat
@@ -219,7 +233,11 @@ impl ClusterState {
             lease_ms,
             unwanted: unwanted.cloned().collect(),
             unknown: false,
+            name_taken: false,
         });
+        if beat.has_rival {
+            tracing::warn!(node = %heartbeat.node, "two processes run under this node's name; the later one is refused");
+        }
         if beat.recovered {
             tracing::info!(node = %heartbeat.node, "the node answers again");
         }

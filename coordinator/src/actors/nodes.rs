@@ -4,6 +4,9 @@
 //! A node is known by its name and by the boot of its process. A heartbeat renews the lease of that boot alone; another
 //! boot under the same name means that the process was started again and that what the old one held is lost.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use haulage_core::ids::{Millis, NodeName};
@@ -22,6 +25,9 @@ const FORGET_MS: u64 = 600_000;
 const FULL_MS: u64 = 1_000;
 /// After how long a run is told again that a node doesn't hold an attempt, if it still awaits it there.
 const TELL_AGAIN_MS: u64 = 1_000;
+/// Heartbeats of a node after another process came up under its name that prove that both live. More than one, because
+/// the last one of a process that was killed may still be on its way.
+const PROOF: u32 = 2;
 /// Boots that a name is remembered to have had.
 const BOOTS: usize = 32;
 
@@ -81,6 +87,8 @@ pub(crate) enum Sender {
     Stranger,
     /// A process that was given up: whatever it holds is another's by now.
     Outcast,
+    /// A process whose name another one has that lives: it has to end.
+    Rival,
 }
 
 /// What a heartbeat means.
@@ -90,13 +98,17 @@ pub(crate) struct Beat {
     pub(crate) recovered: bool,
     /// Attempts that the node should hold and evidently doesn't.
     pub(crate) missing: Vec<AttemptKey>,
+    /// It has just shown that it lives beside another process under its name, which is refused from here on.
+    pub(crate) has_rival: bool,
 }
 
 /// What a greeting means.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Greeted {
-    /// Another process that was started before has the name: its agent is left alone.
+    /// Another process has the name, or has had it since: this one's agent is left alone.
     pub(crate) superseded: bool,
+    /// The process that has the name may still live: which of them stays shows soon.
+    pub(crate) contested: bool,
     /// The process was started again, and what it held before is lost, after so many milliseconds of silence.
     pub(crate) lost_boot: Option<u64>,
     /// Attempts that the log says it has and it doesn't.
@@ -110,6 +122,15 @@ pub(crate) struct Nodes {
     pub(crate) members: BTreeMap<NodeName, Member>,
     // Nodes that the log says have work and nobody has seen, and since when.
     absent: HashMap<NodeName, Millis>,
+    rivals: HashMap<NodeName, Rival>,
+}
+
+/// A process that came up under the name of one whose session stands.
+#[derive(Debug)]
+struct Rival {
+    boot: String,
+    /// Heartbeats of the other since.
+    beats: u32,
 }
 
 impl Nodes {
@@ -118,6 +139,7 @@ impl Nodes {
             settings,
             members: BTreeMap::new(),
             absent: HashMap::new(),
+            rivals: HashMap::new(),
         }
     }
 
@@ -126,8 +148,16 @@ impl Nodes {
         let settings = self.settings;
         let member = match self.members.get_mut(&beat.node) {
             Some(member) if member.boot == beat.boot && !member.lost => member,
-            Some(member) if member.boot == beat.boot || member.superseded.contains(&beat.boot) => {
-                return Sender::Outcast;
+            Some(member) if member.boot == beat.boot => return Sender::Outcast,
+            Some(member) if member.superseded.contains(&beat.boot) => return Sender::Rival,
+            Some(member)
+                if !member.lost
+                    && self
+                        .rivals
+                        .get(&beat.node)
+                        .is_some_and(|rival| rival.lost_to(&beat.boot)) =>
+            {
+                return Sender::Rival;
             }
             Some(_) | None => return Sender::Stranger,
         };
@@ -146,7 +176,15 @@ impl Nodes {
             }
         }
         member.miss(&missing, now);
-        Sender::Known(Beat { recovered, missing })
+        let has_rival = self.rivals.get_mut(&beat.node).is_some_and(|rival| {
+            rival.beats = rival.beats.saturating_add(1);
+            rival.beats == PROOF
+        });
+        Sender::Known(Beat {
+            recovered,
+            missing,
+            has_rival,
+        })
     }
 
     /// A node has answered a hello that was sent at `asked`.
@@ -169,6 +207,26 @@ impl Nodes {
             Some(member) if member.superseded.contains(&reply.boot) => {
                 return Greeted {
                     superseded: true,
+                    ..Greeted::default()
+                };
+            }
+            // A killed process ends its session, or falls silent; one that does neither keeps its name and its work.
+            Some(member)
+                if member.boot != reply.boot
+                    && !member.lost
+                    && member.agent.is_some()
+                    && member.lease.standing(now, &self.settings) == Standing::Alive =>
+            {
+                let fresh = || Rival {
+                    boot: reply.boot.clone(),
+                    beats: 0,
+                };
+                let rival = self.rivals.entry(reply.node.clone()).or_insert_with(fresh);
+                if rival.boot != reply.boot {
+                    *rival = fresh();
+                }
+                return Greeted {
+                    contested: true,
                     ..Greeted::default()
                 };
             }
@@ -210,6 +268,7 @@ impl Nodes {
             }
         }
         self.absent.remove(&reply.node);
+        self.rivals.remove(&reply.node);
         self.members.insert(reply.node.clone(), member);
         greeted
     }
@@ -322,6 +381,13 @@ impl Nodes {
     }
 }
 
+impl Rival {
+    /// Whether it is this process, and the other has shown that it lives.
+    fn lost_to(&self, boot: &str) -> bool {
+        self.boot == boot && self.beats >= PROOF
+    }
+}
+
 impl Member {
     /// The same process over a new session: what it was sent on the old one may be lost on the way.
     fn reconnect(
@@ -367,233 +433,5 @@ impl Member {
             },
         );
         refused + 1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use haulage_core::checkpoint::Counts;
-    use haulage_core::ids::{Attempt, ChunkId, RunId, StageId, Work};
-    use haulage_core::submission::Submission;
-    use haulage_proto::link::message::{Assignment, Task};
-
-    use super::super::board::{Awaited, Post};
-    use super::*;
-
-    const AGENT: ActorId = ActorId::Local(1);
-
-    fn key(index: u32) -> AttemptKey {
-        AttemptKey {
-            run: RunId::from("r"),
-            work: Work::Chunk(ChunkId {
-                stage: StageId(0),
-                index,
-            }),
-            attempt: Attempt(1),
-        }
-    }
-
-    fn board(node: &str, keys: &[u32]) -> Board {
-        let submission = Submission {
-            pipeline: "p".into(),
-            definition: String::new(),
-            file: String::new(),
-            base: String::new(),
-            params: BTreeMap::new(),
-            loads: vec![],
-            places: BTreeMap::new(),
-            traceparent: String::new(),
-        };
-        let awaited = |index: &u32| {
-            let assignment = Assignment {
-                key: key(*index),
-                submission: submission.clone(),
-                submitted_at: Millis(0),
-                replaces: None,
-                task: Task::Discover,
-            };
-            (
-                key(*index),
-                Awaited {
-                    node: NodeName::from(node),
-                    assignment: Arc::new(assignment),
-                },
-            )
-        };
-        let mut board = Board::default();
-        board.post(Post {
-            run: RunId::from("r"),
-            life: 1,
-            grants_seen: 0,
-            waiting: vec![],
-            awaited: keys.iter().map(awaited).collect(),
-            drops: BTreeMap::new(),
-            places: Arc::default(),
-            trace: Arc::default(),
-        });
-        board
-    }
-
-    fn reply(boot: &str, running: &[u32]) -> HelloReply {
-        HelloReply {
-            node: NodeName::from("n"),
-            boot: boot.into(),
-            version: "1".into(),
-            slots: 2,
-            places: Places::new(),
-            running: running.iter().map(|index| key(*index)).collect(),
-        }
-    }
-
-    fn beat(boot: &str, held: &[u32]) -> Heartbeat {
-        Heartbeat {
-            node: NodeName::from("n"),
-            boot: boot.into(),
-            progress: held.iter().map(|index| (key(*index), Counts::default())).collect(),
-        }
-    }
-
-    fn nodes() -> Nodes {
-        Nodes::new(Settings {
-            lease_ms: 5_000,
-            ..Settings::default()
-        })
-    }
-
-    #[test]
-    fn a_new_leader_adopts_what_a_node_runs_and_misses_what_it_does_not() {
-        let mut nodes = nodes();
-        let greeted = nodes.greeted(AGENT, &reply("b1", &[0]), &board("n", &[0, 1]), Millis(0), Millis(5));
-        assert_eq!(
-            greeted,
-            Greeted {
-                missing: vec![key(1)],
-                ..Greeted::default()
-            }
-        );
-        // A run that is recovered only after the node was greeted is held against what the node said then.
-        assert!(!nodes.adopt(&NodeName::from("n"), &key(0), Millis(6)));
-        assert!(nodes.adopt(&NodeName::from("n"), &key(2), Millis(6)));
-    }
-
-    #[test]
-    fn silence_makes_a_node_suspect_and_then_lost_once() {
-        let mut nodes = nodes();
-        let board = board("n", &[0]);
-        nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
-        assert_eq!(nodes.seats(Millis(2_999)).len(), 1);
-        assert_eq!(nodes.seats(Millis(3_000)).len(), 0);
-        assert_eq!(nodes.lost(&board, Millis(4_999)), []);
-        assert_eq!(nodes.lost(&board, Millis(5_000)), [(NodeName::from("n"), 5_000)]);
-        assert_eq!(
-            nodes.heartbeat(&beat("b1", &[0]), Millis(5_001)),
-            Sender::Outcast,
-            "a lost boot has to be greeted again"
-        );
-        assert_eq!(nodes.lost(&board, Millis(5_100)), []);
-        // Work that still stands there a lease later is lost again: the run may have missed it.
-        assert_eq!(nodes.lost(&board, Millis(10_000)), [(NodeName::from("n"), 5_000)]);
-        nodes.greeted(AGENT, &reply("b1", &[]), &board, Millis(11_000), Millis(11_000));
-        assert!(matches!(
-            nodes.heartbeat(&beat("b1", &[]), Millis(11_001)),
-            Sender::Known(_)
-        ));
-    }
-
-    #[test]
-    fn a_node_that_never_comes_back_after_a_restart_of_the_leader_is_lost() {
-        let mut nodes = nodes();
-        let board = board("gone", &[0]);
-        assert_eq!(nodes.lost(&board, Millis(100)), []);
-        assert_eq!(nodes.lost(&board, Millis(5_099)), []);
-        assert_eq!(nodes.lost(&board, Millis(5_100)), [(NodeName::from("gone"), 5_000)]);
-    }
-
-    #[test]
-    fn another_boot_loses_what_the_old_one_held_and_the_old_one_stays_out() {
-        let mut nodes = nodes();
-        let board = board("n", &[0]);
-        nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
-        let greeted = nodes.greeted(ActorId::Local(2), &reply("b2", &[]), &board, Millis(700), Millis(700));
-        assert_eq!(
-            greeted,
-            Greeted {
-                lost_boot: Some(700),
-                ..Greeted::default()
-            }
-        );
-        assert_eq!(nodes.heartbeat(&beat("b1", &[0]), Millis(800)), Sender::Outcast);
-        assert!(
-            nodes
-                .greeted(AGENT, &reply("b1", &[0]), &board, Millis(900), Millis(900))
-                .superseded
-        );
-        assert!(matches!(
-            nodes.heartbeat(&beat("b2", &[]), Millis(1_000)),
-            Sender::Known(_)
-        ));
-        let member = nodes.same_boot(&NodeName::from("n"), "b2").expect("just greeted");
-        let sent = member.sent.get(&key(0));
-        assert!(
-            matches!(sent, Some(Sent::Missing { .. })),
-            "the same attempt never goes to another process: {sent:?}"
-        );
-    }
-
-    #[test]
-    fn a_process_that_was_not_greeted_yet_loses_nothing_by_its_heartbeat() {
-        let mut nodes = nodes();
-        assert_eq!(nodes.heartbeat(&beat("b1", &[0]), Millis(1)), Sender::Stranger);
-        nodes.greeted(AGENT, &reply("b1", &[0]), &board("n", &[0]), Millis(2), Millis(2));
-        assert_eq!(nodes.heartbeat(&beat("b2", &[]), Millis(3)), Sender::Stranger);
-    }
-
-    #[test]
-    fn a_reconnect_sends_again_what_may_be_lost_and_misses_what_was_held() {
-        let mut nodes = nodes();
-        let board = board("n", &[0, 1, 2]);
-        nodes.greeted(AGENT, &reply("b1", &[0, 1]), &board, Millis(0), Millis(0));
-        let member = nodes.same_boot(&NodeName::from("n"), "b1").expect("just greeted");
-        member.sent.insert(key(2), Sent::OnTheWay);
-        assert_eq!(nodes.unreachable(AGENT), Some(NodeName::from("n")));
-        assert_eq!(nodes.alive(Millis(1)).len(), 0);
-        let greeted = nodes.greeted(ActorId::Local(2), &reply("b1", &[0]), &board, Millis(50), Millis(60));
-        assert_eq!(
-            greeted,
-            Greeted {
-                missing: vec![key(1)],
-                ..Greeted::default()
-            }
-        );
-        let member = nodes.same_boot(&NodeName::from("n"), "b1").expect("just greeted");
-        assert_eq!(
-            member.sent.get(&key(2)),
-            Some(&Sent::Again {
-                at: Millis(60),
-                refused: 0
-            })
-        );
-        assert_eq!(nodes.alive(Millis(61)).len(), 1);
-    }
-
-    #[test]
-    fn an_attempt_that_heartbeats_no_longer_name_is_missing() {
-        let mut nodes = nodes();
-        let board = board("n", &[0]);
-        nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
-        for at in 1..=MISSES {
-            let expected = if at == MISSES { vec![key(0)] } else { Vec::new() };
-            let beat = nodes.heartbeat(&beat("b1", &[]), Millis(at.into()));
-            assert_eq!(
-                beat,
-                Sender::Known(Beat {
-                    missing: expected,
-                    ..Beat::default()
-                }),
-                "after {at}"
-            );
-        }
     }
 }

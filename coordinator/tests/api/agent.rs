@@ -315,6 +315,7 @@ async fn tell_done(inner: Arc<Inner>, key: AttemptKey, result: Result<Outcome, F
             node: inner.name.clone(),
             key: key.clone(),
             result: result.clone(),
+            restarts: 0,
         };
         if !inner.is_silent()
             && let Some(DoneReply { acknowledged: true }) = to_leader(&inner, &done, GatewayMessage::Done).await
@@ -444,6 +445,7 @@ pub(crate) fn outcome(assignment: &Assignment, chunks: u32) -> Outcome {
                 resumed: 0,
                 rejects: vec![format!("rejects/{chunk}")],
                 restarts: 0,
+                continued: false,
             },
         },
         Work::Step(step) => {
@@ -476,6 +478,7 @@ pub(crate) fn chunk_outcome() -> Outcome {
         resumed: 0,
         rejects: Vec::new(),
         restarts: 0,
+        continued: false,
     };
     Outcome::Staged { report }
 }

@@ -32,6 +32,8 @@ pub enum Input {
         node: NodeName,
         /// How it ended.
         result: Result<Completion, Failure>,
+        /// If it failed: how often its work went on from a checkpoint.
+        restarts: u32,
     },
     /// A node doesn't hold an attempt that the log says it has: it dropped it as told, refused it, or was restarted.
     Dropped {
@@ -112,7 +114,8 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
             attempt,
             node,
             result,
-        } => Ok(done(state, work, *attempt, node, result, now)),
+            restarts,
+        } => Ok(done(state, work, *attempt, node, result, *restarts, now)),
         Input::Dropped { work, attempt, node } => Ok(dropped(state, work, *attempt, node, now)),
         Input::NodeLost { node, silent_ms } => Ok(node_lost(state, node, *silent_ms, now)),
         Input::Cancel { reason } => cancel(state, reason, now),
@@ -167,13 +170,14 @@ fn done(
     attempt: Attempt,
     node: &NodeName,
     result: &Result<Completion, Failure>,
+    restarts: u32,
     now: Millis,
 ) -> Vec<Event> {
     if !holds(state, work, attempt) {
         return Vec::new();
     }
     let event = match (work, result) {
-        (_, Err(failure)) => failed(state, work, attempt, node, failure.clone(), None, now),
+        (_, Err(failure)) => with_restarts(failed(state, work, attempt, node, failure.clone(), None, now), restarts),
         (Work::Discover, Ok(Completion::Discovered(stages))) => Event::Planned {
             attempt,
             stages: stages.clone(),
@@ -207,6 +211,14 @@ fn done(
         }
     };
     vec![event]
+}
+
+/// The failure of an attempt whose node told how often the work had gone on from a checkpoint. Of a lost one nobody knows.
+fn with_restarts(mut failed: Event, times: u32) -> Event {
+    if let Event::AttemptFailed { restarts, .. } = &mut failed {
+        *restarts = times;
+    }
+    failed
 }
 
 fn dropped(state: &State, work: &Work, attempt: Attempt, node: &NodeName, now: Millis) -> Vec<Event> {
@@ -250,6 +262,7 @@ fn failed(
         node: node.clone(),
         failure,
         node_lost_after_ms,
+        restarts: 0,
         not_before: now.plus(wait),
         at: now,
     }

@@ -31,8 +31,11 @@ use crate::ids::{Attempt, ChunkId, LoadName, Millis, NodeName, RunId, StepId, St
 use crate::saga::Saga;
 use crate::submission::Submission;
 
-/// Failures of one piece of work before the run gives it up.
-pub const MAX_FAILURES: u32 = 5;
+/// Failures of one piece of work before the run gives it up. With the waits between them a warehouse may be away for a
+/// minute, as while it is restarted or fails over.
+pub const MAX_FAILURES: u32 = 8;
+/// The same for discovery: nothing is lost yet, and somebody who mistyped an address waits in front of it.
+pub const MAX_DISCOVER_FAILURES: u32 = 5;
 /// Nodes that may be lost over one piece of work before it counts as poison.
 pub const MAX_LOST: u32 = 3;
 
@@ -106,6 +109,7 @@ pub struct State {
     undoing_waits: Option<(StepId, Failure)>,
     finished: Option<(Outcome, Millis)>,
     retries: u32,
+    restarts: u32,
 }
 
 impl State {
@@ -155,6 +159,7 @@ impl State {
             Event::ChunkStaged { work, report, .. } => {
                 self.settle_attempt(work);
                 if let Work::Chunk(chunk) = work {
+                    self.restarts = self.restarts.saturating_add(report.restarted());
                     self.reports.insert(*chunk, report.clone());
                     self.open.remove(chunk);
                 }
@@ -173,9 +178,11 @@ impl State {
                 node,
                 failure,
                 node_lost_after_ms,
+                restarts,
                 not_before,
                 ..
             } => {
+                self.restarts = self.restarts.saturating_add(*restarts);
                 self.record_failure(work, node, failure, node_lost_after_ms.is_some(), *not_before);
             }
             Event::CancelRequested { reason, .. } => self.cancel = Some(reason.clone()),
@@ -330,6 +337,11 @@ impl State {
         self.retries
     }
 
+    /// How often work on a chunk went on from a checkpoint after a failure or a loss, in attempts that failed too.
+    pub fn restarts(&self) -> u32 {
+        self.restarts
+    }
+
     /// Attempts that a node has, as far as the log knows.
     pub fn in_flight(&self) -> impl Iterator<Item = (&Work, Attempt, &NodeName)> {
         self.running.iter().filter_map(|work| {
@@ -378,9 +390,13 @@ fn given_up(work: &Work, tries: &Tries, failure: &Failure) -> Option<Failure> {
             ),
         });
     }
+    let most = match work {
+        Work::Discover => MAX_DISCOVER_FAILURES,
+        Work::Chunk(_) | Work::Step(_) | Work::Compensate(_) => MAX_FAILURES,
+    };
     match failure.class {
         Class::Permanent | Class::Poison => Some(failure.clone()),
-        Class::Transient | Class::Fenced if tries.failures >= MAX_FAILURES => Some(Failure {
+        Class::Transient | Class::Fenced if tries.failures >= most => Some(Failure {
             class: Class::Permanent,
             message: format!(
                 "{work} failed {} times, the last with: {}",

@@ -75,6 +75,7 @@ pub(super) fn report(loads: &[&str], rows: u64) -> ChunkReport {
         resumed: 0,
         rejects: Vec::new(),
         restarts: 0,
+        continued: false,
     }
 }
 

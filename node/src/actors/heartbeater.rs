@@ -124,6 +124,8 @@ impl State {
         reply: RpcReplyPort<Wire>,
     ) -> Result<(), ActorProcessingErr> {
         let now = self.now();
+        // Asked again while its lease stands is no news.
+        let known = self.leased && !self.fence.expired(now);
         self.lease_ms = hello.lease_ms.max(1);
         self.heartbeat_ms = hello.heartbeat_ms.clamp(1, self.lease_ms);
         self.greeted = Some(now);
@@ -143,7 +145,9 @@ impl State {
         };
         // After the supervisor heard of the lease: an assignment may follow the answer at once.
         shared.answer(reply, &answer);
-        tracing::info!(epoch = shared.epoch().0, "greeted by a coordinator");
+        if !known {
+            tracing::info!(epoch = shared.epoch().0, "greeted by a coordinator");
+        }
         Ok(())
     }
 
@@ -205,6 +209,9 @@ impl State {
             }
             return Ok(());
         }
+        if grant.name_taken {
+            return Err(self.refused().into());
+        }
         if !grant.unwanted.is_empty() {
             let dropped = SupervisorMessage::Drop {
                 attempts: grant.unwanted,
@@ -214,6 +221,15 @@ impl State {
             self.with.supervisor.cast(dropped)?;
         }
         self.lease(myself, sent, grant.lease_ms)
+    }
+
+    /// Another process has this node's name and lives. An error ends the node as a whole: two of one name would be given
+    /// each other's work.
+    fn refused(&self) -> String {
+        let shared = &self.with.shared;
+        tracing::warn!(node = %shared.name, "another process runs under this node's name, so this one ends");
+        shared.refuse();
+        format!("another process runs under the name {}", shared.name)
     }
 
     fn lease(

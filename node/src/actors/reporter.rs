@@ -36,6 +36,8 @@ pub(crate) enum ReporterMessage {
     Report {
         key: AttemptKey,
         result: Result<Outcome, Failure>,
+        /// Of a failed one: how often its work went on from a checkpoint.
+        restarts: u32,
         trace: Carrier,
     },
     /// Nobody wants to hear about it any more.
@@ -76,11 +78,17 @@ impl Actor for Reporter {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            ReporterMessage::Report { key, result, trace } => {
+            ReporterMessage::Report {
+                key,
+                result,
+                restarts,
+                trace,
+            } => {
                 let done = Done {
                     node: state.shared.name.clone(),
                     key: key.clone(),
                     result,
+                    restarts,
                 };
                 let shared = state.shared.clone();
                 let report = tokio::spawn(async move {

@@ -2,7 +2,7 @@
 //! which attempts it holds with what they have counted. A heartbeat reads all of it without waiting for anybody.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use haulage_core::checkpoint::Counts;
@@ -14,18 +14,33 @@ use serde::Serialize;
 
 use crate::trace::Carrier;
 
-/// What an attempt has counted so far. Written once per segment.
+/// What an attempt has counted so far, and where it began. Written once per segment.
 #[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<Counts>);
+pub(crate) struct Progress {
+    counts: Mutex<Counts>,
+    continued: AtomicBool,
+}
 
 impl Progress {
     pub(crate) fn set(&self, counts: &Counts) {
         // A panic while this was held can only have left a complete value behind.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(counts);
+        self.counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(counts);
     }
 
     pub(crate) fn get(&self) -> Counts {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Segments of an earlier attempt stood when this one began.
+    pub(crate) fn continues(&self) {
+        self.continued.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn continued(&self) -> bool {
+        self.continued.load(Ordering::SeqCst)
     }
 }
 
@@ -39,6 +54,7 @@ pub(crate) struct Shared {
     /// Where its destinations are, by name, without credentials.
     pub(crate) places: BTreeMap<String, String>,
     epoch: AtomicU64,
+    refused: AtomicBool,
     held: Mutex<BTreeMap<AttemptKey, Arc<Progress>>>,
 }
 
@@ -50,6 +66,7 @@ impl Shared {
             slots,
             places,
             epoch: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
             held: Mutex::default(),
         }
     }
@@ -62,6 +79,15 @@ impl Shared {
     /// The highest epoch seen.
     pub(crate) fn epoch(&self) -> Epoch {
         Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Notes that a coordinator has refused this node because another process has its name.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
     }
 
     /// The envelope of what this node says.

@@ -325,7 +325,16 @@ impl State {
         };
         entry.phase = Phase::Finished;
         let trace = entry.order.trace.clone();
-        self.reporter.cast(ReporterMessage::Report { key, result, trace })?;
+        let restarts = match &result {
+            Ok(_) => 0,
+            Err(_) => entry.restarts + u32::from(entry.progress.continued()),
+        };
+        self.reporter.cast(ReporterMessage::Report {
+            key,
+            result,
+            restarts,
+            trace,
+        })?;
         Ok(())
     }
 

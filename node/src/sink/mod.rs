@@ -48,6 +48,63 @@ pub struct LoadContext {
     pub replaces: Option<RunId>,
 }
 
+impl LoadContext {
+    /// A row has NULL in a column that takes none. A key column never can: there, only the rows can be mended.
+    pub(crate) fn without_value(&self, column: &str, key: bool, chunk: ChunkId) -> Failure {
+        let (what, advice) = if key {
+            (
+                "key column",
+                "a key column may not be NULL; reject or filter such rows in the step",
+            )
+        } else {
+            (
+                "column",
+                "the table needs one there; reject such rows in the step, or make the column nullable",
+            )
+        };
+        Failure::permanent(format!(
+            "load {}: {what} {column} of {} has no value in a row of chunk {chunk}: {advice}",
+            self.load, self.table
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::datatypes::Schema;
+    use haulage_core::ids::StageId;
+
+    use super::*;
+
+    #[test]
+    fn a_key_column_is_never_to_be_made_nullable() {
+        let load = LoadContext {
+            pipeline: "p".into(),
+            run: RunId::from("r"),
+            epoch: Epoch(1),
+            load: LoadName::from("l"),
+            table: "t".into(),
+            mode: Mode::Merge,
+            key: vec!["id".into()],
+            schema: Arc::new(Schema::empty()),
+            replaces: None,
+        };
+        let chunk = ChunkId {
+            stage: StageId(0),
+            index: 3,
+        };
+        let key = load.without_value("id", true, chunk).message;
+        assert!(
+            key.contains("key column id of t") && key.contains("may not be NULL; reject or filter"),
+            "{key}"
+        );
+        assert!(!key.contains("nullable"), "{key}");
+        assert!(load.without_value("name", false, chunk).message.contains("nullable"));
+    }
+}
+
 /// What a destination would do, found without touching anything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inspection {

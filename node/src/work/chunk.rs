@@ -43,6 +43,11 @@ pub(crate) async fn run(
             standing,
         });
     }
+    let markers = targets.iter().flat_map(|target| target.standing.values());
+    let continued = markers.into_iter().any(|marker| marker.attempt < attempt);
+    if continued {
+        progress.continues();
+    }
     let standing: Vec<_> = targets.iter().map(|target| (target.name(), &target.standing)).collect();
     let resumed = resume(store.as_ref(), spec, &standing).await?;
     let mut report = ChunkReport {
@@ -51,6 +56,7 @@ pub(crate) async fn run(
         resumed: resumed.segment,
         rejects: resumed.rejects,
         restarts: 0,
+        continued,
     };
     progress.set(&report.counts);
     if resumed.done {

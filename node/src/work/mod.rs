@@ -74,7 +74,11 @@ pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Progress)
         Ok(Outcome::Staged { report }) => drop(span.record("rows", report.counts.read)),
         Ok(Outcome::Stepped { report }) => drop(span.record("rows", report.rows)),
         Ok(Outcome::Discovered { .. }) => {}
-        Err(failure) => drop(span.record("error", failure.message.as_str())),
+        Err(failure) => {
+            span.record("error", failure.message.as_str());
+            // The status that viewers of traces show red.
+            span.record("otel.status_description", failure.message.as_str());
+        }
     }
     result
 }
@@ -82,12 +86,14 @@ pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Progress)
 fn span(tools: &Toolbox, order: &Order) -> Span {
     let key = &order.assignment.key;
     let (run, attempt, node) = (&key.run, key.attempt.0, &tools.config().name);
-    let step = |name: &str, step: &StepId| info_span!("step", otel.name = name, %run, load = %step.load, attempt, %node, rows = Empty, error = Empty);
+    let step = |name: &str, step: &StepId| info_span!("step", otel.name = name, %run, load = %step.load, attempt, %node, rows = Empty, error = Empty, otel.status_description = Empty);
     match &key.work {
-        Work::Discover => info_span!("discover", %run, attempt, %node, error = Empty),
+        Work::Discover => {
+            info_span!("discover", %run, attempt, %node, error = Empty, otel.status_description = Empty)
+        }
         Work::Chunk(chunk) => {
             let (stage, chunk) = (chunk.stage.0, chunk.index);
-            info_span!("chunk", %run, stage, chunk, attempt, %node, rows = Empty, error = Empty)
+            info_span!("chunk", %run, stage, chunk, attempt, %node, rows = Empty, error = Empty, otel.status_description = Empty)
         }
         Work::Step(id) => step(
             match id.kind {

@@ -26,8 +26,8 @@ async fn misfits_name_column_and_types(world: &World) {
     assert_eq!(failure.class, Class::Permanent);
     for words in [
         "key column nothing is not among the load's columns",
-        "column name is Utf8View in the load and integer in ",
-        "column amount (Float64) is not in ",
+        "column name is text in the load and integer in ",
+        "column amount (double) is not in ",
         "column needed (text) of ",
         "no unique index on its key",
     ] {

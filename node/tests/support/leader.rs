@@ -70,6 +70,7 @@ impl Actor for Gateway {
                                 lease_ms: LEASE.0,
                                 unwanted: Vec::new(),
                                 unknown: false,
+                                name_taken: false,
                             },
                         )?;
                     }
@@ -188,12 +189,17 @@ impl Leader {
 
     /// Assigns it and waits for its end.
     pub(crate) async fn perform(&self, work: Work, task: Task) -> Result<Outcome, Failure> {
+        self.done(work, 1, task).await.result
+    }
+
+    /// Assigns this attempt and waits for what the node says at its end.
+    pub(crate) async fn done(&self, work: Work, attempt: u32, task: Task) -> Done {
         assert_eq!(
-            self.assign(EPOCH, &work, 1, task).await,
+            self.assign(EPOCH, &work, attempt, task).await,
             AssignmentReply::Accepted,
             "{work}"
         );
-        let key = self.key(&work, 1);
+        let key = self.key(&work, attempt);
         let heard = self.heard.clone();
         let ended = move || {
             heard
@@ -204,7 +210,7 @@ impl Leader {
                 .find(|done| done.key == key)
                 .cloned()
         };
-        wait_for("the end of the attempt", ended).await.result
+        wait_for("the end of the attempt", ended).await
     }
 
     /// One step of the load `out`.

@@ -76,7 +76,7 @@ fn one(report: &mut Report, name: &str, place: Place, node: &Node, given: Option
                 Err(help) => {
                     report.help(
                         place,
-                        format!("the default of `{name}` is not a {type_name}: `{text}`"),
+                        format!("the default of `{name}` is not {}: `{text}`", with_article(type_name)),
                         help,
                     );
                     return None;
@@ -91,7 +91,7 @@ fn one(report: &mut Report, name: &str, place: Place, node: &Node, given: Option
             Err(help) => {
                 report.help(
                     place,
-                    format!("the parameter `{name}` is not a {type_name}: `{text}`"),
+                    format!("the parameter `{name}` is not {}: `{text}`", with_article(type_name)),
                     help,
                 );
                 None
@@ -147,4 +147,14 @@ impl Params {
             ..place
         }
     }
+}
+
+/// `a date`, `an int`.
+fn with_article(type_name: &str) -> String {
+    let article = if type_name.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    };
+    format!("{article} {type_name}")
 }

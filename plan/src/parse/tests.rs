@@ -345,7 +345,7 @@ fn parameters() {
     );
     assert_eq!(
         complaints(&text("{n: {type: int, default: x}}", "x"), &[]),
-        ["2:34 the default of `n` is not a int: `x` | write a whole number from -2147483648 to 2147483647",]
+        ["2:34 the default of `n` is not an int: `x` | write a whole number from -2147483648 to 2147483647",]
     );
     assert_eq!(
         complaints(

@@ -69,6 +69,9 @@ pub struct LeaseGrant {
     pub unwanted: Vec<AttemptKey>,
     /// Whether the leader doesn't know this node or boot (it was lost): the node drops all and is greeted anew.
     pub unknown: bool,
+    /// Another process has the node's name and is alive: this one is not wanted, and ends.
+    #[serde(default)]
+    pub name_taken: bool,
 }
 
 /// Coordinator to node: do this. Accepted or refused at once; the outcome comes as [`Done`].
@@ -129,6 +132,10 @@ pub struct Done {
     pub key: AttemptKey,
     /// How it ended.
     pub result: Result<Outcome, Failure>,
+    /// Of one that failed: how often its work went on from a checkpoint, by a restart on this node or because it began
+    /// where an earlier attempt had stopped. A successful chunk says so in its report.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 /// What a successful attempt reports.

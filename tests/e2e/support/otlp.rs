@@ -25,6 +25,8 @@ pub(crate) struct Span {
     pub(crate) name: String,
     /// Attributes as text.
     pub(crate) attributes: HashMap<String, String>,
+    /// What its error status says; `None` without one.
+    pub(crate) error: Option<String>,
     /// Attributes of the process that sent it.
     pub(crate) resource: HashMap<String, String>,
 }
@@ -54,6 +56,10 @@ impl TraceService for Service {
                     parent: hex(&span.parent_span_id),
                     name: span.name,
                     attributes: texts(span.attributes),
+                    error: span
+                        .status
+                        .filter(|status| status.code == 2)
+                        .map(|status| status.message),
                     resource: resource.clone(),
                 });
             }

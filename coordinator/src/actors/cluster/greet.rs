@@ -97,8 +97,12 @@ impl ClusterState {
             }
         };
         let greeted = self.nodes.greeted(id, &reply, &self.board, asked, now);
+        if greeted.contested {
+            agent.greeting = Greeting::Again(now.plus(AGAIN_MS));
+            return;
+        }
         if greeted.superseded {
-            tracing::warn!(node = %reply.node, "two processes run under this node's name; stop one, or name it otherwise");
+            // Its next heartbeat is answered with why.
             agent.greeting = Greeting::Again(now.plus(REFUSED_MS));
             return;
         }

@@ -61,6 +61,7 @@ impl World<'_> {
                     attempt,
                     node: node(0),
                     result,
+                    restarts: 0,
                 };
             }
             _ => {}
@@ -83,6 +84,7 @@ impl World<'_> {
                     attempt,
                     node,
                     result,
+                    restarts: 0,
                 }
             }
             Effect::Drop { work, attempt, node } => Input::Dropped { work, attempt, node },
@@ -130,6 +132,7 @@ fn well(state: &State) -> Input {
                 attempt,
                 node,
                 result,
+                restarts: 0,
             }
         }
         Some(Effect::Drop { work, attempt, node }) => Input::Dropped { work, attempt, node },

@@ -26,6 +26,7 @@ fn drive(log: &mut Vec<Event>, stop: impl Fn(&State) -> bool) -> State {
                     attempt,
                     node,
                     result,
+                    restarts: 0,
                 }
             }
             Effect::Drop { work, attempt, node } => Input::Dropped { work, attempt, node },
@@ -53,6 +54,7 @@ fn fail(state: &mut State, log: &mut Vec<Event>, class: Class) {
         attempt,
         node,
         result: Err(failure),
+        restarts: 0,
     };
     for event in decide(state, &input, Millis(5)).expect("a result is never refused") {
         state.apply(&event);
@@ -135,23 +137,32 @@ fn a_failed_publish_reverts_the_earlier_one_and_drops_all_staging() {
 
 #[test]
 fn a_transient_failure_is_tried_again_elsewhere_with_backoff_until_the_budget_is_gone() {
-    let mut log = start(&LOADS);
-    let mut state = drive(&mut log, |state| state.in_flight().next().is_some());
-    let mut waits = Vec::new();
-    for _ in 0..MAX_FAILURES {
-        fail(&mut state, &mut log, Class::Transient);
-        if let Some(Effect::Dispatch { not_before, avoid, .. }) = state.outstanding().first() {
-            assert_eq!(avoid.as_ref(), Some(&NodeName::from("n1")));
-            waits.push(not_before.since(Millis(5)));
-            state = drive(&mut log, |state| state.in_flight().next().is_some());
+    type Is = fn(&Work) -> bool;
+    let rounds: [(Is, u32); 2] = [
+        (|work| matches!(work, Work::Discover), MAX_DISCOVER_FAILURES),
+        // A minute: as long as a warehouse may take to be started again.
+        (|work| matches!(work, Work::Step(_)), MAX_FAILURES),
+    ];
+    for (is, most) in rounds {
+        let mut log = start(&["a"]);
+        let runs = |state: &State| state.in_flight().any(|(work, _, _)| is(work));
+        let mut state = drive(&mut log, runs);
+        let mut waits = Vec::new();
+        for _ in 0..most {
+            fail(&mut state, &mut log, Class::Transient);
+            if let Some(Effect::Dispatch { not_before, avoid, .. }) = state.outstanding().first() {
+                assert_eq!(avoid.as_ref(), Some(&NodeName::from("n1")));
+                waits.push(not_before.since(Millis(5)));
+                state = drive(&mut log, runs);
+            }
         }
+        assert_eq!(waits.len() as u32, most - 1);
+        for (nth, wait) in waits.iter().enumerate() {
+            let full = (500 << nth).min(30_000);
+            assert!((full * 3 / 4..=full * 5 / 4).contains(wait), "wait {nth} is {wait} ms");
+        }
+        assert_eq!(drive(&mut log, |_| false).phase(), Phase::AtRest(Outcome::Failed));
     }
-    assert_eq!(waits.len() as u32, MAX_FAILURES - 1);
-    for (nth, wait) in waits.iter().enumerate() {
-        let full = 500 << nth;
-        assert!((full * 3 / 4..=full * 5 / 4).contains(wait), "wait {nth} is {wait} ms");
-    }
-    assert_eq!(drive(&mut log, |_| false).phase(), Phase::AtRest(Outcome::Failed));
 }
 
 #[test]
@@ -223,6 +234,7 @@ fn a_stale_or_repeated_result_changes_nothing() {
         attempt: Attempt(1),
         node: "n1".into(),
         result: Ok(completion(&Work::Discover, &LOADS, 2)),
+        restarts: 0,
     };
     assert_eq!(decide(&state, &late, Millis(7)), Ok(Vec::new()));
 }
@@ -371,7 +383,60 @@ fn a_result_of_the_wrong_kind_fails_the_run_instead_of_the_process() {
         attempt: Attempt(1),
         node: "n1".into(),
         result: Ok(Completion::Stepped(StepReport::default())),
+        restarts: 0,
     };
     let events = decide(&state, &input, Millis(6)).expect("never refused");
     assert!(matches!(&events[..], [Event::AttemptFailed { failure, .. }] if failure.class == Class::Permanent));
+}
+
+#[test]
+fn every_time_that_work_went_on_from_a_checkpoint_is_counted_once() {
+    let mut log = start(&LOADS);
+    let chunk = |state: &State| {
+        let mut running = state.in_flight().filter(|(work, ..)| matches!(work, Work::Chunk(_)));
+        running
+            .next()
+            .map(|(work, attempt, node)| (work.clone(), attempt, node.clone()))
+    };
+    let mut told = Vec::new();
+    // An attempt that was escalated after three restarts, and one that found its segments and was restarted once more.
+    for restarts in [3, 2] {
+        let state = drive(&mut log, |state| chunk(state).is_some());
+        let (work, attempt, node) = chunk(&state).expect("a chunk is running");
+        let result = if told.is_empty() {
+            Err(Failure::transient("no"))
+        } else {
+            let mut report = report(&LOADS, 1);
+            (report.restarts, report.continued) = (restarts - 1, true);
+            Ok(Completion::Staged(report))
+        };
+        let input = Input::Done {
+            work,
+            attempt,
+            node,
+            result,
+            restarts: if told.is_empty() { restarts } else { 0 },
+        };
+        log.extend(decide(&state, &input, Millis(5)).expect("a result is never refused"));
+        told.push(State::fold(&log).restarts());
+        // Said again, it is stale.
+        let state = State::fold(&log);
+        assert_eq!(decide(&state, &input, Millis(6)), Ok(Vec::new()));
+    }
+    assert_eq!(told, [3, 5]);
+    let state = drive(&mut log, |_| false);
+    assert_eq!((state.retries(), state.restarts()), (1, 5));
+}
+
+#[test]
+fn a_failure_of_an_older_release_counts_no_restarts() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, |state| state.in_flight().next().is_some());
+    fail(&mut state, &mut log, Class::Transient);
+    let mut old = serde_json::to_value(log.last().expect("it failed")).expect("an event");
+    assert_eq!(
+        old.as_object_mut().and_then(|event| event.remove("restarts")),
+        Some(0.into())
+    );
+    assert_eq!(serde_json::from_value::<Event>(old).ok().as_ref(), log.last());
 }

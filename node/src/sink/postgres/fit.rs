@@ -4,6 +4,7 @@
 
 use datafusion::arrow::datatypes::DataType;
 use haulage_plan::definition::Mode;
+use haulage_plan::types;
 
 use super::bookkeeping::Method;
 use super::encode::Column;
@@ -91,7 +92,7 @@ fn fit_new(load: &LoadContext, target: &Target, misfits: &mut Vec<String>) -> Fi
             misfits.push(format!(
                 "column {}: PostgreSQL has no type for {}; CAST it in the step's SQL",
                 field.name(),
-                field.data_type()
+                types::name(field.data_type())
             ));
             continue;
         };
@@ -155,9 +156,10 @@ fn fit_columns(load: &LoadContext, target: &Target, existing: &Existing, misfits
     let mut types = Vec::new();
     for field in load.schema.fields() {
         let arrow = field.data_type();
+        let typed = types::name(arrow);
         let Some(column) = existing.column(field.name()) else {
             misfits.push(format!(
-                "column {0} ({arrow}) is not in {table}; ALTER TABLE {1} ADD COLUMN {2} {3}, or leave it out in the \
+                "column {0} ({typed}) is not in {table}; ALTER TABLE {1} ADD COLUMN {2} {3}, or leave it out in the \
                  step's SQL",
                 field.name(),
                 target.sql(),
@@ -182,7 +184,7 @@ fn fit_columns(load: &LoadContext, target: &Target, existing: &Existing, misfits
                 types.push((column.sql.clone(), column.not_null || load.key.contains(field.name())));
             }
             None => misfits.push(format!(
-                "column {0} is {arrow} in the load and {1} in {table}; CAST it in the step's SQL, or ALTER TABLE {2} \
+                "column {0} is {typed} in the load and {1} in {table}; CAST it in the step's SQL, or ALTER TABLE {2} \
                  ALTER COLUMN {3} TYPE {4}",
                 field.name(),
                 column.sql,

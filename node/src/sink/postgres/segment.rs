@@ -331,16 +331,8 @@ impl Sender {
 
     fn failure(&self, place: &super::failure::Place, error: sqlx::Error) -> Failure {
         if let (Some("23502"), Some(column)) = (super::failure::code(&error), super::failure::column(&error)) {
-            let key = if self.load.key.iter().any(|key| key == column) {
-                "key column"
-            } else {
-                "column"
-            };
-            return Failure::permanent(format!(
-                "load {}: {key} {column} has no value in a row of chunk {}, and {} needs one; reject such rows in the \
-                 step, or make the column nullable",
-                self.load.load, self.chunk, self.load.table
-            ));
+            let key = self.load.key.iter().any(|key| key == column);
+            return self.load.without_value(column, key, self.chunk);
         }
         place.failure(&self.doing, error)
     }

@@ -155,16 +155,8 @@ impl Segment {
             {
                 // "NOT NULL constraint failed: table.column"
                 let column = said.message().rsplit('.').next().unwrap_or("?").to_owned();
-                let key = if self.load.key.contains(&column) {
-                    "key column"
-                } else {
-                    "column"
-                };
-                Failure::permanent(format!(
-                    "load {}: {key} {column} has no value in a row of chunk {}, and {} needs one; reject such rows in \
-                     the step, or make the column nullable",
-                    self.load.load, self.chunk, self.load.table
-                ))
+                let key = self.load.key.contains(&column);
+                self.load.without_value(&column, key, self.chunk)
             }
             Error::Said(error) => writer.failure(doing, error),
         }

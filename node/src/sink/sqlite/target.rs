@@ -6,6 +6,7 @@
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
 use haulage_plan::definition::Mode;
+use haulage_plan::types;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
@@ -260,7 +261,7 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
             misfits.push(format!(
                 "column {}: SQLite has no place for {}; CAST it in the step's SQL",
                 field.name(),
-                field.data_type()
+                types::name(field.data_type())
             ));
             continue;
         };
@@ -304,10 +305,10 @@ fn existing_column<'a>(
     target: &Target,
     existing: &'a Existing,
 ) -> Result<&'a TargetColumn, String> {
-    let table = &target.table;
+    let (table, typed) = (&target.table, types::name(arrow));
     let Some(column) = existing.column(name) else {
         return Err(format!(
-            "column {name} ({arrow}) is not in {table}; ALTER TABLE {} ADD COLUMN {} {}, or leave it out in the step's SQL",
+            "column {name} ({typed}) is not in {table}; ALTER TABLE {} ADD COLUMN {} {}, or leave it out in the step's SQL",
             quote(table),
             quote(name),
             declared(class)
@@ -320,7 +321,7 @@ fn existing_column<'a>(
     }
     if !keeps(class, &column.declared) {
         return Err(format!(
-            "column {name} is {arrow} in the load and {} in {table}, which would change its values; CAST it in the \
+            "column {name} is {typed} in the load and {} in {table}, which would change its values; CAST it in the \
              step's SQL, or make the column {}",
             column.declared,
             declared(class)

@@ -13,6 +13,9 @@ use haulage_core::failure::Failure;
 use super::{Object, Place};
 use crate::store::s3_client::changed;
 
+/// Too many symbolic links; the standard library's name for it isn't stable yet.
+const ELOOP: i32 = if cfg!(target_os = "linux") { 40 } else { 62 };
+
 #[derive(Clone)]
 pub(super) struct LocalPlace {
     path: PathBuf,
@@ -24,7 +27,10 @@ pub(super) async fn list(literal: String, pattern: Option<String>, most: usize) 
     };
     blocking(move || {
         // A file may be called `a[1].csv`.
-        if Path::new(&literal).is_file() {
+        if Path::new(&literal)
+            .symlink_metadata()
+            .is_ok_and(|found| !found.is_dir())
+        {
             return Ok(vec![object(literal)?]);
         }
         let options = glob::MatchOptions {
@@ -36,7 +42,8 @@ pub(super) async fn list(literal: String, pattern: Option<String>, most: usize) 
         let mut objects = Vec::new();
         for path in glob::glob_with(&pattern, options).map_err(|error| wrong(&error))? {
             let path = path.map_err(|error| wrong(&error))?;
-            if !path.is_file() {
+            // A folder that matches is nobody's data; anything else that can't be read is an error below.
+            if path.is_dir() {
                 continue;
             }
             let Some(address) = path.to_str() else {
@@ -72,12 +79,20 @@ fn object(address: String) -> Result<Object, Failure> {
             "{address} is a folder; name its files, as in {address}/*.csv"
         )));
     }
+    if !metadata.is_file() {
+        return Err(Failure::permanent(irregular(&address)));
+    }
     Ok(Object {
         size: metadata.len(),
         version: version(&metadata),
         address,
         place: Place::Local(LocalPlace { path }),
     })
+}
+
+/// A pipe, a socket or a device: it has no size, can be read only once, and may keep its reader waiting for ever.
+fn irregular(address: &str) -> String {
+    format!("{address} is no regular file (a pipe, a socket or a device?); write its data to a file, and name that")
 }
 
 fn version(metadata: &Metadata) -> String {
@@ -100,6 +115,10 @@ impl LocalStream {
         let (path, address, version) = (place.path.clone(), object.address.clone(), object.version.clone());
         blocking(move || {
             let failed = |error| failure(&address, &error);
+            // Before it is opened: opening a pipe that took the file's place would wait for a writer.
+            if !std::fs::metadata(&path).map_err(failed)?.is_file() {
+                return Err(Failure::permanent(irregular(&address)));
+            }
             let mut file = File::open(&path).map_err(failed)?;
             check(&file, &address, &version)?;
             file.seek(SeekFrom::Start(range.start)).map_err(failed)?;
@@ -160,6 +179,9 @@ fn failure(address: &str, error: &std::io::Error) -> Failure {
         ErrorKind::IsADirectory | ErrorKind::InvalidInput | ErrorKind::InvalidFilename => {
             Failure::permanent(format!("{address} can't be read: {error}; name a file"))
         }
+        _ if error.raw_os_error() == Some(ELOOP) => Failure::permanent(format!(
+            "{address} can't be read: its symbolic links lead in a circle; name the file itself, or mend the link"
+        )),
         _ => Failure::transient(format!("{address} can't be read: {error}")),
     }
 }
@@ -210,6 +232,46 @@ mod tests {
                 failure.message.contains(part) && failure.message.contains(path),
                 "{failure}"
             );
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_is_no_regular_file_is_refused_at_once_and_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(place("good.csv"), "1").unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(place("socket.csv")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(place("pipe.csv")).status();
+        assert!(made.unwrap().success());
+        std::os::unix::fs::symlink(place("loop.csv"), place("loop.csv")).unwrap();
+        for (name, pattern, part) in [
+            ("pipe.csv", "p*.csv", "is no regular file"),
+            ("socket.csv", "s*.csv", "is no regular file"),
+            ("loop.csv", "l*.csv", "in a circle"),
+        ] {
+            let literal = list(place(name), None, 9).await.map(|_| ());
+            let matched = list(place(pattern), Some(place(pattern)), 9).await.map(|_| ());
+            // A listed file whose place something else took.
+            let good = find(place("good.csv")).await.unwrap();
+            let Place::Local(LocalPlace { path }) = &good.place else {
+                panic!("a file on a disk")
+            };
+            let mut swapped = LocalPlace { path: path.clone() };
+            swapped.path.set_file_name(name);
+            let stated = Object {
+                address: place(name),
+                ..good.clone()
+            };
+            let opened = LocalStream::open(&stated, &swapped, 0..1).await.map(|_| ());
+            for result in [literal, matched, opened] {
+                let failure = result.expect_err(name);
+                assert_eq!(failure.class, Class::Permanent, "{failure}");
+                assert!(
+                    failure.message.contains(part) && failure.message.contains(name),
+                    "{failure}"
+                );
+            }
         }
     }
 
