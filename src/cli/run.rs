@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use haulage_proto::v1::submit_response::Disposition;
+use haulage_proto::v1::{Run, RunState};
 
 use crate::api::Client;
 use crate::cli::node_options::NodeOptions;
@@ -66,7 +67,19 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         checked = Checked::new(&config, definition, &document, &ledger, args.rerun) => checked?,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
-    let lock = home.lock()?;
+    let lock = match home.lock() {
+        Ok(lock) => lock,
+        Err(busy) => {
+            let places = config.places();
+            // Without a ledger to look into there is only this to say.
+            let Ok(reach) = reach::reader(globals).await else {
+                return Err(busy);
+            };
+            let earlier = checked.earlier(&reach.client, &document, &params, &places).await?;
+            let Some(earlier) = earlier else { return Err(busy) };
+            return attach(&reach.client, &earlier, args.rerun, busy, &mut signals, globals).await;
+        }
+    };
     let mut embedded = tokio::select! {
         embedded = Embedded::start(&home, lock, &args.node) => embedded?,
         _ = signals.next() => return Ok(Exit::Interrupted),
@@ -86,6 +99,38 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         say_where(&args.node, globals)?;
     }
     exit
+}
+
+/// Another process works in the home, on this very submission: follows its run as `haulage watch` does.
+async fn attach(
+    client: &Client,
+    earlier: &Run,
+    rerun: bool,
+    busy: anyhow::Error,
+    signals: &mut Signals,
+    globals: &Globals,
+) -> Result<Exit> {
+    let run_id = &earlier.run_id;
+    if earlier.state() == RunState::Published {
+        if rerun {
+            return Err(busy);
+        }
+        return submit::published(client, run_id, true, globals).await;
+    }
+    if !globals.output().is_json() {
+        note(format!(
+            "the same submission is running in another process; following its run {run_id}"
+        ));
+    }
+    let followed = Box::pin(follow::follow(
+        client,
+        run_id,
+        OnSignal::Leave,
+        signals,
+        globals.output(),
+    ))
+    .await?;
+    Ok(close::close(&followed, run_id, globals)?)
 }
 
 /// Nobody has named the default warehouse, so nobody can know where it is.

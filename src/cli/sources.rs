@@ -12,7 +12,7 @@ use haulage_core::submission::Submission;
 use haulage_node::NodeConfig;
 use haulage_plan::Diagnostics;
 use haulage_plan::definition::Definition;
-use haulage_proto::v1::{ListRunsRequest, RunState};
+use haulage_proto::v1::{ListRunsRequest, Run, RunState};
 
 use crate::api::{self, Client, Explain as _};
 use crate::pipeline::Document;
@@ -53,7 +53,20 @@ impl Checked {
         params: &BTreeMap<String, String>,
         places: &BTreeMap<String, String>,
     ) -> Result<()> {
-        let Some(wrong) = self.wrong else { return Ok(()) };
+        if self.wrong.is_none() || self.earlier(client, document, params, places).await?.is_some() {
+            return Ok(());
+        }
+        self.wrong.map_or(Ok(()), |wrong| Err(wrong.into()))
+    }
+
+    /// The newest run of the same submission that is not over, or is published.
+    pub(crate) async fn earlier(
+        &self,
+        client: &Client,
+        document: &Document,
+        params: &BTreeMap<String, String>,
+        places: &BTreeMap<String, String>,
+    ) -> Result<Option<Run>> {
         let loads = haulage_plan::outline(&self.definition);
         let submission = Submission {
             pipeline: self.definition.pipeline.clone(),
@@ -72,23 +85,17 @@ impl Checked {
         // The ids of all runs of a submission hold the same part; only their numbers differ.
         let first = submission.run_id("", 1).0;
         let Some(mark) = first.strip_prefix(&format!("{}-", submission.pipeline)) else {
-            return Err(wrong.into());
+            return Ok(None);
         };
         let request = ListRunsRequest {
             pipeline: submission.pipeline.clone(),
             limit: EARLIER,
         };
-        let runs = client
-            .clone()
-            .list_runs(api::call(request))
-            .await
-            .explained()?
-            .into_inner()
-            .runs;
-        let answered = runs.iter().any(|run| {
+        let listed = client.clone().list_runs(api::call(request)).await;
+        let runs = listed.explained()?.into_inner().runs;
+        Ok(runs.into_iter().find(|run| {
             let over = matches!(run.state(), RunState::Failed | RunState::Cancelled);
             !over && run.run_id.contains(mark)
-        });
-        if answered { Ok(()) } else { Err(wrong.into()) }
+        }))
     }
 }

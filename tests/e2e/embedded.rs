@@ -18,11 +18,11 @@ async fn run(folder: &Path, more: &[&str]) -> Result<Output> {
 }
 
 /// A run that stays in the middle of its load, and its warehouse.
-async fn loading(folder: &Path) -> Result<(Service, PathBuf)> {
+async fn loading(folder: &Path, slow_ms: u32) -> Result<(Service, PathBuf)> {
     let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
     let mut run = Verb::new(folder)
         .args(args)
-        .env("HAULAGE_FAULT", "slow@segment:20000ms")
+        .env("HAULAGE_FAULT", format!("slow@segment:{slow_ms}ms"))
         .spawn("run")?;
     let warehouse = folder.join(".haulage/warehouse.db");
     until("the run has begun", Duration::from_secs(60), async || {
@@ -148,7 +148,7 @@ async fn a_parameter_is_a_typed_value() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_cancels_and_the_next_run_succeeds() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (mut interrupted, warehouse) = loading(folder.path()).await?;
+    let (mut interrupted, warehouse) = loading(folder.path(), 20_000).await?;
     interrupted.interrupt()?;
     ensure!(
         interrupted.wait().await? == 130,
@@ -193,7 +193,7 @@ async fn plan_shows_what_would_happen_and_touches_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_warehouse_is_another_submission_and_an_open_run_stays_with_its_own() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (mut killed, own) = loading(folder.path()).await?;
+    let (mut killed, own) = loading(folder.path(), 20_000).await?;
     killed.kill().await?;
     let open = newest_run(folder.path()).await?;
 
@@ -222,5 +222,28 @@ async fn another_warehouse_is_another_submission_and_an_open_run_stays_with_its_
         let said = run(folder.path(), again).await?.success()?;
         ensure!(said.stderr.contains("already published"), "{}", said.stderr);
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_command_beside_a_running_one_follows_its_run() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (mut first, warehouse) = loading(folder.path(), 4_000).await?;
+    let id = newest_run(folder.path()).await?;
+    let said = run(folder.path(), &[]).await?.success()?;
+    ensure!(
+        said.stderr.contains(&id) && said.stderr.contains("following"),
+        "{}",
+        said.stderr
+    );
+    ensure!(
+        said.stdout.contains("published") && said.stdout.contains("50,001"),
+        "{}",
+        said.stdout
+    );
+    ensure!(first.wait().await? == 0, "the first one failed");
+    ensure!(newest_run(folder.path()).await? == id, "there is another run");
+    let rows = flights::sqlite(&warehouse, "SELECT CAST(count(*) AS text) FROM flights_clean").await?;
+    ensure!(rows == ["50001"], "{rows:?}");
     Ok(())
 }
