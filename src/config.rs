@@ -73,6 +73,17 @@ impl Home {
         Ok(())
     }
 
+    /// Whether another process works in the home now. Makes nothing.
+    pub(crate) fn is_busy_elsewhere(&self) -> bool {
+        let Ok(mut file) = File::open(self.root.join("lock")) else {
+            return false;
+        };
+        let held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        let mut holder = String::new();
+        let read = Read::by_ref(&mut file).take(32).read_to_string(&mut holder);
+        held && read.is_ok() && holder.trim() != std::process::id().to_string()
+    }
+
     /// Takes the home for this process: two writers would each believe to be the leader of the same ledger.
     pub(crate) fn lock(&self) -> Result<HomeLock> {
         self.create()?;

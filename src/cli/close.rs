@@ -4,6 +4,7 @@ use std::io;
 
 use crate::cli::Globals;
 use crate::clock;
+use crate::config::Home;
 use crate::exit::Exit;
 use crate::follow::{Ended, Followed};
 use crate::output::{json, note, summary};
@@ -57,6 +58,12 @@ fn left(globals: &Globals, run_id: &str) -> String {
             "stopped watching; the run goes on\n  follow it again  {}\n  end it           {}",
             globals.hint(&format!("watch {run_id}")),
             globals.hint(&format!("cancel {run_id}"))
+        )
+    } else if Home::new(&globals.home).is_ok_and(|home| home.is_busy_elsewhere()) {
+        format!(
+            "stopped watching; the run goes on in the process that works on it\n  follow it again  {}\n  end it           \
+             Ctrl-C there",
+            globals.hint(&format!("watch {run_id}"))
         )
     } else {
         format!(

@@ -228,8 +228,17 @@ async fn another_warehouse_is_another_submission_and_an_open_run_stays_with_its_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_command_beside_a_running_one_follows_its_run() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (mut first, warehouse) = loading(folder.path(), 4_000).await?;
+    let (mut first, warehouse) = loading(folder.path(), 6_000).await?;
     let id = newest_run(folder.path()).await?;
+    let mut left = Verb::new(folder.path()).args(["watch", &id]).spawn("watch")?;
+    left.line_with("load").await?;
+    left.interrupt()?;
+    left.wait().await?;
+    ensure!(
+        left.log().contains("goes on in the process that works on it"),
+        "{}",
+        left.log()
+    );
     let said = run(folder.path(), &[]).await?.success()?;
     ensure!(
         said.stderr.contains(&id) && said.stderr.contains("following"),
