@@ -3,7 +3,6 @@
 //! What differs from a cluster is only how the parts reach each other: the client speaks the same gRPC interface over a
 //! channel in memory, and the node is found in this process. There is one at a time in a home, because of its lock.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -28,7 +27,6 @@ pub(crate) struct Embedded {
     // In this order: the node ends before the coordinator, and the lock goes last.
     node: Node,
     coordinator: Coordinator,
-    places: BTreeMap<String, String>,
     _lock: HomeLock,
 }
 
@@ -36,7 +34,6 @@ impl Embedded {
     /// Starts both in a home that this process holds. Runs that were left open there go on at once.
     pub(crate) async fn start(home: &Home, lock: HomeLock, options: &NodeOptions) -> Result<Self> {
         let config = node_config(home, options)?;
-        let places = config.places();
         let node = haulage_node::start(config).await.context("can't start the node")?;
         let coordinator = haulage_coordinator::start(CoordinatorConfig {
             ledger: config::sqlite_url(&home.ledger()),
@@ -51,7 +48,6 @@ impl Embedded {
         let embedded = Self {
             node,
             coordinator,
-            places,
             _lock: lock,
         };
         embedded.until_greeted().await;
@@ -72,12 +68,6 @@ impl Embedded {
         };
         // An error means that it took too long.
         drop(tokio::time::timeout(GREETING, greeted).await);
-    }
-
-    /// Where the node's destinations are: in one process that is part of what is submitted, so that the same pipeline
-    /// goes to another warehouse when it is told to.
-    pub(crate) fn places(&self) -> BTreeMap<String, String> {
-        self.places.clone()
     }
 
     /// A client of this coordinator.

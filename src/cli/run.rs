@@ -67,10 +67,11 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         checked = Checked::new(&config, definition, &document, &ledger, args.rerun) => checked?,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
+    // In one process part of what is submitted: the same pipeline goes to another warehouse when it is told to.
+    let places = config.places();
     let lock = match home.lock() {
         Ok(lock) => lock,
         Err(busy) => {
-            let places = config.places();
             // Without a ledger to look into there is only this to say.
             let Ok(reach) = reach::reader(globals).await else {
                 return Err(busy);
@@ -85,7 +86,6 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
     let client = embedded.client();
-    let places = embedded.places();
     if let Err(wrong) = checked.unless_answered(&client, &document, &params, &places).await {
         embedded.stop().await;
         return Err(wrong);
