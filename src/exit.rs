@@ -75,6 +75,22 @@ impl Exit {
     }
 }
 
+/// An error with its causes, one after the other, without those that an earlier one quotes already.
+pub(crate) fn said_once(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        if said.contains(&text) {
+            continue;
+        }
+        if !said.is_empty() {
+            said.push_str(": ");
+        }
+        said.push_str(&text);
+    }
+    said
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit.code())
@@ -97,6 +113,21 @@ mod tests {
         for (state, code) in cases {
             assert_eq!(Exit::of_state(state).code(), code, "{state:?}");
         }
+    }
+
+    #[test]
+    fn a_cause_that_is_quoted_is_not_said_again() {
+        let refused = || std::io::Error::other("password authentication failed");
+        let quoting = anyhow::Error::from(refused()).context("can't open the ledger: password authentication failed");
+        assert_eq!(
+            said_once(&quoting),
+            "can't open the ledger: password authentication failed"
+        );
+        let plain = anyhow::Error::from(refused()).context("can't open the ledger");
+        assert_eq!(
+            said_once(&plain),
+            "can't open the ledger: password authentication failed"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use haulage_core::event::PlannedStage;
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Epoch, LoadName, Millis, RunId};
 use haulage_plan::definition::{Column, Definition, SourceKind};
-use haulage_plan::{Compiled, Diagnostics};
+use haulage_plan::{Compiled, Diagnostics, Draft};
 
 use crate::config::NodeConfig;
 use crate::sink::{Inspection, LoadContext};
@@ -119,7 +119,8 @@ pub async fn sources(config: &NodeConfig, definition: &Definition, base: &str) -
         return Err(Diagnostics::of(definition, wrong));
     }
     if unknown {
-        return haulage_plan::compile_if_declared(definition).map(drop);
+        // Their SQL was looked at when the file was read, as far as columns are declared.
+        return Ok(());
     }
     haulage_plan::compile(definition, &columns).map(drop)
 }
@@ -130,24 +131,27 @@ async fn looked_at(declared: &haulage_plan::definition::Source, binding: Binding
     source.columns().await
 }
 
-/// The columns of every source for a check that reads as little as it can: those declared, else the header's, where
-/// the object is a local file. `None` for a source whose columns can only be known where it is read.
-pub async fn columns_for_validate(
-    definition: &Definition,
-    base: &str,
-) -> BTreeMap<String, Option<Result<Vec<Column>, Failure>>> {
+/// The columns of the draft's sources for a check that reads as little as it can: the header's of a local file, where
+/// they are not declared. What is wrong with such a file is noted in the draft. The names of the sources whose columns
+/// can only be known where they are read are left out.
+pub async fn columns_for_validate(draft: &mut Draft, base: &str) -> BTreeMap<String, Vec<Column>> {
     let mut found = BTreeMap::new();
-    for (name, declared) in &definition.sources {
+    let mut wrong = Vec::new();
+    for declared in draft.sources() {
         let SourceKind::Csv(csv) = &declared.kind;
         let remote = csv.path.starts_with("s3://") || (base.starts_with("s3://") && !csv.path.starts_with('/'));
-        let columns = if !csv.columns.is_empty() {
-            Some(Ok(csv.columns.clone()))
-        } else if remote {
-            None
-        } else {
-            Some(header(declared, base, definition.checkpoint_rows).await)
-        };
-        found.insert(name.clone(), columns);
+        if remote || !csv.columns.is_empty() {
+            continue;
+        }
+        match header(declared, base, draft.checkpoint_rows()).await {
+            Ok(columns) => {
+                found.insert(declared.name.clone(), columns);
+            }
+            Err(failure) => wrong.push((declared.name.clone(), declared.place, failure.message)),
+        }
+    }
+    for (source, place, why) in wrong {
+        draft.wrong(&source, place, why);
     }
     found
 }

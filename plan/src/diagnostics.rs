@@ -186,6 +186,18 @@ impl Report {
         self.found.insert((place, message.into(), suggestion));
     }
 
+    /// Takes over what another report of the same file has found.
+    pub(crate) fn take(&mut self, other: Report) {
+        self.found.extend(other.found);
+    }
+
+    /// [`Report::take`] of a finished report.
+    pub(crate) fn take_all(&mut self, other: Diagnostics) {
+        let found = other.list.into_iter();
+        self.found
+            .extend(found.map(|found| (found.place, found.message, found.suggestion)));
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
@@ -235,7 +247,7 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// "did you mean `x`?", or else what there is to choose from.
-pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let candidates: Vec<&str> = candidates.into_iter().collect();
     if let Some(near) = closest(word, candidates.iter().copied()) {
         return Some(format!("did you mean `{near}`?"));

@@ -13,9 +13,9 @@ pub mod render;
 pub mod types;
 mod yaml;
 
-pub use compile::{Compiled, compile, compile_if_declared};
-pub use diagnostics::{Diagnostic, Diagnostics};
-pub use parse::{outline, parse_and_bind};
+pub use compile::{Compiled, compile};
+pub use diagnostics::{Diagnostic, Diagnostics, did_you_mean};
+pub use parse::{Draft, Sound, outline, parse_and_bind};
 
 /// The hidden last column that carries a row's place in its segment through every step of a chunk, so that a reject
 /// finds its line and every row is accounted for. UInt64, not null. No column of a source may have this name.

@@ -59,14 +59,29 @@ impl NodeOptions {
         let known: BTreeSet<&str> = loads.iter().map(|load| load.destination.as_str()).collect();
         for given in config::destinations(&self.destination, std::iter::empty())?.keys() {
             if !known.contains(given.as_str()) {
-                let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                let help = haulage_plan::did_you_mean(given, known.iter().copied());
+                let help = help.map(|help| format!("; {help}")).unwrap_or_default();
                 return Err(Usage(format!(
-                    "--destination {given}=...: the pipeline has no destination `{given}`; its loads go to: {known}"
+                    "--destination {given}=...: no load of the pipeline goes to a destination `{given}`{help}"
                 ))
                 .into());
             }
         }
         Ok(())
+    }
+
+    /// Refuses a `--destination` where a cluster does the work: its nodes know where destinations are, and to drop the
+    /// address would send the rows elsewhere.
+    pub(crate) fn refuse_destinations(&self) -> Result<()> {
+        let given = config::destinations(&self.destination, std::iter::empty())?;
+        let Some(name) = given.keys().next() else {
+            return Ok(());
+        };
+        let message = format!(
+            "--destination {name}=... has no effect with --coordinator: the cluster's nodes know where `{name}` is; leave \
+             it out and start the nodes with it, or leave out --coordinator to run here"
+        );
+        Err(Usage(message).into())
     }
 
     /// Puts the settings into a node's configuration. `warehouse` is where the destination of that name is when nobody

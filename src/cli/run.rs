@@ -52,6 +52,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     let (document, params) = args.pipeline.load()?;
     if let Some(addresses) = &globals.coordinator {
+        args.node.refuse_destinations()?;
         note(format!("submitting to the coordinator at {addresses}"));
         let client = reach::coordinator(addresses).await?;
         return submit::submit_to(&client, document, params, args.rerun, true, globals).await;

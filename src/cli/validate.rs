@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
-use haulage_plan::Diagnostics;
+use anyhow::Result;
 use haulage_plan::definition::Definition;
+use haulage_plan::{Diagnostics, Draft, Sound};
 use serde_json::{Value, json};
 
 use crate::cli::Globals;
@@ -20,7 +20,8 @@ Examples:
 
 Finds unknown keys, wrong parameters, cycles, unknown tables and columns, type errors in the SQL, and SQL that a chunk
 can't answer alone, and says where and what to do. Reads the headers of sources whose columns are not declared, and
-nothing else; `haulage plan` also looks at the sources and destinations.";
+nothing else; `haulage plan` also looks at the sources and destinations. Parameters need no value: SQL is checked by
+their types then.";
 
 /// Arguments of `validate`.
 #[derive(Debug, clap::Args)]
@@ -30,78 +31,62 @@ pub(crate) struct Args {
     pipeline: PipelineOptions,
 }
 
-/// What was found.
-enum Verdict {
-    /// Everything was checked.
-    Sound,
-    /// All but the SQL over these sources, whose columns only a node that reads them knows.
-    Partly(Vec<String>),
-}
-
 /// Checks.
 pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     let output = globals.output();
     let (document, params) = args.pipeline.load()?;
-    let verdict = check(&document, &params).await;
+    let checked = check(&document, &params).await;
     if !output.is_json() {
-        match verdict? {
-            Verdict::Sound => output.line(format!("{} is sound", document.file))?,
-            Verdict::Partly(sources) => output.line(format!(
-                "{} is sound, as far as can be told from here: the SQL over {} is checked when it is read, because its \
-                 columns are not declared",
-                document.file,
-                sources.join(", ")
-            ))?,
-        }
+        output.line(verdict(&document.file, &checked?))?;
         return Ok(Exit::Success);
     }
-    let (exit, unchecked, errors) = match verdict {
-        Ok(Verdict::Sound) => (Exit::Success, Vec::new(), Vec::new()),
-        Ok(Verdict::Partly(sources)) => (Exit::Success, sources, Vec::new()),
-        Err(error) => (Exit::Failed, Vec::new(), errors(&document.file, &error)),
+    let (exit, open, unchecked, errors) = match checked {
+        Ok(sound) => (Exit::Success, sound.open, sound.unchecked, Vec::new()),
+        Err(wrong) => (Exit::Failed, Vec::new(), Vec::new(), errors(&wrong)),
     };
     output.json(&json!({
         "file": document.file,
         "valid": errors.is_empty(),
         "errors": errors,
+        "params_without_value": open,
         "unchecked_sources": unchecked,
     }))?;
     Ok(exit)
 }
 
-/// The pipeline with its parameters bound, or everything that is wrong with it. No SQL is looked at.
+/// What is said of a file in which nothing wrong was found.
+fn verdict(file: &str, sound: &Sound) -> String {
+    let mut said = format!("{file} is sound");
+    if !sound.unchecked.is_empty() {
+        said += &format!(
+            ", as far as can be told from here: the SQL over {} is checked when it is read, because its columns are not \
+             declared",
+            sound.unchecked.join(", ")
+        );
+    }
+    if !sound.open.is_empty() {
+        said += &format!(
+            "\nwithout a value, checked by type alone: {} (a run needs --param NAME=VALUE)",
+            sound.open.join(", ")
+        );
+    }
+    said
+}
+
+/// The pipeline with its parameters bound, or everything that is wrong with it and with its SQL, as far as columns are
+/// declared.
 pub(crate) fn parse(document: &Document, params: &BTreeMap<String, String>) -> Result<Definition> {
-    Ok(haulage_plan::parse_and_bind(&document.text, &document.file, params)?)
+    let draft = Draft::of(&document.text, &document.file, params).require_values();
+    Ok(draft.check(&BTreeMap::new())?.definition)
 }
 
-async fn check(document: &Document, params: &BTreeMap<String, String>) -> Result<Verdict> {
-    let definition = parse(document, params)?;
-    let mut columns = BTreeMap::new();
-    let mut unknown = Vec::new();
-    let looked_up = haulage_node::check::columns_for_validate(&definition, &document.base).await;
-    for (source, found) in looked_up {
-        match found {
-            Some(Ok(found)) => {
-                columns.insert(source, found);
-            }
-            Some(Err(failure)) => {
-                bail!("the columns of source {source} are not declared, and its header can't be read: {failure}")
-            }
-            None => unknown.push(source),
-        }
-    }
-    if unknown.is_empty() {
-        haulage_plan::compile(&definition, &columns)?;
-        return Ok(Verdict::Sound);
-    }
-    haulage_plan::compile_if_declared(&definition)?;
-    Ok(Verdict::Partly(unknown))
+async fn check(document: &Document, params: &BTreeMap<String, String>) -> Result<Sound, Diagnostics> {
+    let mut draft = Draft::of(&document.text, &document.file, params);
+    let columns = haulage_node::check::columns_for_validate(&mut draft, &document.base).await;
+    draft.check(&columns)
 }
 
-fn errors(file: &str, error: &anyhow::Error) -> Vec<Value> {
-    let Some(diagnostics) = error.downcast_ref::<Diagnostics>() else {
-        return vec![json!({"file": file, "message": format!("{error:#}")})];
-    };
+fn errors(wrong: &Diagnostics) -> Vec<Value> {
     let one = |found: &haulage_plan::Diagnostic| {
         json!({
             "file": found.file,
@@ -111,7 +96,7 @@ fn errors(file: &str, error: &anyhow::Error) -> Vec<Value> {
             "suggestion": found.suggestion,
         })
     };
-    diagnostics.iter().map(one).collect()
+    wrong.iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -126,7 +111,7 @@ mod tests {
             base: "/".into(),
         };
         let error = check(&document, &BTreeMap::new()).await.err().expect("unsound");
-        let found = errors("p.yaml", &error);
+        let found = errors(&error);
         let wrong_key = found
             .iter()
             .find(|one| one["line"] == 2)

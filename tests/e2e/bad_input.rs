@@ -384,9 +384,17 @@ async fn of_a_destination_that_the_pipeline_does_not_have_sends_no_row_elsewhere
             ])
             .output()
             .await?
-            .failure(&["wharehouse", "its loads go to: warehouse"])?;
+            .failure(&["wharehouse", "did you mean `warehouse`?"])?;
         ensure!(said.code == 2 && !said.stderr.contains("hunter2"), "{said:?}");
     }
+    // A cluster's nodes know where destinations are: the address would be dropped, and the rows go elsewhere.
+    let said = Verb::new(folder.path())
+        .args(["run", "orders.yaml", "--coordinator", "http://127.0.0.1:1"])
+        .args(["--destination", "warehouse=postgres://u:hunter2@127.0.0.1/d"])
+        .output()
+        .await?
+        .failure(&["warehouse", "no effect with --coordinator"])?;
+    ensure!(said.code == 2 && !said.stderr.contains("hunter2"), "{said:?}");
     ensure!(
         !folder.path().join(".haulage").exists(),
         "something was made all the same"

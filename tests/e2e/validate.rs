@@ -161,6 +161,44 @@ async fn all_mistakes_are_found_in_one_round_and_no_address_is_repeated() -> Res
     Ok(())
 }
 
+/// A parameter without a value and a file that can't be read hide no mistake elsewhere: one round names all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_known_yet_hides_no_mistake() -> Result<()> {
+    let open = SOUND.replacen("day: {type: date, default: 2024-01-31}", "day: date", 1);
+    let sound = validate(&open, &["--output", "json"]).await?.success()?.json()?;
+    ensure!(
+        sound["valid"] == true && sound["params_without_value"][0] == "day",
+        "{sound}"
+    );
+    let sound = validate(&open, &[]).await?.success()?;
+    ensure!(
+        sound.stdout.contains("without a value") && sound.stdout.contains("day"),
+        "{sound:?}"
+    );
+
+    let broken = open.replacen("SELECT id, customer, amount", "SELECT id, customer, amuont", 1);
+    let wrong = validate(&broken, &["--output", "json"]).await?;
+    let errors = wrong.json()?["errors"].clone();
+    ensure!(errors.as_array().is_some_and(|all| all.len() == 1), "{errors}");
+    ensure!(errors[0]["line"] == 16, "{errors}");
+    // A run wants the value, and says the rest in the same round.
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("orders.yaml"), &broken)?;
+    let run = Verb::new(folder.path()).args(["run", "orders.yaml"]).output().await?;
+    run.failure(&["orders.yaml:3:", "`day` has no value", "orders.yaml:16:", "amuont"])?;
+    ensure!(
+        !folder.path().join(".haulage").exists(),
+        "a home was made for a wrong file"
+    );
+
+    // Without declared columns the header says them; a file that isn't there hides nothing about the other sources.
+    let headless = broken.replacen("    columns: {customer: int!, name: text}\n", "", 1);
+    validate(&headless, &[])
+        .await?
+        .failure(&["orders.yaml:8:", "customers.csv", "orders.yaml:15:", "amuont"])?;
+    Ok(())
+}
+
 /// SQL that is too deep to be planned, with what is said of it.
 fn too_deep() -> [(String, &'static str); 4] {
     let chain = |part: &str, with: &str, times: usize| vec![part; times].join(with);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use haulage_core::event::StuckDecision;
 use haulage_core::run::Input;
 use haulage_core::submission::{LoadOutline, Submission};
-use haulage_plan::Diagnostics;
+use haulage_plan::{Diagnostics, Draft};
 use haulage_proto::v1::submit_response::Disposition as Answer;
 use haulage_proto::v1::{SubmitRequest, SubmitResponse};
 use tonic::metadata::MetadataMap;
@@ -125,8 +125,9 @@ fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Stat
         request.file
     };
     let params = request.params.into_iter().collect();
-    let definition = haulage_plan::parse_and_bind(&request.definition, &file, &params).map_err(unsound)?;
-    haulage_plan::compile_if_declared(&definition).map_err(unsound)?;
+    let draft = Draft::of(&request.definition, &file, &params).require_values();
+    // Only nodes look into sources: columns that are not declared are unknown here.
+    let definition = draft.check(&BTreeMap::new()).map_err(unsound)?.definition;
     let loads = haulage_plan::outline(&definition);
     Ok(Submission {
         pipeline: definition.pipeline.clone(),

@@ -26,6 +26,8 @@ mod tests;
 #[cfg(test)]
 mod tests_of_depth;
 #[cfg(test)]
+mod tests_of_gaps;
+#[cfg(test)]
 mod tests_of_messages;
 mod wording;
 
@@ -44,6 +46,7 @@ pub use context::{PlanTable, TableKind, session_builder, session_config, source_
 use crate::ROW_COLUMN;
 use crate::definition::{Column, Definition, Place, Source, SourceKind};
 use crate::diagnostics::{Diagnostics, Report};
+use crate::parse::Gaps;
 use bounds::Size;
 use feed::Feed;
 use steps::{Known, Planner};
@@ -173,33 +176,48 @@ fn compile_here(definition: &Definition, columns: &BTreeMap<String, Vec<Column>>
     })
 }
 
-/// [`compile`] for one who can't look into files: `None` if a source doesn't declare its columns. Then only what needs
-/// no columns is checked: the SQL's syntax, what steps read, and that they don't read in a circle.
-pub fn compile_if_declared(definition: &Definition) -> Result<Option<Compiled>, Diagnostics> {
-    let declared = definition.sources.values().all(|source| match &source.kind {
-        SourceKind::Csv(csv) => !csv.columns.is_empty(),
-    });
-    if declared {
-        return compile(definition, &BTreeMap::new()).map(Some);
-    }
-    deep(definition, || {
+/// Checks what can be checked of a definition that has gaps, and of sources whose columns are not known: the SQL's
+/// syntax, what steps read and that they don't read in a circle, and, of what is fed by known columns alone, all that
+/// [`compile`] checks. The sources whose columns are not known.
+pub(crate) fn check_known(
+    definition: &Definition,
+    columns: &BTreeMap<String, Vec<Column>>,
+    gaps: &Gaps,
+    report: &mut Report,
+) -> Vec<String> {
+    let check = || {
         let mut planner = Planner::new(definition);
-        order::order(&mut planner);
-        if planner.report.is_empty() {
-            Ok(None)
-        } else {
-            Err(planner.report.finish())
+        planner.gaps = Some(gaps);
+        let known = sources(&mut planner, columns);
+        let steps = all_steps(&mut planner);
+        loads(&mut planner, &steps);
+        let unchecked = definition.sources.keys().filter(|name| !known.contains_key(*name));
+        Ok((planner.report, unchecked.cloned().collect()))
+    };
+    match deep(definition, check) {
+        Ok((found, unchecked)) => {
+            report.take(found);
+            unchecked
         }
-    })
+        Err(broken) => {
+            report.take_all(broken);
+            Vec::new()
+        }
+    }
 }
 
 fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> BTreeMap<String, Vec<Column>> {
     let mut all = BTreeMap::new();
     for source in planner.definition.sources.values() {
         let SourceKind::Csv(csv) = &source.kind;
+        let broken = planner.gaps.is_some_and(|gaps| gaps.broken.contains(&source.name));
         let columns = match found.get(&source.name) {
-            _ if !csv.columns.is_empty() => &csv.columns,
-            Some(columns) if !columns.is_empty() => columns,
+            _ if !csv.columns.is_empty() && !broken => &csv.columns,
+            Some(columns) if !columns.is_empty() && !broken => columns,
+            _ if planner.gaps.is_some() => {
+                planner.known.insert(source.name.clone(), unknown());
+                continue;
+            }
             _ => {
                 let message = format!("the columns of source `{}` are not known", source.name);
                 planner.report.help(

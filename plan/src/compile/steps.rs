@@ -8,6 +8,7 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DataFusionError, ParamValues, Result, TableReference};
 use datafusion::logical_expr::{Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, SubqueryAlias};
 use datafusion::optimizer::OptimizerContext;
+use datafusion::scalar::ScalarValue;
 use datafusion::sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 
 use super::bounds::{self, Size};
@@ -21,6 +22,7 @@ use super::{RejectPlan, StepPlan, place};
 use crate::ROW_COLUMN;
 use crate::definition::{Definition, Place, Sql, Step};
 use crate::diagnostics::{Report, did_you_mean};
+use crate::parse::Gaps;
 
 /// What is known of a table, source or step, once it is planned.
 pub(crate) struct Known {
@@ -43,6 +45,8 @@ pub(crate) struct Planner<'d> {
     pub(crate) known: HashMap<String, Known>,
     pub(crate) rejects: BTreeMap<String, RejectPlan>,
     pub(crate) report: Report,
+    /// Set where only a part of the definition is to be checked.
+    pub(crate) gaps: Option<&'d Gaps>,
 }
 
 impl<'d> Planner<'d> {
@@ -53,6 +57,7 @@ impl<'d> Planner<'d> {
             known: HashMap::new(),
             rejects: BTreeMap::new(),
             report: Report::new(&definition.file, Arc::clone(&definition.text)),
+            gaps: None,
         }
     }
 
@@ -146,7 +151,7 @@ impl<'d> Planner<'d> {
         let mut context = self.planner_context();
         let plan = planner
             .sql_statement_to_plan_with_context(parsed.statement.clone(), &mut context)
-            .and_then(|plan| plan.with_param_values(self.param_values()))
+            .and_then(|plan| self.bind(plan))
             .map_err(|error| errors::explain(&error))?;
         let size = self.size(&plan)?;
         let options = self.context.state.config_options();
@@ -202,8 +207,14 @@ impl<'d> Planner<'d> {
         PlannerContext::new().with_prepare_param_data_types(fields)
     }
 
-    fn param_values(&self) -> ParamValues {
-        ParamValues::from(self.definition.params.values().cloned().collect::<Vec<_>>())
+    /// Puts the values of the parameters in. Where one has none, they all stay what they are, typed but without a value:
+    /// a NULL in its place would be judged by what SQL makes of NULL.
+    fn bind(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let params = &self.definition.params;
+        if params.values().any(ScalarValue::is_null) {
+            return Ok(plan);
+        }
+        plan.with_param_values(ParamValues::from(params.values().cloned().collect::<Vec<_>>()))
     }
 
     fn check_names(&mut self, step: &Step, schema: &Schema) {
@@ -304,9 +315,7 @@ impl<'d> Planner<'d> {
             }
         }
         let filter = Filter::try_new(expr, Arc::new(scan)).map_err(explain)?;
-        let plan = LogicalPlan::Filter(filter)
-            .with_param_values(self.param_values())
-            .map_err(explain)?;
+        let plan = self.bind(LogicalPlan::Filter(filter)).map_err(explain)?;
         let judged = bounds::measure(&plan, &|_| Some(size.clone())).map_err(explain)?;
         judged.check().map_err(|found| vec![found])?;
         let options = self.context.state.config_options();
@@ -406,12 +415,12 @@ impl<'d> Planner<'d> {
     /// Reports tables that are neither sources nor steps. True if there are none.
     pub(crate) fn check_reads(&mut self, step: &Step, parsed: &Parsed) -> bool {
         let definition = self.definition;
+        let gaps = self.gaps;
         let names = || {
-            definition
-                .sources
-                .keys()
-                .chain(definition.steps.keys())
-                .map(String::as_str)
+            let read = definition.sources.keys().chain(definition.steps.keys());
+            let standing = gaps.into_iter().flat_map(|gaps| &gaps.names);
+            // With gaps, their list holds all of them.
+            read.filter(move |_| gaps.is_none()).chain(standing).map(String::as_str)
         };
         let mut all_known = true;
         for (table, at) in &parsed.reads {

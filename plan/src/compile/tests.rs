@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::parse_and_bind;
+use crate::{Draft, parse_and_bind};
 
 /// Flights, a second chunked source, and two lookups. `body` is the rest of the file, from line 10.
 pub(super) fn file(body: &str) -> String {
@@ -396,18 +396,11 @@ fn without_declared_columns_only_what_needs_none_is_checked() {
         )
     };
     let definition = |sql: &str| parse_and_bind(&text(sql), "p.yaml", &BTreeMap::new()).expect("a right file");
-    assert!(
-        compile_if_declared(&definition("SELECT x FROM raw"))
-            .expect("nothing to say")
-            .is_none()
-    );
-    assert!(
-        compile_if_declared(&definition("SELEC x FROM raw"))
-            .expect_err("no SQL")
-            .to_string()
-            .contains("p.yaml:4:6: error")
-    );
-    assert!(compile_if_declared(&definition("SELECT x FROM rw")).is_err());
+    let check = |sql: &str| Draft::of(&text(sql), "p.yaml", &BTreeMap::new()).check(&BTreeMap::new());
+    assert_eq!(check("SELECT x FROM raw").expect("nothing to say").unchecked, ["raw"]);
+    let wrong = check("SELEC x FROM raw").expect_err("no SQL").to_string();
+    assert!(wrong.contains("p.yaml:4:6: error"), "{wrong}");
+    assert!(check("SELECT x FROM rw").is_err());
     let columns = vec![Column {
         name: "x".into(),
         data_type: datafusion::arrow::datatypes::DataType::Utf8,

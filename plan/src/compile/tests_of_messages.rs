@@ -129,6 +129,11 @@ fn mistakes_are_said_in_our_own_words_and_at_their_place() {
             "SELECT id FROM raw ^TABLESAMPLE (10)",
             "TABLESAMPLE takes other rows each time",
         ),
+        (
+            "^SELECT [1, id] AS arr FROM raw",
+            "an ARRAY can't be used in a step | every column holds single values",
+        ),
+        ("^SELECT MAP {'a': id} AS m FROM raw", "MAP can't be used in a step"),
         ("FROM raw ^|> WHERE id > 1", "`|>` can't be used in a step"),
         (
             "SELECT id FROM raw WHERE id = ^?",
@@ -206,6 +211,8 @@ fn no_message_shows_the_plumbing() {
         "Utf8",
         "Int64",
         "ast node",
+        "DataFusion feature",
+        "ExprPlanner",
         "Span(",
     ];
     for sql in [
@@ -224,6 +231,9 @@ fn no_message_shows_the_plumbing() {
         "TABLE raw",
         "COPY raw TO 'x'",
         "SELECT id /* open FROM raw",
+        "SELECT [1] AS a FROM raw",
+        "SELECT overlay(carrier placing 'x' from 1) AS a FROM raw",
+        "SELECT carrier[1:] AS a FROM raw",
     ] {
         let said = compiled(&step(sql)).map(drop).expect_err(sql);
         assert!(!plumbing.iter().any(|word| said.contains(word)), "{sql}\n{said}");

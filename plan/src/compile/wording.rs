@@ -48,6 +48,8 @@ const WINDOW: [&str; 11] = [
     "nth_value",
 ];
 
+const SINGLE: &str = "every column holds single values: give each its own column";
+
 const CAST: &str = "make the types equal with CAST(column AS type)";
 
 /// What a sentence says. `fault` if DataFusion blames itself.
@@ -334,6 +336,14 @@ fn query(text: &str) -> Said {
             named_types(wrong)
         );
         return say(message, "compare it with something");
+    }
+    // Columns of a load are single values, so the engine is built without lists, maps and structs.
+    if text.starts_with("Could not plan array literal") {
+        return say("an ARRAY can't be used in a step".to_owned(), SINGLE);
+    }
+    if let Some((what, _)) = text.split_once(" not supported by ExprPlanner") {
+        let what = what.to_uppercase();
+        return say(format!("{what} can't be used in a step"), SINGLE);
     }
     if let Some(node) = text.strip_prefix("Unsupported ast node ") {
         let node = node.split([' ', '{', '(']).next().unwrap_or(node);

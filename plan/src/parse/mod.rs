@@ -1,5 +1,6 @@
 //! From the text of a pipeline file to a [`Definition`]: shapes, names, types, parameters. No SQL is looked at here.
 
+mod draft;
 mod fields;
 mod params;
 mod sources;
@@ -12,6 +13,9 @@ use std::sync::Arc;
 
 use haulage_core::submission::LoadOutline;
 use indexmap::IndexMap;
+
+pub(crate) use draft::Gaps;
+pub use draft::{Draft, Sound};
 
 use crate::definition::{Definition, Place};
 use crate::diagnostics::{Diagnostics, Report};
@@ -28,19 +32,16 @@ const KEYS: [&str; 6] = ["pipeline", "params", "sources", "steps", "loads", "che
 /// Parses a pipeline file and binds its parameters, given as text. `file` is what errors call it.
 /// Everything that is wrong is reported at once.
 pub fn parse_and_bind(text: &str, file: &str, params: &BTreeMap<String, String>) -> Result<Definition, Diagnostics> {
-    let text: Arc<str> = Arc::from(text);
-    let mut report = Report::new(file, Arc::clone(&text));
-    match definition(&mut report, &text, file, params) {
-        Some(definition) if report.is_empty() => Ok(definition),
-        _ => Err(report.finish()),
-    }
+    Draft::of(text, file, params).require_values().definition_alone()
 }
 
+/// The definition as far as there is one, with what is missing from it in `gaps`.
 fn definition(
     report: &mut Report,
     text: &Arc<str>,
     file: &str,
     given: &BTreeMap<String, String>,
+    gaps: &mut Gaps,
 ) -> Option<Definition> {
     let root = yaml::read(text, report)?;
     let top = Fields::read(report, &root, "a pipeline file", &KEYS)?;
@@ -72,7 +73,7 @@ fn definition(
     });
     let params = params::read(report, top.get("params"), given);
     let sources = match top.get("sources") {
-        Some(node) => sources::read(report, node, &params),
+        Some(node) => sources::read(report, node, &params, gaps),
         None => {
             report.help(
                 start,
@@ -82,20 +83,20 @@ fn definition(
             IndexMap::new()
         }
     };
-    let steps = top
-        .get("steps")
-        .map(|node| steps::read(report, node, &sources))
-        .unwrap_or_default();
     // Names that are there but broken count as known, so that one mistake isn't reported twice.
-    let mut names: Vec<String> = Vec::new();
     for section in ["sources", "steps"] {
         if let Some(yaml::Value::Map(entries)) = top.get(section).map(|node| &node.value) {
-            names.extend(entries.iter().map(|(key, _)| key.text.clone()));
+            gaps.names.extend(entries.iter().map(|(key, _)| key.text.clone()));
         }
     }
+    let steps = top
+        .get("steps")
+        .map(|node| steps::read(report, node, &sources, &gaps.names))
+        .unwrap_or_default();
+    gaps.open = params.open;
     let loads = match top.get("loads") {
         Some(node) => {
-            let loads = steps::loads(report, node, &names);
+            let loads = steps::loads(report, node, &gaps.names);
             if loads.is_empty() && report.is_empty() {
                 report.error(node.place, "`loads` is empty: there is nothing to do");
             }
@@ -109,7 +110,7 @@ fn definition(
         }
     };
     Some(Definition {
-        pipeline: pipeline?,
+        pipeline: pipeline.unwrap_or_default(),
         file: file.to_owned(),
         text: Arc::clone(text),
         params: params.values,

@@ -3,6 +3,7 @@
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
 
+use super::draft::Gaps;
 use super::fields::{self, Fields};
 use super::params::Params;
 use crate::ROW_COLUMN;
@@ -29,18 +30,22 @@ const KEYS: [&str; 10] = [
     "lookup",
 ];
 
-pub(super) fn read(report: &mut Report, node: &Node, params: &Params) -> IndexMap<String, Source> {
+pub(super) fn read(report: &mut Report, node: &Node, params: &Params, gaps: &mut Gaps) -> IndexMap<String, Source> {
     let mut sources = IndexMap::new();
     for (key, node) in fields::entries(report, node, "sources").unwrap_or_default() {
+        let before = report.len();
         fields::name(report, "source's name", &key.text, key.place, 63, false);
-        if let Some(source) = one(report, key, node, params) {
+        if let Some(source) = one(report, key, node, params, gaps) {
             sources.insert(key.text.clone(), source);
+        }
+        if report.len() > before {
+            gaps.broken.insert(key.text.clone());
         }
     }
     sources
 }
 
-fn one(report: &mut Report, key: &Key, node: &Node, params: &Params) -> Option<Source> {
+fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut Gaps) -> Option<Source> {
     let what = format!("source `{}`", key.text);
     let fields = Fields::read(report, node, &what, &KEYS)?;
     let Some(path) = fields.get("csv") else {
@@ -53,8 +58,11 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params) -> Option<S
     };
     let path = fields::text(report, path, &format!("the path of {what}"));
     let path = path.map(|(text, place)| params.fill(report, text, place));
+    if path.as_ref().is_some_and(|path| !path.whole) {
+        gaps.pathless.insert(key.text.clone());
+    }
     let mut csv = CsvSource {
-        path: path.unwrap_or_default(),
+        path: path.map(|path| path.text).unwrap_or_default(),
         columns: Vec::new(),
         null: Vec::new(),
         delimiter: b',',

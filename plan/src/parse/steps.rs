@@ -14,7 +14,13 @@ use crate::yaml::{Key, Node, Value};
 const MAX_STEPS: usize = 1_000;
 const MAX_RULES: usize = 200;
 
-pub(super) fn read(report: &mut Report, node: &Node, sources: &IndexMap<String, Source>) -> IndexMap<String, Step> {
+/// `names` are all that sources and steps have in the file, also those that could not be read.
+pub(super) fn read(
+    report: &mut Report,
+    node: &Node,
+    sources: &IndexMap<String, Source>,
+    names: &[String],
+) -> IndexMap<String, Step> {
     let mut steps = IndexMap::new();
     let entries = fields::entries(report, node, "steps").unwrap_or_default();
     if let Some((key, _)) = entries.get(MAX_STEPS) {
@@ -25,11 +31,6 @@ pub(super) fn read(report: &mut Report, node: &Node, sources: &IndexMap<String, 
         report.help(key.place, message, "divide it into several pipelines");
         return steps;
     }
-    let names: Vec<&str> = sources
-        .keys()
-        .map(String::as_str)
-        .chain(entries.iter().map(|(k, _)| k.text.as_str()))
-        .collect();
     for (key, node) in &entries {
         fields::name(report, "step's name", &key.text, key.place, 63, false);
         if let Some(source) = sources.get(&key.text) {
@@ -39,14 +40,14 @@ pub(super) fn read(report: &mut Report, node: &Node, sources: &IndexMap<String, 
             );
             report.help(key.place, message, "steps and sources share their names: rename one");
         }
-        if let Some(step) = one(report, key, node, &names) {
+        if let Some(step) = one(report, key, node, names) {
             steps.insert(key.text.clone(), step);
         }
     }
     steps
 }
 
-fn one(report: &mut Report, key: &Key, node: &Node, names: &[&str]) -> Option<Step> {
+fn one(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option<Step> {
     let what = format!("step `{}`", key.text);
     if let Value::Scalar { .. } = &node.value {
         let (text, place) = fields::text(report, node, &what)?;
@@ -93,13 +94,13 @@ fn one(report: &mut Report, key: &Key, node: &Node, names: &[&str]) -> Option<St
         }
         (None, Some(from)) => {
             let (text, place) = fields::text(report, from, &format!("`from` of {what}"))?;
-            if !names.contains(&text) {
+            if !names.iter().any(|name| name == text) {
                 unknown_from(
                     report,
                     &what,
                     text,
                     place,
-                    names.iter().copied().filter(|name| *name != key.text),
+                    names.iter().map(String::as_str).filter(|name| *name != key.text),
                 );
                 return None;
             }

@@ -67,6 +67,11 @@ fn parse(data: &[u8], whole: bool, header: bool, dialect: Dialect, address: &str
         offset: cursor.at as u64,
         line: 1 + u64::from(cursor.lines),
     };
+    if let Some((kind, ending)) = packed(data) {
+        return Err(Failure::permanent(format!(
+            "{address} is {kind} data without saying so: write `compression: {kind}`, or let its name end with {ending}"
+        )));
+    }
     if !header {
         return Ok(Some(Head {
             names: None,
@@ -116,6 +121,14 @@ fn parse(data: &[u8], whole: bool, header: bool, dialect: Dialect, address: &str
         names: Some(names),
         start: start(cursor),
     }))
+}
+
+/// Whether the data starts as no text does, but packed data: how it is packed, and how its name should end.
+fn packed(data: &[u8]) -> Option<(&'static str, &'static str)> {
+    if data.starts_with(b"\x1f\x8b\x08") {
+        return Some(("gzip", ".gz"));
+    }
+    data.starts_with(b"\x28\xb5\x2f\xfd").then_some(("zstd", ".zst"))
 }
 
 fn blank_lines(data: &[u8], cursor: &mut Cursor) {
@@ -268,6 +281,11 @@ mod tests {
             (b"\xef\xbb\xbf\n", "a.csv is empty"),
             (b"a,\xff\n", "column 2 of the header is no UTF-8 text: \"\\xff\""),
             (b"a,\"b\n", "not closed"),
+            (
+                b"\x1f\x8b\x08\0\0",
+                "a.csv is gzip data without saying so: write `compression: gzip`",
+            ),
+            (b"\x28\xb5\x2f\xfd$", "let its name end with .zst"),
         ] {
             let failure = head(data).unwrap_err();
             assert!(failure.message.contains(part), "{failure}");
