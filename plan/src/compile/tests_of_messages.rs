@@ -232,7 +232,6 @@ fn no_message_shows_the_plumbing() {
         "COPY raw TO 'x'",
         "SELECT id /* open FROM raw",
         "SELECT [1] AS a FROM raw",
-        "SELECT overlay(carrier placing 'x' from 1) AS a FROM raw",
         "SELECT carrier[1:] AS a FROM raw",
     ] {
         let said = compiled(&step(sql)).map(drop).expect_err(sql);
