@@ -48,6 +48,8 @@ pub(crate) struct Followed {
     pub(crate) run: Option<Run>,
     /// Why following ended.
     pub(crate) ended: Ended,
+    /// Whether the user sent a signal meanwhile.
+    pub(crate) interrupted: bool,
 }
 
 /// Follows `run_id` until it is at rest or the user leaves. Errors: there is no such run, or the coordinator is gone.
@@ -71,6 +73,7 @@ pub(crate) async fn follow(
     follower.progress.finish();
     Ok(Followed {
         ended: ended?,
+        interrupted: follower.interrupted,
         run: follower.run,
     })
 }
@@ -223,8 +226,8 @@ impl Follower<'_> {
         }
         self.interrupted = true;
         note(format!(
-            "{}: cancelling the run and undoing what it has started; once more to leave at once (then it goes on with \
-             the next `haulage run`)",
+            "{}: cancelling the run and undoing what it has started; once more to leave at once (the next `haulage run` \
+             of it finishes the undoing, and runs it anew)",
             signal.name()
         ));
         let reason = format!("{} by the user", signal.name());

@@ -32,6 +32,8 @@ pub struct LoadPreview {
     pub load: LoadContext,
     /// The destination's name.
     pub destination: String,
+    /// Where it is, without credentials; `None` if its address can't be read.
+    pub place: Option<String>,
     /// What the destination says; a failure if it can't be reached.
     pub inspection: Result<Inspection, Failure>,
 }
@@ -84,9 +86,11 @@ async fn preview(tools: &Toolbox, context: &RunContext, name: &LoadName) -> Resu
         Ok(destination) => destination.inspect(&load).await,
         Err(failure) => Err(failure),
     };
+    let place = tools.config().places().remove(&destination);
     Ok(LoadPreview {
         load,
         destination,
+        place,
         inspection,
     })
 }

@@ -198,13 +198,19 @@ fn stage(state: &State, planned: &PlannedStage, live: &Live) -> v1::Stage {
 fn loads(state: &State, submission: &Submission, total: &Counts) -> Vec<v1::Load> {
     let load = |outline: &LoadOutline| {
         let published = state.step_report(StepKind::Publish, &outline.name);
+        let counts = total.loads.get(outline.name.as_str()).copied().unwrap_or_default();
         v1::Load {
             name: outline.name.to_string(),
             destination: outline.destination.clone(),
             table: outline.table.clone(),
-            staged: total.loads.get(outline.name.as_str()).map_or(0, |counts| counts.loaded),
+            staged: counts.loaded,
             published: published.map_or(0, |report| report.rows),
             detail: published.map(|report| report.detail.clone()).unwrap_or_default(),
+            read: counts.passed + counts.filtered + counts.rejected,
+            passed: counts.passed,
+            filtered: counts.filtered,
+            rejected: counts.rejected,
+            multiplied: counts.multiplied,
         }
     };
     submission.loads.iter().map(load).collect()

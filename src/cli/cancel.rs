@@ -1,13 +1,16 @@
 //! `haulage cancel`: asks a run to end. In a home, where nobody else would, it also does the undoing.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use haulage_proto::v1::GetRunRequest;
+use serde_json::{Value, json};
 
 use crate::api::{self, Client, Explain as _};
 use crate::cli::node_options::NodeOptions;
 use crate::cli::{Globals, close, reach};
-use crate::embedded::Embedded;
-use crate::exit::Exit;
+use crate::embedded::{self, Embedded};
+use crate::exit::{Exit, Usage};
 use crate::follow::{self, OnSignal};
 use crate::output::{json as to_json, note};
 use crate::signals::Signals;
@@ -54,10 +57,48 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     let lock = home
         .lock()
         .context("only the process that works on a run can cancel it: press Ctrl-C there")?;
+    let here = embedded::node_config(&home, &args.node)?.places();
     let embedded = Embedded::start(&home, lock, &args.node).await?;
-    let exit = in_home(&embedded.client(), &args, &mut signals, globals).await;
+    let exit = match elsewhere(&embedded.client(), &args, &here, globals).await {
+        Ok(()) => in_home(&embedded.client(), &args, &mut signals, globals).await,
+        Err(error) => Err(error),
+    };
     embedded.stop().await;
     exit
+}
+
+/// Refuses to undo a run whose destinations are not where this process has them: it would wait for ever for one that
+/// has them there.
+async fn elsewhere(client: &Client, args: &Args, here: &BTreeMap<String, String>, globals: &Globals) -> Result<()> {
+    let request = GetRunRequest {
+        run_id: args.run.clone(),
+    };
+    let events = client
+        .clone()
+        .get_run(api::call(request))
+        .await
+        .explained()?
+        .into_inner()
+        .events;
+    let submitted: Value = events
+        .first()
+        .and_then(|event| serde_json::from_str(&event.json).ok())
+        .unwrap_or_default();
+    let places = submitted["submission"]["places"].as_object();
+    for (name, place) in places.into_iter().flatten() {
+        let (Some(place), Some(other)) = (place.as_str(), here.get(name)) else {
+            continue;
+        };
+        if place != other {
+            return Err(Usage(format!(
+                "the run began with the destination `{name}` at {place}, and here it is {other}; nothing was done. Cancel \
+                 it with: {} --destination {name}=ADDRESS-THERE",
+                globals.hint(&format!("cancel {}", args.run))
+            ))
+            .into());
+        }
+    }
+    Ok(())
 }
 
 async fn in_home(client: &Client, args: &Args, signals: &mut Signals, globals: &Globals) -> Result<Exit> {

@@ -67,8 +67,8 @@ fn left(globals: &Globals, run_id: &str) -> String {
         )
     } else {
         format!(
-            "left before the run {run_id} was at rest; nothing of it is published in part\n  go on with it  the same \
-             `haulage run` again\n  end it         {}",
+            "left before the run {run_id} was at rest; nothing of it is published in part\n  run it  the same `haulage \
+             run` again: it goes on, or finishes the undoing first\n  end it  {}",
             globals.hint(&format!("cancel {run_id}"))
         )
     }

@@ -14,7 +14,7 @@ use crate::cli::{Globals, validate};
 use crate::config::Home;
 use crate::embedded;
 use crate::exit::Exit;
-use crate::output::{Output, Tone, human};
+use crate::output::{Output, Tone, human, note};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -50,6 +50,11 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         .loads
         .iter()
         .all(|load| load.inspection.as_ref().is_ok_and(|found| found.misfits.is_empty()));
+    if globals.coordinator.is_some() {
+        note(
+            "looked at from this machine: the nodes of the coordinator's cluster may have other destinations of these names",
+        );
+    }
     if output.is_json() {
         output.json(&document_of(&preview)?)?;
     } else {
@@ -100,6 +105,7 @@ fn load_json(load: &LoadPreview) -> Value {
     let mut value = json!({
         "load": load.load.load,
         "destination": load.destination,
+        "place": load.place,
         "table": load.load.table,
         "mode": load.load.mode,
     });
@@ -167,9 +173,14 @@ fn load_text(preview: &LoadPreview, output: Output) -> Vec<String> {
     let LoadPreview {
         load,
         destination,
+        place,
         inspection,
     } = preview;
-    let mut lines = vec![format!("load {} to {} {}", load.load, destination, load.table)];
+    let at = place
+        .as_ref()
+        .map(|place| format!(", which is {place}"))
+        .unwrap_or_default();
+    let mut lines = vec![format!("load {} to {destination}{at}: table {}", load.load, load.table)];
     let found = match inspection {
         Ok(found) => found,
         Err(failure) => {

@@ -154,26 +154,39 @@ async fn drive(
     signals: &mut Signals,
     globals: &Globals,
 ) -> Result<Exit> {
-    let submitted = tokio::select! {
-        submitted = submit::send(client, document, params, places, rerun) => submitted?,
-        _ = signals.next() => return Ok(Exit::Interrupted),
-    };
-    let run_id = &submitted.run_id;
-    if submitted.disposition() == Disposition::Attached && !globals.output().is_json() {
-        note(format!("going on with the run {run_id}, which was not at rest"));
-    } else {
-        submit::announce(&submitted, globals.output(), "", true)?;
+    loop {
+        let submitted = tokio::select! {
+            submitted = submit::send(client, document.clone(), params.clone(), places.clone(), rerun) => submitted?,
+            _ = signals.next() => return Ok(Exit::Interrupted),
+        };
+        let run_id = &submitted.run_id;
+        let attached = submitted.disposition() == Disposition::Attached;
+        if attached && !globals.output().is_json() {
+            note(format!("going on with the run {run_id}, which was not at rest"));
+        } else {
+            submit::announce(&submitted, globals.output(), "", true)?;
+        }
+        if submitted.disposition() == Disposition::AlreadyPublished {
+            return submit::published(client, run_id, true, globals).await;
+        }
+        let followed = Box::pin(follow::follow(
+            client,
+            run_id,
+            OnSignal::Cancel,
+            signals,
+            globals.output(),
+        ))
+        .await?;
+        let cancelled = followed.run.as_ref().map(Run::state) == Some(RunState::Cancelled);
+        // Cancelled by a process before this one, which left before all was undone: now it is, and nobody here has
+        // asked for anything but the run.
+        if !(attached && cancelled && !followed.interrupted) {
+            return Ok(close::close(&followed, run_id, globals)?);
+        }
+        if !globals.output().is_json() {
+            note(format!(
+                "{run_id} had been cancelled before and is undone; now it runs anew"
+            ));
+        }
     }
-    if submitted.disposition() == Disposition::AlreadyPublished {
-        return submit::published(client, run_id, true, globals).await;
-    }
-    let followed = Box::pin(follow::follow(
-        client,
-        run_id,
-        OnSignal::Cancel,
-        signals,
-        globals.output(),
-    ))
-    .await?;
-    Ok(close::close(&followed, run_id, globals)?)
 }

@@ -6,6 +6,7 @@ use haulage_proto::v1::{ListRunsRequest, Run};
 use crate::api::{self, Explain as _};
 use crate::cli::{Globals, reach};
 use crate::clock;
+use crate::config::Home;
 use crate::exit::Exit;
 use crate::output::table::{Align, render};
 use crate::output::{human, json, note};
@@ -64,6 +65,15 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         ("rejected", Align::Right),
     ];
     output.line(render(&columns, runs.iter().map(|run| row(run, now)).collect()))?;
+    let left = runs.iter().filter(|run| run.finished_at == 0).count() as u64;
+    let alone = globals.coordinator.is_none() && !Home::new(&globals.home)?.is_busy_elsewhere();
+    if left > 0 && alone {
+        note(format!(
+            "{} not at rest, and no process works here: the same `haulage run` goes on with a run, `{}` undoes it",
+            human::counted(left, "run"),
+            globals.hint("cancel RUN")
+        ));
+    }
     Ok(Exit::Success)
 }
 

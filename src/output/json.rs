@@ -53,6 +53,13 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
                 "staged": load.staged,
                 "published": load.published,
                 "detail": load.detail,
+                "counts": {
+                    "read": load.read,
+                    "passed": load.passed,
+                    "filtered": load.filtered,
+                    "rejected": load.rejected,
+                    "multiplied": load.multiplied,
+                },
             })
         })
         .collect();

@@ -34,6 +34,11 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
     )];
     let mut row = |name: &str, value: String| lines.push(format!("  {name:<10} {value}"));
 
+    let in_all = if run.loads.len() > 1 {
+        " in all loads together"
+    } else {
+        ""
+    };
     let rate = human::rate(counts.read, elapsed).map(|rate| format!(", {} rows/s", human::count(rate)));
     row(
         "read",
@@ -45,20 +50,20 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         ),
     );
     if run.state() == RunState::Published {
-        row("loaded", human::counted(counts.loaded, "row"));
+        row("loaded", format!("{}{in_all}", human::counted(counts.loaded, "row")));
     } else {
         row(
             "staged",
-            format!("{}, none of them visible", human::counted(counts.loaded, "row")),
+            format!("{}{in_all}, none of them visible", human::counted(counts.loaded, "row")),
         );
     }
     row("rejected", rejected(run));
-    row("filtered", human::counted(counts.filtered, "row"));
-    if counts.multiplied > 0 {
-        row(
-            "multiplied",
-            format!("{} more, made by joins", human::counted(counts.multiplied, "row")),
-        );
+    // With several loads one row has several fates: each load has an account of its own below.
+    if run.loads.len() < 2 {
+        row("filtered", human::counted(counts.filtered, "row"));
+        if counts.multiplied > 0 {
+            row("multiplied", multiplied(counts.multiplied));
+        }
     }
     if run.retries > 0 || run.restarts > 0 {
         row(
@@ -72,6 +77,9 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
     }
     for load in &run.loads {
         row("load", load_line(load, run.state()));
+        if run.loads.len() > 1 && load.read > 0 {
+            row("", account(load));
+        }
     }
     if counts.rejected > 0 {
         row("look", rejects.to_owned());
@@ -80,6 +88,25 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         row("trace", run.trace_id.clone());
     }
     lines
+}
+
+fn multiplied(rows: u64) -> String {
+    format!("{} more, made by joins or UNION ALL", human::counted(rows, "row"))
+}
+
+/// What became of the rows that a load is fed from: `of 10 rows read 7 passed, 2 filtered, 1 rejected`.
+fn account(load: &Load) -> String {
+    let mut text = format!(
+        "of {} read {} passed, {} filtered, {} rejected",
+        human::counted(load.read, "row"),
+        human::count(load.passed),
+        human::count(load.filtered),
+        human::count(load.rejected)
+    );
+    if load.multiplied > 0 {
+        text.push_str(&format!("; {}", multiplied(load.multiplied)));
+    }
+    text
 }
 
 /// `120 rows: no_carrier 100, odd_delay 20`.
@@ -176,6 +203,31 @@ mod tests {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         assert!(!text.contains("repeated") && !text.contains("trace"), "{text}");
+    }
+
+    #[test]
+    fn several_loads_have_an_account_each() {
+        let mut run = sample(RunState::Published);
+        let load = |name: &str, passed: u64, multiplied: u64| Load {
+            name: name.into(),
+            published: passed + multiplied,
+            read: 1_000,
+            passed,
+            filtered: 1_000 - passed - 60,
+            rejected: 60,
+            multiplied,
+            ..Default::default()
+        };
+        run.loads = vec![load("clean", 900, 0), load("both", 940, 940)];
+        let text = lines(&run, 9_000, Output::new(Format::Json), "").join("\n");
+        for part in [
+            "in all loads together",
+            "of 1,000 rows read 900 passed, 40 filtered, 60 rejected\n",
+            "of 1,000 rows read 940 passed, 0 filtered, 60 rejected; 940 rows more, made by joins or UNION ALL",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("\n  filtered"), "{text}");
     }
 
     #[test]

@@ -256,3 +256,49 @@ async fn the_same_command_beside_a_running_one_follows_its_run() -> Result<()> {
     ensure!(rows == ["50001"], "{rows:?}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaving_before_all_is_undone_costs_nothing_but_the_same_command() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (mut left, warehouse) = loading(folder.path(), 20_000).await?;
+    let first = newest_run(folder.path()).await?;
+    left.interrupt()?;
+    left.line_with("once more").await?;
+    left.interrupt()?;
+    ensure!(left.wait().await? == 130, "the exit code of an interrupted run is 130");
+    let said = run(folder.path(), &[]).await?.success()?;
+    let rows = flights::sqlite(&warehouse, "SELECT CAST(count(*) AS text) FROM flights_clean").await?;
+    ensure!(rows == ["50001"], "{rows:?}: {}", said.stderr);
+    ensure!(
+        newest_run(folder.path()).await? != first,
+        "a cancelled run was published"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_is_not_cancelled_where_its_destination_is_elsewhere() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (mut killed, _) = loading(folder.path(), 20_000).await?;
+    killed.kill().await?;
+    let open = newest_run(folder.path()).await?;
+    let listed = Verb::new(folder.path()).args(["runs"]).output().await?.success()?;
+    ensure!(listed.stderr.contains("no process works here"), "{}", listed.stderr);
+
+    let other = format!("warehouse=sqlite:{}", folder.path().join("other.db").display());
+    let refused = Verb::new(folder.path())
+        .args(["cancel", &open, "--destination", &other])
+        .output()
+        .await?
+        .failure(&["`warehouse`", "warehouse.db", "other.db", "--destination warehouse="])?;
+    ensure!(refused.code == 2, "{refused:?}");
+    check_state(&show_newest(folder.path()).await?, "loading")?;
+
+    Verb::new(folder.path())
+        .args(["cancel", &open])
+        .output()
+        .await?
+        .success()?;
+    check_state(&show_newest(folder.path()).await?, "cancelled")?;
+    Ok(())
+}
