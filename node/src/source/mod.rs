@@ -131,9 +131,51 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// Bytes as part of an error: like [`printable`], with control characters escaped, and cut after `most` characters. What
+/// stands in a file must not steer a terminal, nor push an error out of sight.
+pub fn excerpt(bytes: &[u8], most: usize) -> String {
+    // Of a long value only the start is looked at; four bytes are the longest character.
+    let start = bytes.get(..4 * most + 4).unwrap_or(bytes);
+    let mut text = String::new();
+    let mut shown = 0;
+    for letter in printable(start).chars() {
+        if shown == most {
+            text.push_str("...");
+            return text;
+        }
+        shown += 1;
+        if letter.is_control() {
+            text.extend(letter.escape_default());
+        } else {
+            text.push(letter);
+        }
+    }
+    if start.len() < bytes.len() {
+        text.push_str("...");
+    }
+    text
+}
+
+/// Characters of a value or a name that an error shows.
+pub const EXCERPT: usize = 60;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_is_short_and_steers_no_terminal() {
+        for (bytes, most, text) in [
+            (&b"plain"[..], 60, "plain"),
+            (b"\x1b[31mred\x07\n", 60, "\\u{1b}[31mred\\u{7}\\n"),
+            (b"\xff\x1b", 60, "\\xff\\u{1b}"),
+            (b"abcdef", 3, "abc..."),
+            ("äöü".as_bytes(), 3, "äöü"),
+            (&[b'x'; 100], 4, "xxxx..."),
+        ] {
+            assert_eq!(excerpt(bytes, most), text, "{bytes:?}");
+        }
+    }
 
     #[test]
     fn bytes_are_shown_without_loss() {

@@ -173,6 +173,46 @@ pub(super) fn column(error: &sqlx::Error) -> Option<&str> {
     }
 }
 
+/// A row of a COPY that the server didn't take.
+pub(super) struct CopyRow<'e> {
+    pub(super) code: &'e str,
+    pub(super) message: &'e str,
+    /// Its place among the rows of that COPY, from 1.
+    pub(super) line: u64,
+    pub(super) column: Option<&'e str>,
+}
+
+/// The row that an error of a COPY is about: the data of one, or a constraint that it breaks. A full disk has a line
+/// too, and is not about it.
+pub(super) fn row_of_copy(error: &sqlx::Error) -> Option<CopyRow<'_>> {
+    let sqlx::Error::Database(database) = error else {
+        return None;
+    };
+    let said = database.try_downcast_ref::<PgDatabaseError>()?;
+    let code = said.code();
+    // Data exceptions, broken constraints, limits such as the size of a row, and what functions of domains raise.
+    if !["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)) {
+        return None;
+    }
+    let (line, column) = place_in_copy(said.r#where()?)?;
+    Some(CopyRow {
+        code,
+        message: said.message(),
+        line,
+        column: said.column().or(column),
+    })
+}
+
+/// Line and column of `COPY stage_0a, line 3, column id`. Servers may say it in other languages, so the words don't count.
+fn place_in_copy(context: &str) -> Option<(u64, Option<&str>)> {
+    let copy = context.lines().find(|line| line.starts_with("COPY "))?;
+    let mut parts = copy.splitn(3, ", ").skip(1);
+    let line = parts.next()?.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?;
+    // A name may hold everything but the space behind the word in front of it.
+    let column = parts.next().and_then(|rest| rest.split_once(' ')).map(|(_, name)| name);
+    Some((line.parse().ok().filter(|line| *line > 0)?, column))
+}
+
 /// Whether nobody knows if the server did what it was asked.
 pub(super) fn outcome_unknown(error: &sqlx::Error) -> bool {
     match error {
@@ -192,6 +232,20 @@ mod tests {
             port: 5432,
             database: "dwh".into(),
             user: "loader".into(),
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_copy_is_read_in_any_language() {
+        for (context, expected) in [
+            ("COPY stage_e4301a, line 3", Some((3, None))),
+            ("COPY stage_e4301a, line 12, column big one", Some((12, Some("big one")))),
+            ("COPY stage_1, Zeile 7, Spalte id", Some((7, Some("id")))),
+            ("PL/pgSQL function f(integer)\nCOPY stage_1, line 2, column id", Some((2, Some("id")))),
+            ("COPY stage_1", None),
+            ("SQL statement \"x\"", None),
+        ] {
+            assert_eq!(place_in_copy(context), expected, "{context}");
         }
     }
 
