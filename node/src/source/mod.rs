@@ -36,6 +36,28 @@ pub struct Unreadable {
     pub detail: String,
 }
 
+/// What is wrong with a source as it is declared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{failure}")]
+pub struct Misdeclared {
+    /// What is wrong.
+    pub failure: Failure,
+    /// The declared column that it is about, if it is one.
+    pub column: Option<String>,
+}
+
+impl From<Failure> for Misdeclared {
+    fn from(failure: Failure) -> Self {
+        Self { failure, column: None }
+    }
+}
+
+impl From<Misdeclared> for Failure {
+    fn from(wrong: Misdeclared) -> Self {
+        wrong.failure
+    }
+}
+
 /// At most `checkpoint_rows` rows of a chunk.
 pub struct Segment {
     /// The rows that could be read, in file order; the last column is [`haulage_plan::ROW_COLUMN`] (UInt64, not null):
@@ -76,7 +98,7 @@ pub trait Source: Send + Sync {
 
     /// Looks whether the objects are there and are what was declared, without reading rows: their headers, and of many
     /// objects only the first. Permanent failure naming the path, as of [`Source::discover`], which looks at all.
-    async fn check(&self) -> Result<(), Failure>;
+    async fn check(&self) -> Result<(), Misdeclared>;
 
     /// Lists the objects and cuts them into chunks, in a stable order, indexes from 0 in `stage`.
     /// Permanent failure naming the path if nothing matches, or a header lacks a declared column.

@@ -145,7 +145,8 @@ impl StagePass {
                 .await
                 .map_err(fail)?,
         };
-        self.execute(load, physical, Arc::clone(&pass.schema), batches).map_err(fail)
+        self.execute(load, physical, Arc::clone(&pass.schema), batches)
+            .map_err(fail)
     }
 
     fn execute(

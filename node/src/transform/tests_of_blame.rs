@@ -10,14 +10,9 @@ use super::tests::{compiled, lookup_batches, one, pass, segment};
 async fn blame(compiled: &haulage_plan::Compiled, size: usize) -> Option<Blame> {
     let pass = pass(compiled, lookup_batches(compiled)).await;
     let lookups = Arc::new(lookup_batches(compiled));
-    pass.blame(
-        compiled,
-        &lookups,
-        &LoadName::from("l"),
-        segment(compiled, 1..40, size),
-    )
-    .await
-    .expect("nothing else fails")
+    pass.blame(compiled, &lookups, &LoadName::from("l"), segment(compiled, 1..40, size))
+        .await
+        .expect("nothing else fails")
 }
 
 #[tokio::test]
@@ -30,7 +25,11 @@ async fn the_first_failing_row_its_step_and_its_part_are_found() {
             (16, "s", column("n")),
             "abc",
         ),
-        ("  s: SELECT delay, 100 / (id - 23) AS q FROM raw", (22, "s", column("q")), "divide by zero"),
+        (
+            "  s: SELECT delay, 100 / (id - 23) AS q FROM raw",
+            (22, "s", column("q")),
+            "divide by zero",
+        ),
         (
             "  t: SELECT id, id * 100000000::int AS big FROM raw\n  s: SELECT id FROM t WHERE big > 0",
             (21, "t", column("big")),
@@ -56,7 +55,9 @@ async fn the_first_failing_row_its_step_and_its_part_are_found() {
     for (steps, (row, step, part), cause) in table {
         let compiled = compiled(steps);
         for size in [40, 7, 1] {
-            let blame = blame(&compiled, size).await.unwrap_or_else(|| panic!("{steps}: nothing found"));
+            let blame = blame(&compiled, size)
+                .await
+                .unwrap_or_else(|| panic!("{steps}: nothing found"));
             assert_eq!((blame.first, blame.last), (row, row), "{steps} in batches of {size}");
             assert_eq!(blame.step.as_deref(), Some(step), "{steps}");
             assert_eq!(blame.part, part, "{steps}");

@@ -97,12 +97,9 @@ impl Scene<'_> {
     async fn sql(&self, error: &SqlError) -> Result<Option<Failure>, Failure> {
         let segment = self.segment().await?;
         let lookups = self.context.lookups().await?;
-        let blaming = self.pass.blame(
-            self.context.compiled(),
-            lookups,
-            &error.load,
-            segment.batches.clone(),
-        );
+        let blaming = self
+            .pass
+            .blame(self.context.compiled(), lookups, &error.load, segment.batches.clone());
         let Some(blame) = Box::pin(blaming).await? else {
             return Ok(None);
         };

@@ -93,7 +93,14 @@ impl<'d> Planner<'d> {
                 } else {
                     size
                 };
-                self.know(step, parsed, Arc::clone(&schema), feed.clone(), size, Some(plan.clone()));
+                self.know(
+                    step,
+                    parsed,
+                    Arc::clone(&schema),
+                    feed.clone(),
+                    size,
+                    Some(plan.clone()),
+                );
                 plan
             }
             Err(error) => {

@@ -111,11 +111,7 @@ impl SegmentWriter for Writer {
         }
         match (&mut self.task).await {
             Ok(Ok(Some(committed))) => Ok(Committed { bytes, ..committed }),
-            Ok(Ok(None)) => Err(Failure::transient(format!(
-                "load {}: the segment was dropped",
-                self.load.load
-            ))
-            .into()),
+            Ok(Ok(None)) => Err(Failure::transient(format!("load {}: the segment was dropped", self.load.load)).into()),
             Ok(Err(refused)) => Err(refused),
             Err(error) => Err(Failure::transient(format!(
                 "load {}: the sender of a segment ended: {error}",

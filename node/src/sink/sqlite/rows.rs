@@ -133,7 +133,10 @@ fn of_a_row(error: &sqlx::Error) -> bool {
         return false;
     };
     // The low byte is the code; the others say more exactly which.
-    let code = said.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    let code = said
+        .code()
+        .and_then(|code| code.parse::<u32>().ok())
+        .map(|code| code & 0xff);
     matches!(code, Some(TOO_BIG | CONSTRAINT | MISMATCH))
 }
 
