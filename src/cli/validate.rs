@@ -110,7 +110,7 @@ mod tests {
             file: "p.yaml".into(),
             base: "/".into(),
         };
-        let error = check(&document, &BTreeMap::new()).await.err().expect("unsound");
+        let error = check(&document, &BTreeMap::new()).await.expect_err("unsound");
         let found = errors(&error);
         let wrong_key = found
             .iter()

@@ -117,7 +117,7 @@ async fn of_files_is_named_and_leaves_nothing_partial() -> Result<()> {
         (
             "data/names.csv",
             Some(b"name,contry\n"),
-            &["orders.yaml:9:29: error", "names.csv", "country"],
+            &["orders.yaml:9:28: error", "names.csv", "country"],
         ),
         // In a lookup nothing may be missing: a row that can't be read is an error with its place.
         (

@@ -11,14 +11,14 @@ use tempfile::TempDir;
 use super::support::postgres::Postgres;
 use super::support::process::{Output, Verb, newest_rejects};
 
-/// Line 4 is the odd one. Rows in front of it are filtered away, so that a row's number among those that are written is
-/// not its number in the file.
+/// Line 4 is the odd one, in the second segment. Rows in front of it are filtered away, so that a row's number among
+/// those that are written is not its number in the file.
 const ROWS: &str = "id,name,much\n1,drop,1\n2,two,7\n,abc,3000000000\n4,four,9\n";
 
 fn folder(sql: &str, load: &str) -> Result<TempDir> {
     let folder = tempfile::tempdir()?;
     let text = format!(
-        "pipeline: rows\nsources:\n  raw: {{csv: rows.csv, columns: {{id: int, name: text, much: bigint}}}}\n\
+        "pipeline: rows\ncheckpoint_rows: 2\nsources:\n  raw: {{csv: rows.csv, columns: {{id: int, name: text, much: bigint}}}}\n\
          steps:\n  kept: SELECT * FROM raw WHERE name <> 'drop'\n  out: {sql}\nloads:\n  out: {{from: out, to: warehouse, table: things, {load}}}\n"
     );
     std::fs::write(folder.path().join("rows.yaml"), text)?;
@@ -38,7 +38,8 @@ async fn run(folder: &Path, warehouse: Option<&str>) -> Result<Output> {
 
 fn check(failed: Output, parts: &[&str]) -> Result<()> {
     let failed = failed.failure(parts)?;
-    let said = format!("{}{}", failed.stdout, failed.stderr);
+    let said = failed.stderr.lines().find(|line| line.starts_with("error: "));
+    let said = said.context("no error was printed")?;
     for inner in ["chunk 0.0", "stage_", "of this chunk"] {
         ensure!(
             !said.contains(inner),
@@ -97,7 +98,7 @@ async fn that_a_sqlite_file_does_not_take_are_named() -> Result<()> {
     let all = "SELECT id, name, much FROM kept";
     for (ddl, load, parts) in [
         (
-            "CREATE TABLE things (id integer, name text, much integer)",
+            "CREATE TABLE things (id integer UNIQUE, name text, much integer)",
             "mode: merge, key: [id]",
             &[
                 "rows.csv line 4: load out, column id: it has no value",
@@ -106,7 +107,7 @@ async fn that_a_sqlite_file_does_not_take_are_named() -> Result<()> {
             ][..],
         ),
         (
-            "CREATE TABLE things (id integer NOT NULL, name text, much integer)",
+            "CREATE TABLE things (id integer NOT NULL, name text, much integer UNIQUE)",
             "mode: append, key: [much]",
             &["rows.csv line 4: load out, column id: it has no value", "nullable"],
         ),
@@ -134,7 +135,7 @@ async fn that_postgres_does_not_take_are_named() -> Result<()> {
         .await?;
     for (columns, load, parts) in [
         (
-            "id int, name text, much bigint",
+            "id int UNIQUE, name text, much bigint",
             "mode: merge, key: [id]",
             &[
                 "rows.csv line 4: load out, column id: it has no value",

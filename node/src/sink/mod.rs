@@ -62,7 +62,10 @@ impl LoadContext {
                 self.table
             )
         };
-        self.bad_row(at, Some(column), why)
+        BadRow {
+            says_value: true,
+            ..self.bad_row(at, Some(column), why)
+        }
     }
 
     /// A row that is not taken.

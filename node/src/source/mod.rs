@@ -159,13 +159,11 @@ pub fn excerpt(bytes: &[u8], most: usize) -> String {
     // Of a long value only the start is looked at; four bytes are the longest character.
     let start = bytes.get(..4 * most + 4).unwrap_or(bytes);
     let mut text = String::new();
-    let mut shown = 0;
-    for letter in printable(start).chars() {
+    for (shown, letter) in printable(start).chars().enumerate() {
         if shown == most {
             text.push_str("...");
             return text;
         }
-        shown += 1;
         if letter.is_control() {
             text.extend(letter.escape_default());
         } else {

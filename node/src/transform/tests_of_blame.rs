@@ -67,6 +67,15 @@ async fn the_first_failing_row_its_step_and_its_part_are_found() {
 }
 
 #[tokio::test]
+async fn rows_that_only_fail_together_are_named_as_a_range() {
+    // Both sides of an AND are evaluated for a whole batch; alone, id 20 is kept from the division.
+    let blame = blame(&one("SELECT id FROM raw WHERE id <> 20 AND 100 / (id - 20) > 1000"), 40).await;
+    let Blame { first, last, .. } = blame.expect("the division fails");
+    assert!(first < last && (first..=last).contains(&19), "{first} to {last}");
+    assert!(last - first < 4, "{first} to {last}");
+}
+
+#[tokio::test]
 async fn no_row_is_blamed_for_sql_that_works() {
     assert_eq!(blame(&one("SELECT id FROM raw"), 10).await, None);
 }

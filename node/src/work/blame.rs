@@ -156,6 +156,9 @@ impl Scene<'_> {
                 if value.is_some() {
                     return None;
                 }
+                if column.is_null(at) {
+                    return None;
+                }
                 let text = array_value_to_string(column, at).ok()?;
                 value = Some(format!("\"{}\"", excerpt(text.as_bytes(), EXCERPT)));
             }

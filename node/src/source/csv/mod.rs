@@ -7,7 +7,7 @@
 //! * A field without text is no value, and so is one of the source's `null` texts. Quoted text is always text: `""` is
 //!   the empty text and `"NA"` two letters. For other types quotes make no difference.
 //! * A file of 0 bytes has no header and is a permanent failure; a source without headers takes it as no rows.
-//! * Text in quarantine and messages shows bytes that are no UTF-8 as `\xNN`.
+//! * Text in quarantine and messages shows bytes that are no UTF-8 as `\xNN`; messages escape control characters too.
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
