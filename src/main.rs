@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 fn report(error: &anyhow::Error) -> Exit {
     match Exit::of_error(error) {
         Some(exit) => {
-            let text = exit::said_once(error);
+            let text = output::table::visible_lines(&exit::said_once(error));
             // What is wrong with a pipeline file comes as a list, each entry with its place in front.
             let listed = text.lines().next().is_some_and(|line| line.contains(": error: "));
             output::note(if listed { text } else { format!("error: {text}") });

@@ -6,6 +6,7 @@ use crate::checkpoint::{ChunkReport, ChunkSpec};
 use crate::failure::Failure;
 use crate::ids::{Attempt, LoadName, Millis, NodeName, RunId, StageId, StepId, Work};
 use crate::submission::Submission;
+use crate::words::counted;
 
 /// Something that happened to a run. `at` is always the leader's clock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,26 +239,32 @@ impl Event {
                     .map(|chunk| chunk.bytes)
                     .sum();
                 format!(
-                    "planned {} stage(s) with {chunks} chunk(s), {bytes} bytes",
-                    stages.len()
+                    "planned {} with {}, {}",
+                    counted(stages.len() as u64, "stage"),
+                    counted(chunks as u64, "chunk"),
+                    counted(bytes, "byte")
                 )
             }
             Self::ChunkStaged { work, report, .. } => {
                 let counts = &report.counts;
                 let loaded: u64 = counts.loads.values().map(|load| load.loaded).sum();
                 let mut text = format!(
-                    "{work} staged: {} rows read, {loaded} staged, {} rejected",
-                    counts.read,
+                    "{work} staged: {} read, {loaded} staged, {} rejected",
+                    counted(counts.read, "row"),
                     counts.rejected_total()
                 );
                 if report.resumed > 0 {
                     text.push_str(&format!(
-                        ", {} of {} segments stood already",
-                        report.resumed, report.segments
+                        ", {} of {} stood already",
+                        report.resumed,
+                        counted(report.segments.into(), "segment")
                     ));
                 }
                 if report.restarts > 0 {
-                    text.push_str(&format!(", actor restarted {} time(s)", report.restarts));
+                    text.push_str(&format!(
+                        ", actor restarted {}",
+                        counted(report.restarts.into(), "time")
+                    ));
                 }
                 text
             }

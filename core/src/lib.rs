@@ -16,3 +16,4 @@ pub mod quarantine;
 pub mod run;
 pub mod saga;
 pub mod submission;
+pub mod words;

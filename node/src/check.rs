@@ -11,7 +11,7 @@ use haulage_plan::{Compiled, Diagnostics, Draft};
 
 use crate::config::NodeConfig;
 use crate::sink::{Inspection, LoadContext};
-use crate::source::{self, Binding};
+use crate::source::{self, Binding, Misdeclared};
 use crate::store::S3Settings;
 use crate::work::run::{Request, RunContext};
 use crate::work::{Toolbox, discover};
@@ -112,8 +112,11 @@ pub async fn sources(config: &NodeConfig, definition: &Definition, base: &str) -
             Ok(found) => {
                 columns.insert(name.clone(), found);
             }
-            Err(failure) if failure.class == Class::Permanent => wrong.push((declared.place, failure.message)),
-            Err(failure) => {
+            Err(Misdeclared { failure, column }) if failure.class == Class::Permanent => {
+                let column = column.and_then(|column| definition.place_of_column(name, &column));
+                wrong.push((column.unwrap_or(declared.place), failure.message));
+            }
+            Err(Misdeclared { failure, .. }) => {
                 tracing::debug!(source = %name, %failure, "not checked before the run");
                 unknown = true;
             }
@@ -129,10 +132,10 @@ pub async fn sources(config: &NodeConfig, definition: &Definition, base: &str) -
     haulage_plan::compile(definition, &columns).map(drop)
 }
 
-async fn looked_at(declared: &haulage_plan::definition::Source, binding: Binding) -> Result<Vec<Column>, Failure> {
+async fn looked_at(declared: &haulage_plan::definition::Source, binding: Binding) -> Result<Vec<Column>, Misdeclared> {
     let source = source::bind(declared, binding)?;
     source.check().await?;
-    source.columns().await
+    Ok(source.columns().await?)
 }
 
 /// The columns of the draft's sources for a check that reads as little as it can: the header's of a local file, where

@@ -163,3 +163,10 @@ pub struct Definition {
     /// Source rows between two checkpoints of a chunk.
     pub checkpoint_rows: u64,
 }
+
+impl Definition {
+    /// Where a source declares a column.
+    pub fn place_of_column(&self, source: &str, column: &str) -> Option<Place> {
+        crate::yaml::locate_key(&self.text, &["sources", source, "columns"], column)
+    }
+}

@@ -5,6 +5,7 @@
 use std::fmt::{self, Write};
 
 use haulage_core::ids::LoadName;
+use haulage_core::words::counted;
 use serde::Serialize;
 
 use crate::compile::{Compiled, source_schema};
@@ -197,19 +198,19 @@ impl fmt::Display for Plan {
                 let lookup = if source.lookup { "lookup" } else { "source" };
                 writeln!(
                     f,
-                    "  {lookup} {}  {} {}  ({} columns)",
+                    "  {lookup} {}  {} {}  ({})",
                     source.name,
                     source.kind,
                     source.path,
-                    source.columns.len()
+                    counted(source.columns.len() as u64, "column")
                 )?;
             }
             for step in self.steps.iter().filter(|step| stage.steps.contains(&step.name)) {
                 let mut line = format!(
-                    "  step {} <- {}  ({} columns)",
+                    "  step {} <- {}  ({})",
                     step.name,
                     step.reads.join(", "),
-                    step.columns.len()
+                    counted(step.columns.len() as u64, "column")
                 );
                 if !step.rejects.is_empty() {
                     write!(line, "  rejects: {}", step.rejects.join(", "))?;

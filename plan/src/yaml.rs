@@ -79,6 +79,18 @@ pub(crate) fn locate(text: &str, path: &[&str]) -> Option<Place> {
     })
 }
 
+/// The place of a key of the mapping at a path, in a text that has been read before.
+pub(crate) fn locate_key(text: &str, path: &[&str], key: &str) -> Option<Place> {
+    let mut report = Report::new("", Arc::from(""));
+    match &read(text, &mut report)?.at(path)?.value {
+        Value::Map(entries) => entries
+            .iter()
+            .find(|(found, _)| found.text == key)
+            .map(|(key, _)| key.place),
+        Value::List(_) | Value::Scalar { .. } => None,
+    }
+}
+
 /// Reads a text. `None` if it is no YAML, or no single document; why stands in the report.
 pub(crate) fn read(text: &str, report: &mut Report) -> Option<Node> {
     let start = Place { line: 1, column: 1 };

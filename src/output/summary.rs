@@ -6,6 +6,9 @@ use super::json::{elapsed_ms, sorted, state};
 use super::table::{one_line, visible};
 use super::{Output, Tone, human};
 
+/// Why a node rejects a row that covers so many lines that it must have swallowed others.
+const SWALLOWED_LINES: &str = "swallowed_lines";
+
 /// The tone of a run's state.
 pub(crate) fn tone(run: &Run) -> Tone {
     match run.state() {
@@ -80,6 +83,15 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         if run.loads.len() > 1 && load.read > 0 {
             row("", account(load));
         }
+    }
+    if let Some(rows) = counts.rejected_by_reason.get(SWALLOWED_LINES) {
+        let (these, verb) = if *rows == 1 { ("it", "holds") } else { ("each", "hold") };
+        let text = format!(
+            "{} that can't be read {verb} more than 100 lines of a file, lost with {these}: look for a quote that is \
+             not closed",
+            human::counted(*rows, "row")
+        );
+        row("warning", output.paint(Tone::Warn, &text));
     }
     if counts.rejected > 0 {
         row("look", rejects.to_owned());
@@ -237,6 +249,21 @@ mod tests {
         let text = lines(&run, 9_000, Output::new(Format::Json), "").join("\n");
         assert!(
             text.contains("2 attempts made again, 1 restart from a checkpoint"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_row_that_swallowed_others_makes_a_person_look() {
+        let mut run = sample(RunState::Published);
+        let before = lines(&run, 9_000, Output::new(Format::Json), "").join("\n");
+        assert!(!before.contains("warning"), "{before}");
+        if let Some(counts) = &mut run.counts {
+            counts.rejected_by_reason.insert("swallowed_lines".to_owned(), 1);
+        }
+        let text = lines(&run, 9_000, Output::new(Format::Json), "").join("\n");
+        assert!(
+            text.contains("warning    1 row that can't be read holds more than 100 lines of a file"),
             "{text}"
         );
     }

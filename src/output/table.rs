@@ -65,6 +65,11 @@ pub(crate) fn visible(text: &str) -> String {
     shown
 }
 
+/// [`visible`], line by line: an error may have several, and what it quotes must not steer the terminal.
+pub(crate) fn visible_lines(text: &str) -> String {
+    text.lines().map(visible).collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,5 +91,9 @@ mod tests {
         assert_eq!(one_line("a\nb\x1b[31m"), "a b [31m");
         assert_eq!(visible("a\nb\x1b"), "a\\nb\\u{1b}");
         assert_eq!(visible("naïve"), "naïve");
+        assert_eq!(
+            visible_lines("a: error: b\x1b[1m\n  help\x07"),
+            "a: error: b\\u{1b}[1m\n  help\\u{7}"
+        );
     }
 }

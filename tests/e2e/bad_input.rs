@@ -102,7 +102,7 @@ async fn of_files_is_named_and_leaves_nothing_partial() -> Result<()> {
         (
             "data/orders-1.csv",
             Some(b"id,nmae,amount\n1,ann,1.5\n"),
-            &["orders.yaml:3:3: error", "orders-1.csv", "name", "nmae"],
+            &["orders.yaml:5:25: error", "orders-1.csv", "name", "nmae"],
         ),
         (
             "data/orders-1.csv",
@@ -117,7 +117,7 @@ async fn of_files_is_named_and_leaves_nothing_partial() -> Result<()> {
         (
             "data/names.csv",
             Some(b"name,contry\n"),
-            &["orders.yaml:6:3: error", "names.csv", "country"],
+            &["orders.yaml:9:28: error", "names.csv", "country"],
         ),
         // In a lookup nothing may be missing: a row that can't be read is an error with its place.
         (

@@ -4,6 +4,7 @@
 //! of single parts, which stand beside them.
 
 mod bad_input;
+mod bad_rows;
 mod cluster;
 mod embedded;
 mod faults;

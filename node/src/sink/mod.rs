@@ -50,22 +50,86 @@ pub struct LoadContext {
 
 impl LoadContext {
     /// A row has NULL in a column that takes none. A key column never can: there, only the rows can be mended.
-    pub(crate) fn without_value(&self, column: &str, key: bool, chunk: ChunkId) -> Failure {
-        let (what, advice) = if key {
-            (
-                "key column",
-                "a key column may not be NULL; reject or filter such rows in the step",
+    pub(crate) fn without_value(&self, column: &str, at: u64) -> BadRow {
+        let why = if self.key.iter().any(|key| key == column) {
+            format!(
+                "it has no value, and a key column of {} may not be NULL; reject or filter such rows in the step",
+                self.table
             )
         } else {
-            (
-                "column",
-                "the table needs one there; reject such rows in the step, or make the column nullable",
+            format!(
+                "it has no value, and {} needs one there; reject such rows in the step, or make the column nullable",
+                self.table
             )
         };
-        Failure::permanent(format!(
-            "load {}: {what} {column} of {} has no value in a row of chunk {chunk}: {advice}",
-            self.load, self.table
-        ))
+        BadRow {
+            says_value: true,
+            ..self.bad_row(at, Some(column), why)
+        }
+    }
+
+    /// A row that is not taken.
+    pub(crate) fn bad_row(&self, at: u64, column: Option<&str>, why: String) -> BadRow {
+        BadRow {
+            load: self.load.clone(),
+            at,
+            column: column.map(str::to_owned),
+            why,
+            says_value: false,
+        }
+    }
+}
+
+/// Why a segment is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not on account of a row.
+    #[error(transparent)]
+    Whole(#[from] Failure),
+    /// A row of it has no place there.
+    #[error(transparent)]
+    Row(#[from] BadRow),
+}
+
+/// A row that a destination doesn't take. Permanent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRow {
+    /// The load.
+    pub load: LoadName,
+    /// Its place among the rows that were written to the segment, from 0.
+    pub at: u64,
+    /// The column, if one is to blame.
+    pub column: Option<String>,
+    /// What is wrong with it and what to do.
+    pub why: String,
+    /// Whether that names the value.
+    pub says_value: bool,
+}
+
+impl std::fmt::Display for BadRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "load {}", self.load)?;
+        if let Some(column) = &self.column {
+            write!(f, ", column {column}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+impl std::error::Error for BadRow {}
+
+impl From<BadRow> for Failure {
+    fn from(bad: BadRow) -> Self {
+        Failure::permanent(bad.to_string())
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Whole(failure) => failure,
+            Refused::Row(bad) => bad.into(),
+        }
     }
 }
 
@@ -74,7 +138,6 @@ mod tests {
     use std::sync::Arc;
 
     use datafusion::arrow::datatypes::Schema;
-    use haulage_core::ids::StageId;
 
     use super::*;
 
@@ -91,17 +154,13 @@ mod tests {
             schema: Arc::new(Schema::empty()),
             replaces: None,
         };
-        let chunk = ChunkId {
-            stage: StageId(0),
-            index: 3,
-        };
-        let key = load.without_value("id", true, chunk).message;
+        let key = load.without_value("id", 7).to_string();
         assert!(
-            key.contains("key column id of t") && key.contains("may not be NULL; reject or filter"),
+            key.contains("load l, column id: ") && key.contains("key column of t may not be NULL; reject or filter"),
             "{key}"
         );
         assert!(!key.contains("nullable"), "{key}");
-        assert!(load.without_value("name", false, chunk).message.contains("nullable"));
+        assert!(load.without_value("name", 7).why.contains("nullable"));
     }
 }
 
@@ -176,11 +235,11 @@ pub trait Destination: Send + Sync {
 #[async_trait]
 pub trait SegmentWriter: Send {
     /// Takes a batch of the load's schema. Waits while the destination is slower than the source.
-    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure>;
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Refused>;
 
     /// Commits rows and marker in one transaction under the fence. `marker.rows` is set by the destination to what it
     /// counted itself. If the segment's marker already stands, nothing is written and that marker is returned.
-    async fn commit(self: Box<Self>, marker: Marker) -> Result<Committed, Failure>;
+    async fn commit(self: Box<Self>, marker: Marker) -> Result<Committed, Refused>;
 }
 
 /// What a committed segment left at the destination.

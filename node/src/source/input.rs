@@ -26,6 +26,21 @@ pub(super) struct Input {
     ended: bool,
     /// Where the bytes handed out so far end.
     offset: u64,
+    /// Whether the first bytes have still to be looked at.
+    unproven: bool,
+}
+
+fn damaged(address: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::permanent(format!(
+        "{address} can't be unpacked: {error}; replace the damaged file"
+    ))
+}
+
+fn not_packed(address: &str, kind: &str) -> Failure {
+    Failure::permanent(format!(
+        "{address} is no {kind} data: it doesn't start as {kind} files do; if it is plain text, write \
+         `compression: none` or take the ending off its name, else replace the file"
+    ))
 }
 
 /// How this object is packed: what is declared, or what its name ends with.
@@ -68,6 +83,7 @@ impl Input {
             used: 0,
             ended: false,
             offset: first,
+            unproven: true,
         };
         if !plain {
             input.skip_to(start).await?;
@@ -106,11 +122,6 @@ impl Input {
 
     async fn unpack(&mut self, buffer: &mut Vec<u8>, want: usize) -> Result<usize, Failure> {
         let begin = buffer.len();
-        let damaged = |address: &str, error: &dyn std::fmt::Display| {
-            Failure::permanent(format!(
-                "{address} can't be unpacked: {error}; replace the damaged file"
-            ))
-        };
         while buffer.len() - begin < want {
             if self.used == self.packed.len() && !self.ended {
                 self.packed.clear();
@@ -123,6 +134,12 @@ impl Input {
                 break;
             }
             let (before, left) = (buffer.len(), want - (buffer.len() - begin));
+            if self.unproven && !packed.is_empty() {
+                self.unproven = false;
+                if let Some(kind) = unpacker.denies(packed) {
+                    return Err(not_packed(&self.address, kind));
+                }
+            }
             // Without input too: a decoder may hold output that did not fit the last time.
             let used = unpacker
                 .unpack(packed, buffer, left)
@@ -171,6 +188,20 @@ impl Unpacker {
             codec: Codec::Zstd(decoder),
             inside: true,
         })
+    }
+
+    /// How the data should be packed, if its first bytes say that it isn't. A file shorter than that is a damaged one.
+    fn denies(&self, start: &[u8]) -> Option<&'static str> {
+        // Zstandard has skippable frames too, of which the first byte is one of sixteen.
+        let (kind, fits) = match &self.codec {
+            Codec::Gzip(_) => ("gzip", b"\x1f\x8b".iter().zip(start).all(|(want, got)| want == got)),
+            Codec::Zstd(_) => {
+                let frame = b"\x28\xb5\x2f\xfd".iter().zip(start).all(|(want, got)| want == got);
+                let skipped = start.len() > 1 && start[0] & 0xf0 == 0x50 && start[1] == 0x2a;
+                ("zstd", frame || skipped)
+            }
+        };
+        (!fits).then_some(kind)
     }
 
     fn is_at_rest(&self) -> bool {
@@ -289,6 +320,14 @@ mod tests {
                 assert_eq!(failure.class, Class::Permanent, "{failure}");
                 assert!(failure.message.contains(name), "{failure}");
             }
+        }
+        for (name, kind) in [("a.gz", "gzip"), ("a.zst", "zstd")] {
+            let plain = read(name, b"year,month\n", 0).await.unwrap_err();
+            assert!(
+                plain.message.contains(&format!("{name} is no {kind} data"))
+                    && plain.message.contains("`compression: none`"),
+                "{plain}"
+            );
         }
         let beyond = read("a.gz", &gzip(b"1\n"), 50).await.unwrap_err();
         assert!(beyond.message.contains("before the checkpoint at 50"), "{beyond}");

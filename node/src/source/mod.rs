@@ -36,6 +36,28 @@ pub struct Unreadable {
     pub detail: String,
 }
 
+/// What is wrong with a source as it is declared.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{failure}")]
+pub struct Misdeclared {
+    /// What is wrong.
+    pub failure: Failure,
+    /// The declared column that it is about, if it is one.
+    pub column: Option<String>,
+}
+
+impl From<Failure> for Misdeclared {
+    fn from(failure: Failure) -> Self {
+        Self { failure, column: None }
+    }
+}
+
+impl From<Misdeclared> for Failure {
+    fn from(wrong: Misdeclared) -> Self {
+        wrong.failure
+    }
+}
+
 /// At most `checkpoint_rows` rows of a chunk.
 pub struct Segment {
     /// The rows that could be read, in file order; the last column is [`haulage_plan::ROW_COLUMN`] (UInt64, not null):
@@ -76,7 +98,7 @@ pub trait Source: Send + Sync {
 
     /// Looks whether the objects are there and are what was declared, without reading rows: their headers, and of many
     /// objects only the first. Permanent failure naming the path, as of [`Source::discover`], which looks at all.
-    async fn check(&self) -> Result<(), Failure>;
+    async fn check(&self) -> Result<(), Misdeclared>;
 
     /// Lists the objects and cuts them into chunks, in a stable order, indexes from 0 in `stage`.
     /// Permanent failure naming the path if nothing matches, or a header lacks a declared column.
@@ -131,9 +153,49 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
+/// Bytes as part of an error: like [`printable`], with control characters escaped, and cut after `most` characters. What
+/// stands in a file must not steer a terminal, nor push an error out of sight.
+pub fn excerpt(bytes: &[u8], most: usize) -> String {
+    // Of a long value only the start is looked at; four bytes are the longest character.
+    let start = bytes.get(..4 * most + 4).unwrap_or(bytes);
+    let mut text = String::new();
+    for (shown, letter) in printable(start).chars().enumerate() {
+        if shown == most {
+            text.push_str("...");
+            return text;
+        }
+        if letter.is_control() {
+            text.extend(letter.escape_default());
+        } else {
+            text.push(letter);
+        }
+    }
+    if start.len() < bytes.len() {
+        text.push_str("...");
+    }
+    text
+}
+
+/// Characters of a value or a name that an error shows.
+pub const EXCERPT: usize = 60;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_excerpt_is_short_and_steers_no_terminal() {
+        for (bytes, most, text) in [
+            (&b"plain"[..], 60, "plain"),
+            (b"\x1b[31mred\x07\n", 60, "\\u{1b}[31mred\\u{7}\\n"),
+            (b"\xff\x1b", 60, "\\xff\\u{1b}"),
+            (b"abcdef", 3, "abc..."),
+            ("äöü".as_bytes(), 3, "äöü"),
+            (&[b'x'; 100], 4, "xxxx..."),
+        ] {
+            assert_eq!(excerpt(bytes, most), text, "{bytes:?}");
+        }
+    }
 
     #[test]
     fn bytes_are_shown_without_loss() {

@@ -2,6 +2,74 @@
 
 use datafusion::common::DataFusionError;
 use haulage_core::failure::Failure;
+use haulage_core::ids::LoadName;
+
+use crate::source::excerpt;
+
+/// The longest text of the SQL engine that a message repeats; it may hold a whole value.
+const SAID: usize = 200;
+
+/// Why a pass ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PassError {
+    /// The SQL failed on the rows it was given.
+    #[error(transparent)]
+    Rows(#[from] SqlError),
+    /// Something else, which no other rows would have kept away.
+    #[error(transparent)]
+    Other(#[from] Failure),
+}
+
+/// SQL that failed on rows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("load {load}: its SQL failed on the rows of this chunk: {cause}; {advice}")]
+pub struct SqlError {
+    /// The load whose pass it was.
+    pub load: LoadName,
+    /// What the SQL engine says, with the value if it names one.
+    pub cause: String,
+    /// What to do about such rows.
+    pub advice: &'static str,
+}
+
+impl From<PassError> for Failure {
+    fn from(error: PassError) -> Self {
+        match error {
+            PassError::Rows(error) => Failure::permanent(error.to_string()),
+            PassError::Other(failure) => failure,
+        }
+    }
+}
+
+/// What an error of a load's pass means.
+pub(super) fn of_pass(load: &LoadName, error: &DataFusionError) -> PassError {
+    let root = error.find_root();
+    match root {
+        DataFusionError::ResourcesExhausted(_) | DataFusionError::IoError(_) | DataFusionError::ExecutionJoin(_) => {
+            of(&format!("load {load}"), error).into()
+        }
+        _ => {
+            let cause = text(root);
+            let advice = advice(&cause);
+            let (load, cause) = (load.clone(), excerpt(cause.as_bytes(), SAID));
+            SqlError { load, cause, advice }.into()
+        }
+    }
+}
+
+fn advice(cause: &str) -> &'static str {
+    let lower = cause.to_lowercase();
+    if lower.contains("divide by zero") {
+        "keep the zero out with nullif(x, 0), or name such rows in a `reject` rule of an earlier step"
+    } else if lower.contains("overflow") || lower.contains("out of range") {
+        "cast to a wider type first, or name such rows in a `reject` rule of an earlier step"
+    } else if lower.contains("cast") || lower.contains("pars") {
+        "use TRY_CAST, which gives NULL, and send such rows to quarantine with a `reject` rule: \
+         `TRY_CAST(x AS int) IS NULL AND x IS NOT NULL`"
+    } else {
+        "guard it with CASE, or name such rows in a `reject` rule of an earlier step"
+    }
+}
 
 /// A failure of `what` ("load flights"). Data that doesn't fit will not fit the next time either, so it is permanent;
 /// only a disk or a cancelled task may pass by itself.
@@ -16,21 +84,7 @@ pub(super) fn of(what: &str, error: &DataFusionError) -> Failure {
         DataFusionError::IoError(_) | DataFusionError::ExecutionJoin(_) => {
             Failure::transient(format!("{what}: its SQL could not go on: {text}"))
         }
-        _ => {
-            let lower = text.to_lowercase();
-            let advice = if lower.contains("divide by zero") {
-                "; keep the zero out with nullif(x, 0), or reject such rows in an earlier step"
-            } else if lower.contains("overflow") || lower.contains("out of range") {
-                "; cast to a wider type first, or reject such rows in an earlier step"
-            } else if lower.contains("cast") || lower.contains("pars") {
-                "; use TRY_CAST, or reject such rows in an earlier step"
-            } else {
-                ""
-            };
-            Failure::permanent(format!(
-                "{what}: its SQL failed on the rows of this chunk: {text}{advice}"
-            ))
-        }
+        _ => Failure::permanent(format!("{what}: its SQL failed: {}", excerpt(text.as_bytes(), SAID))),
     }
 }
 

@@ -8,12 +8,15 @@
 //! It decides nothing about what happens to the rows: staging, quarantine and checkpoints are the chunk actor's.
 
 mod accounts;
+mod blame;
 mod failure;
 mod probe;
 mod reject;
 mod segment;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_blame;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -41,6 +44,8 @@ use haulage_plan::Compiled;
 use haulage_plan::compile::{session_builder, with_row};
 
 pub use accounts::RowTally;
+pub use blame::{Blame, Part};
+pub use failure::{PassError, SqlError};
 pub use reject::Rejected;
 
 use reject::Draining;
@@ -134,19 +139,29 @@ impl StagePass {
             return Err(Failure::permanent(format!("load {load} is not fed by this stage")));
         };
         let fail = |error: DataFusionError| failure::of(&format!("load {load}"), &error);
-        let batches = batches
-            .into_iter()
-            .map(|batch| conform(&self.chunk, batch))
-            .collect::<DfResult<Vec<_>>>();
         let physical = match &pass.physical {
             Some(physical) => Arc::clone(physical),
             None => Box::pin(self.state.create_physical_plan(&pass.plan))
                 .await
                 .map_err(fail)?,
         };
-        let input = Arc::new(RunInput::new(batches.map_err(fail)?, chunk_reads(&physical)));
-        let stream = execute_stream(physical, self.task(Arc::clone(&input))).map_err(fail)?;
-        let schema = Arc::clone(&pass.schema);
+        self.execute(load, physical, Arc::clone(&pass.schema), batches)
+            .map_err(fail)
+    }
+
+    fn execute(
+        &self,
+        load: &LoadName,
+        physical: Arc<dyn ExecutionPlan>,
+        schema: SchemaRef,
+        batches: Vec<RecordBatch>,
+    ) -> DfResult<PassRun> {
+        let batches = batches
+            .into_iter()
+            .map(|batch| conform(&self.chunk, batch))
+            .collect::<DfResult<Vec<_>>>()?;
+        let input = Arc::new(RunInput::new(batches, chunk_reads(&physical)));
+        let stream = execute_stream(physical, self.task(Arc::clone(&input)))?;
         let output = Output {
             stream: Some(stream),
             schema,
@@ -205,10 +220,10 @@ pub struct PassRun {
 }
 
 impl PassRun {
-    /// The next batch, with errors as failures that name the load.
-    pub async fn next(&mut self) -> Option<Result<RecordBatch, Failure>> {
+    /// The next batch, with errors that name the load.
+    pub async fn next(&mut self) -> Option<Result<RecordBatch, PassError>> {
         let next = self.stream.next().await?;
-        Some(next.map_err(|error| failure::of(&format!("load {}", self.load), &error)))
+        Some(next.map_err(|error| failure::of_pass(&self.load, &error)))
     }
 
     /// The rows that reject rules named, by row, each once: the first step of the pipeline that rejected it, by its

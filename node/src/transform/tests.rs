@@ -20,7 +20,7 @@ use super::*;
 
 const STARTED: Millis = Millis(1_700_000_000_000);
 
-fn compiled(steps: &str) -> Compiled {
+pub(super) fn compiled(steps: &str) -> Compiled {
     let text = format!(
         "pipeline: p\nparams: {{least: {{type: int, default: 5}}}}\nsources:\n  \
          raw: {{csv: f.csv, columns: {{id: int!, carrier: text, tailnum: text, delay: int, fare: double}}}}\n  \
@@ -32,7 +32,7 @@ fn compiled(steps: &str) -> Compiled {
     compile(&definition, &BTreeMap::new()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn one(sql: &str) -> Compiled {
+pub(super) fn one(sql: &str) -> Compiled {
     compiled(&format!("  s: |\n    {sql}"))
 }
 
@@ -55,7 +55,7 @@ fn flights(ids: std::ops::Range<i32>) -> Vec<ArrayRef> {
 }
 
 /// One segment of these flights, in batches of `size`; rows count from 0.
-fn segment(compiled: &Compiled, ids: std::ops::Range<i32>, size: usize) -> Vec<RecordBatch> {
+pub(super) fn segment(compiled: &Compiled, ids: std::ops::Range<i32>, size: usize) -> Vec<RecordBatch> {
     let schema = compiled.chunk_schema("raw").expect("raw is a source");
     let mut columns = flights(ids.clone());
     columns.push(Arc::new(UInt64Array::from((0..ids.len() as u64).collect::<Vec<_>>())));
@@ -66,7 +66,7 @@ fn segment(compiled: &Compiled, ids: std::ops::Range<i32>, size: usize) -> Vec<R
         .collect()
 }
 
-fn lookup_batches(compiled: &Compiled) -> HashMap<String, Vec<RecordBatch>> {
+pub(super) fn lookup_batches(compiled: &Compiled) -> HashMap<String, Vec<RecordBatch>> {
     let batch = |source: &str, columns: Vec<ArrayRef>| {
         let schema = source_schema(&compiled.columns[source]);
         vec![RecordBatch::try_new(schema, columns).expect("the columns of the lookup")]
@@ -98,7 +98,7 @@ fn empty_lookups(compiled: &Compiled) -> HashMap<String, Vec<RecordBatch>> {
         .collect()
 }
 
-async fn pass(compiled: &Compiled, lookups: HashMap<String, Vec<RecordBatch>>) -> StagePass {
+pub(super) async fn pass(compiled: &Compiled, lookups: HashMap<String, Vec<RecordBatch>>) -> StagePass {
     let memory: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
     StagePass::new(compiled, StageId(0), Arc::new(lookups), STARTED, memory, None)
         .await
@@ -384,7 +384,7 @@ async fn errors_of_the_data_name_the_load_and_the_way_out() {
         let failure = loop {
             match run.next().await {
                 Some(Ok(_)) => {}
-                Some(Err(failure)) => break failure,
+                Some(Err(error)) => break Failure::from(error),
                 None => panic!("{sql} did not fail"),
             }
         };
@@ -409,7 +409,7 @@ async fn a_rule_that_overflows_fails_and_what_fits_is_computed() {
         .expect("the pass starts");
     let mut failed = false;
     while let Some(batch) = run_of_wrong.next().await {
-        failed |= batch.is_err_and(|failure| failure.message.contains("overflow"));
+        failed |= batch.is_err_and(|error| error.to_string().contains("overflow"));
     }
     assert!(failed, "the rule judged numbers that wrapped round");
 
@@ -449,7 +449,7 @@ async fn a_lookup_too_large_for_the_node_is_said_to_be() {
         .run(&LoadName::from("l"), segment(&compiled, 0..9, 9))
         .await
         .expect("the pass starts");
-    let failure = run.next().await.expect("an answer").expect_err("too large");
+    let failure = Failure::from(run.next().await.expect("an answer").expect_err("too large"));
     assert_eq!(failure.class, Class::Permanent);
     assert!(
         failure.message.contains("give the node a larger memory budget"),

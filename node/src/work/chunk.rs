@@ -11,6 +11,7 @@ use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
 use haulage_core::failure::Failure;
 use tracing::Span;
 
+use super::blame::Scene;
 use super::read::ReadAhead;
 use super::resume::resume;
 use super::segment::{Bench, Target};
@@ -75,9 +76,26 @@ pub(crate) async fn run(
     };
     let mut ahead = ReadAhead::new(reader, resumed.segment, Span::current());
     let mut ended = false;
+    let mut from = resumed.from;
     while let Some((number, segment)) = ahead.next().await? {
         ended = segment.last;
-        let staged = Box::pin(bench.stage(number, segment)).await?;
+        let next = segment.next;
+        let staged = match Box::pin(bench.stage(number, segment)).await {
+            Ok(staged) => staged,
+            Err(fault) => {
+                // Room for the segment that is read again.
+                drop(ahead);
+                let (context, pass) = (&context, bench.pass);
+                let scene = Scene {
+                    context,
+                    pass,
+                    spec,
+                    from,
+                };
+                return Err(Box::pin(scene.failure(fault)).await);
+            }
+        };
+        from = next;
         report.counts += &staged.counts;
         report.rejects.extend(staged.rejects);
         report.segments += 1;

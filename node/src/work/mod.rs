@@ -2,6 +2,7 @@
 //! data runtime, may be cancelled at every await, and can be done again: what has an effect commits with a marker or
 //! tolerates its own trace.
 
+mod blame;
 pub(crate) mod chunk;
 pub(crate) mod discover;
 pub(crate) mod quarantine;

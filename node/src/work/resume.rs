@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use haulage_core::checkpoint::{ChunkSpec, Counts, Manifest, Marker, Position};
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 
 use crate::store::{Store, rejects};
 
@@ -86,11 +87,11 @@ fn check(manifest: &Manifest, spec: &ChunkSpec, segment: u32, markers: &[(&str, 
         )));
     }
     for (load, marker) in markers {
-        let counted = manifest.counts.loads.get(*load).map_or(0, |counts| counts.loaded);
-        if counted != marker.rows {
+        let reported = manifest.counts.loads.get(*load).map_or(0, |counts| counts.loaded);
+        if reported != marker.rows {
             return Err(mismatch(format!(
-                "load {load} holds {} rows, and {counted} were counted",
-                marker.rows
+                "load {load} holds {}, and {reported} were counted",
+                counted(marker.rows, "row")
             )));
         }
     }

@@ -108,6 +108,11 @@ impl RunContext {
         &self.compiled.definition
     }
 
+    /// The pipeline's plan.
+    pub(crate) fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
     /// The stages in order, without their chunks.
     pub(crate) fn stages(&self) -> &[PlannedStage] {
         &self.stages

@@ -9,13 +9,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use haulage_core::checkpoint::{ChunkSpec, Counts, Manifest, Marker};
 use haulage_core::failure::Failure;
 use haulage_plan::definition::Definition;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
+use super::blame::Fault;
 use super::quarantine::{Cause, Origin};
 use super::resume::Standing;
 use super::{Order, Toolbox};
@@ -69,11 +70,37 @@ struct Written {
     writer: Option<Box<dyn SegmentWriter>>,
     tally: RowTally,
     rejects: Vec<Rejected>,
+    rows: SourceRows,
+}
+
+/// Which source row each row that was written comes from: the hidden column of its batches, as they were. 8 bytes a row,
+/// for the errors of a destination, which may come as late as the commit.
+#[derive(Default)]
+struct SourceRows(Vec<UInt64Array>);
+
+impl SourceRows {
+    fn add(&mut self, batch: &RecordBatch) {
+        let rows = batch.columns().last();
+        let rows = rows.and_then(|rows| rows.as_any().downcast_ref::<UInt64Array>());
+        self.0.extend(rows.cloned());
+    }
+
+    /// The source row of the row that was written as number `at`, from 0.
+    fn at(&self, at: u64) -> Option<u64> {
+        let mut left = usize::try_from(at).ok()?;
+        for rows in &self.0 {
+            match rows.values().get(left) {
+                Some(row) => return Some(*row),
+                None => left -= rows.values().len(),
+            }
+        }
+        None
+    }
 }
 
 impl Bench<'_> {
     /// Takes the segment all the way.
-    pub(crate) async fn stage(&self, number: u32, mut segment: Segment) -> Result<Staged, Failure> {
+    pub(crate) async fn stage(&self, number: u32, mut segment: Segment) -> Result<Staged, Fault> {
         let transform = info_span!("transform", segment = number, rows = Empty);
         let stage = info_span!("stage", segment = number, rows = Empty);
         let room = self.reserve(number).instrument(stage.clone()).await?;
@@ -131,8 +158,9 @@ impl Bench<'_> {
         batches: Vec<RecordBatch>,
         transform: &Span,
         stage: &Span,
-    ) -> Result<Written, Failure> {
+    ) -> Result<Written, Fault> {
         let mut tally = RowTally::new(rows);
+        let mut rows = SourceRows::default();
         let mut run = self
             .pass
             .run(&target.load.load, batches)
@@ -142,21 +170,24 @@ impl Bench<'_> {
             let batch = batch?;
             tally.add(&batch)?;
             if let Some(writer) = &mut writer {
+                rows.add(&batch);
                 let visible: Vec<usize> = (0..batch.num_columns() - 1).collect();
                 let batch = batch
                     .project(&visible)
                     .map_err(|error| Failure::permanent(error.to_string()))?;
-                writer.write(&batch).instrument(stage.clone()).await?;
+                let written = writer.write(&batch).instrument(stage.clone()).await;
+                written.map_err(|refused| Fault::refused(&target.load.load, refused, |at| rows.at(at)))?;
             }
         }
         Ok(Written {
             writer,
             tally,
             rejects: run.rejects(),
+            rows,
         })
     }
 
-    async fn commit(&self, number: u32, segment: Segment, written: Vec<Written>) -> Result<Staged, Failure> {
+    async fn commit(&self, number: u32, segment: Segment, written: Vec<Written>) -> Result<Staged, Fault> {
         let key = &self.order.assignment.key;
         let causes = causes(&segment, &written);
         let counts = self.counts(&segment, &written, &causes);
@@ -190,7 +221,10 @@ impl Bench<'_> {
                         rows,
                         manifest,
                     };
-                    let committed = writer.commit(marker).await?;
+                    let committed = writer.commit(marker).await;
+                    let name = &target.load.load;
+                    let committed =
+                        committed.map_err(|refused| Fault::refused(name, refused, |at| written.rows.at(at)))?;
                     (committed.marker.rows, committed.bytes)
                 }
                 None => (held, 0),

@@ -1,7 +1,8 @@
 //! Staging, fences and markers: what a chunk can rely on.
 
-use haulage_core::failure::Class;
+use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Attempt, Epoch};
+use haulage_core::words::counted;
 use haulage_node::sink::Expected;
 use haulage_plan::definition::Mode;
 
@@ -69,7 +70,7 @@ async fn a_stale_attempt_is_fenced(world: &World) {
         .commit(marker(CHUNK, 0, FIRST))
         .await
         .expect_err("it woke up too late");
-    assert_eq!(woken.class, Class::Fenced, "{woken}");
+    assert_eq!(Failure::from(woken.clone()).class, Class::Fenced, "{woken}");
     let again = world
         .destination
         .begin(&load, CHUNK, FIRST)
@@ -135,9 +136,11 @@ async fn verify_counts(world: &World) {
             .expect_err("another number");
         assert_eq!(failure.class, Class::Permanent, "{failure}");
         assert!(
-            failure
-                .message
-                .contains(&format!("reported {rows} rows in {segments} segments")),
+            failure.message.contains(&format!(
+                "reported {} in {}",
+                counted(rows, "row"),
+                counted(segments, "segment")
+            )),
             "{failure}"
         );
         world.destination.discard(&load).await.expect("discarded");

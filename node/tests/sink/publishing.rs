@@ -268,7 +268,10 @@ async fn a_double_key_is_named(world: &World) {
         .await
         .expect_err("no name");
     assert_eq!(failure.class, Class::Permanent);
-    assert!(failure.message.contains("key column name"), "{failure}");
+    assert!(
+        failure.message.contains("column name") && failure.message.contains("key column"),
+        "{failure}"
+    );
     world.destination.discard(&load).await.expect("discarded");
     assert_eq!(world.rows("things").await, None);
     assert!(world.left_over().await.is_empty());

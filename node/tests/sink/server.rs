@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use haulage_core::failure::Class;
+use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::Attempt;
 use haulage_node::sink::{Expected, registry};
 use haulage_plan::definition::Mode;
@@ -272,7 +272,7 @@ async fn the_answer_to_a_commit_is_lost() {
         .commit(marker(CHUNK, 1, Attempt(1)))
         .await
         .expect_err("it never reached the server");
-    assert_eq!(lost.class, Class::Transient, "{lost}");
+    assert_eq!(Failure::from(lost.clone()).class, Class::Transient, "{lost}");
     assert_eq!(
         far.destination
             .begin(&load, CHUNK, Attempt(1))

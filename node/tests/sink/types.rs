@@ -9,9 +9,8 @@ use datafusion::arrow::array::{
     UInt64Array,
 };
 use datafusion::arrow::datatypes::{Field, Schema};
-use haulage_core::failure::Class;
 use haulage_core::ids::Attempt;
-use haulage_node::sink::{Expected, LoadContext};
+use haulage_node::sink::{Expected, LoadContext, Refused};
 use haulage_plan::definition::Mode;
 
 use super::load::{CHUNK, load, marker};
@@ -220,11 +219,11 @@ async fn a_value_that_does_not_fit_is_named(world: &World) {
             .expect_err("it is too large"),
         Err(failure) => failure,
     };
-    assert_eq!(failure.class, Class::Permanent);
-    assert!(
-        failure.message.contains("column n") && failure.message.contains("18446744073709551615"),
-        "{failure}"
-    );
+    let Refused::Row(bad) = failure else {
+        panic!("no row is named: {failure}");
+    };
+    assert_eq!((bad.at, bad.column.as_deref()), (1, Some("n")), "{bad}");
+    assert!(bad.why.contains("18446744073709551615"), "{bad}");
 }
 
 async fn wider_and_narrower_columns(world: &World) {

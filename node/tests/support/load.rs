@@ -72,7 +72,7 @@ impl World {
     ) -> Result<Committed, Failure> {
         let mut writer = self.destination.segment(load, CHUNK, attempt).await?;
         writer.write(&batch(load, rows)).await?;
-        writer.commit(marker(CHUNK, segment, attempt)).await
+        Ok(writer.commit(marker(CHUNK, segment, attempt)).await?)
     }
 
     /// Prepares, begins and stages rows as two segments.

@@ -112,6 +112,9 @@ pub struct StepPlan {
     pub schema: SchemaRef,
     /// Its reject rules, in order.
     pub rules: Vec<String>,
+    /// A plan of the rows that it gives, behind its rules, not yet optimized; the last column is the row column if a
+    /// chunked source feeds it.
+    pub plan: LogicalPlan,
 }
 
 /// The rows that a step's reject rules judge, and the rules.

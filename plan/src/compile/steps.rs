@@ -86,20 +86,28 @@ impl<'d> Planner<'d> {
             self.know(step, parsed, Arc::clone(&schema), Feed::Refused, size, None);
             return None;
         }
-        match self.carried(step, plan, &feed, rules) {
+        let plan = match self.carried(step, plan, &feed, rules) {
             Ok(plan) => {
                 let size = if self.rejects.contains_key(&step.name) {
                     size.divided()
                 } else {
                     size
                 };
-                self.know(step, parsed, Arc::clone(&schema), feed.clone(), size, Some(plan));
+                self.know(
+                    step,
+                    parsed,
+                    Arc::clone(&schema),
+                    feed.clone(),
+                    size,
+                    Some(plan.clone()),
+                );
+                plan
             }
             Err(error) => {
                 self.report_all(&step.query, step.query.place, errors::explain(&error), Some(parsed));
                 return None;
             }
-        }
+        };
         let reads = parsed.reads.iter().map(|(name, _)| name.clone()).collect();
         let source = match feed {
             Feed::Chunked(source) => Some(source),
@@ -110,6 +118,7 @@ impl<'d> Planner<'d> {
             source,
             schema,
             rules: step.reject.keys().cloned().collect(),
+            plan,
         })
     }
 

@@ -20,6 +20,7 @@ use datafusion::arrow::datatypes::{
 
 use super::numeric;
 use super::types::{Encoding, Wire};
+use crate::source::{EXCERPT, excerpt};
 
 /// What stands in front of the first row.
 pub(super) const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -36,8 +37,10 @@ const NULL: [u8; 4] = (-1i32).to_be_bytes();
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}: {cause}")]
 pub(super) struct Error {
-    column: String,
-    cause: String,
+    pub(super) column: String,
+    pub(super) cause: String,
+    /// The row of the batch, if it is one.
+    pub(super) row: Option<usize>,
 }
 
 /// A column of the load: its name, and how its values are written.
@@ -80,6 +83,7 @@ impl<'a> Rows<'a> {
     pub(super) fn new(columns: &'a [Column], batch: &RecordBatch) -> Result<Self, Error> {
         if batch.num_columns() != columns.len() {
             return Err(Error {
+                row: None,
                 column: "*".into(),
                 cause: format!(
                     "the batch has {} columns, the load {}",
@@ -90,7 +94,12 @@ impl<'a> Rows<'a> {
         }
         let mut values = Vec::with_capacity(columns.len());
         for (column, array) in columns.iter().zip(batch.columns()) {
-            values.push(Values::new(&column.encoding, array).map_err(|cause| column.error(cause))?);
+            let cast = Values::new(&column.encoding, array).map_err(|cause| {
+                // A column is cast as a whole; which of its values it was is looked for only now.
+                let row = (0..array.len()).find(|row| Values::new(&column.encoding, &array.slice(*row, 1)).is_err());
+                column.error(cause, row)
+            })?;
+            values.push(cast);
         }
         Ok(Self {
             columns,
@@ -110,7 +119,7 @@ impl<'a> Rows<'a> {
             buffer.extend_from_slice(&count);
             for (at, values) in self.values.iter().enumerate() {
                 if let Err(cause) = values.put(self.next, buffer) {
-                    return Err(self.columns[at].error(cause));
+                    return Err(self.columns[at].error(cause, Some(self.next)));
                 }
             }
             self.next += 1;
@@ -120,8 +129,9 @@ impl<'a> Rows<'a> {
 }
 
 impl Column {
-    fn error(&self, cause: String) -> Error {
+    fn error(&self, cause: String, row: Option<usize>) -> Error {
         Error {
+            row,
             column: self.name.clone(),
             cause,
         }
@@ -267,7 +277,7 @@ fn uuid(text: &str) -> Result<[u8; 16], String> {
         }
     }
     if digits != 32 {
-        return Err(format!("`{text}` is no uuid"));
+        return Err(format!("\"{}\" is no uuid", excerpt(text.as_bytes(), EXCERPT)));
     }
     Ok(value.to_be_bytes())
 }

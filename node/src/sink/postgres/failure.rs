@@ -8,6 +8,11 @@ use std::io;
 use haulage_core::failure::{Class, Failure};
 use sqlx::postgres::PgDatabaseError;
 
+use crate::source::excerpt;
+
+/// Characters of the server's own words that an error repeats.
+const SAID: usize = 400;
+
 /// Where a destination is, without its password.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -97,10 +102,15 @@ impl Place {
     }
 
     fn said(&self, doing: &str, said: &Said<'_>) -> Failure {
-        let Said { code, message, .. } = said;
-        let detail = said.detail.map(|detail| format!(": {detail}")).unwrap_or_default();
+        let code = said.code;
+        // Both may hold values of rows.
+        let message = excerpt(said.message.as_bytes(), SAID);
+        let detail = said
+            .detail
+            .map(|detail| format!(": {}", excerpt(detail.as_bytes(), SAID)));
+        let detail = detail.unwrap_or_default();
         let context = said.context.map(|context| format!(" ({context})")).unwrap_or_default();
-        let text = match *code {
+        let text = match code {
             "28P01" => format!("{self}: wrong password; check the user and password in its address"),
             "28000" => format!("{self}: login refused ({message}); check the user and the server's pg_hba.conf"),
             "3D000" => format!("{self}: the database does not exist; create it or correct its address"),
@@ -150,13 +160,11 @@ pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
 pub(super) fn detail(error: &sqlx::Error) -> Option<String> {
     match error {
         sqlx::Error::Database(database) => {
-            let detail = database
-                .try_downcast_ref::<PgDatabaseError>()?
-                .detail()?
-                .trim_end_matches('.');
+            let detail = database.try_downcast_ref::<PgDatabaseError>()?.detail()?;
+            let detail = excerpt(detail.trim_end_matches('.').as_bytes(), SAID);
             Some(match detail.strip_prefix("Key ") {
                 Some(rest) => format!("key {rest}"),
-                None => detail.to_owned(),
+                None => detail,
             })
         }
         _ => None,
@@ -171,6 +179,49 @@ pub(super) fn column(error: &sqlx::Error) -> Option<&str> {
             .and_then(|said| said.column()),
         _ => None,
     }
+}
+
+/// A row of a COPY that the server didn't take.
+pub(super) struct CopyRow<'e> {
+    pub(super) code: &'e str,
+    pub(super) message: &'e str,
+    /// Its place among the rows of that COPY, from 1.
+    pub(super) line: u64,
+    pub(super) column: Option<&'e str>,
+}
+
+/// The row that an error of a COPY is about: the data of one, or a constraint that it breaks. A full disk has a line
+/// too, and is not about it.
+pub(super) fn row_of_copy(error: &sqlx::Error) -> Option<CopyRow<'_>> {
+    let sqlx::Error::Database(database) = error else {
+        return None;
+    };
+    let said = database.try_downcast_ref::<PgDatabaseError>()?;
+    let code = said.code();
+    // Data exceptions, broken constraints, limits such as the size of a row, and what functions of domains raise.
+    if !["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)) {
+        return None;
+    }
+    let (line, column) = place_in_copy(said.r#where()?)?;
+    Some(CopyRow {
+        code,
+        message: said.message(),
+        line,
+        column: said.column().or(column),
+    })
+}
+
+/// Line and column of `COPY stage_0a, line 3, column id`. Servers may say it in other languages, so the words don't count.
+fn place_in_copy(context: &str) -> Option<(u64, Option<&str>)> {
+    let copy = context.lines().find(|line| line.starts_with("COPY "))?;
+    let mut parts = copy.splitn(3, ", ").skip(1);
+    let line = parts
+        .next()?
+        .split(|c: char| !c.is_ascii_digit())
+        .find(|digits| !digits.is_empty())?;
+    // A name may hold everything but the space behind the word in front of it.
+    let column = parts.next().and_then(|rest| rest.split_once(' ')).map(|(_, name)| name);
+    Some((line.parse().ok().filter(|line| *line > 0)?, column))
 }
 
 /// Whether nobody knows if the server did what it was asked.
@@ -192,6 +243,26 @@ mod tests {
             port: 5432,
             database: "dwh".into(),
             user: "loader".into(),
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_copy_is_read_in_any_language() {
+        for (context, expected) in [
+            ("COPY stage_e4301a, line 3", Some((3, None))),
+            (
+                "COPY stage_e4301a, line 12, column big one",
+                Some((12, Some("big one"))),
+            ),
+            ("COPY stage_1, Zeile 7, Spalte id", Some((7, Some("id")))),
+            (
+                "PL/pgSQL function f(integer)\nCOPY stage_1, line 2, column id",
+                Some((2, Some("id"))),
+            ),
+            ("COPY stage_1", None),
+            ("SQL statement \"x\"", None),
+        ] {
+            assert_eq!(place_in_copy(context), expected, "{context}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! the keys of rows that were not there.
 
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Column as _, Row, ValueRef};
 
@@ -74,8 +75,9 @@ pub(super) async fn publish(
     // A merge writes only rows that differ.
     if method != Method::Merge && inserted != expected.rows {
         return Err(Trouble::Failed(Failure::permanent(format!(
-            "load {}: {inserted} rows went into {}, and the chunks staged {}; look for a rule or trigger that swallows rows",
+            "load {}: {} went into {}, and the chunks staged {}; look for a rule or trigger that swallows rows",
             load.load,
+            counted(inserted, "row"),
             target.text(),
             expected.rows
         ))));

@@ -1,6 +1,7 @@
 //! What a publish would do, from the catalogs alone: nothing is made, not even schema `haulage`.
 
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 use haulage_plan::definition::Mode;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -64,10 +65,10 @@ fn changes(load: &LoadContext, target: &Target, fit: &Fit, rows: Option<u64>) ->
     if target.existing.is_none() {
         return vec![format!("creates {table} with the run's rows")];
     }
-    let there = rows.map_or("the".to_owned(), |rows| format!("the {rows}"));
+    let there = rows.map_or("the rows".to_owned(), |rows| format!("the {}", counted(rows, "row")));
     let line = match (load.mode, fit.method) {
         (Mode::Replace, Method::Swap) => {
-            format!("replaces {there} rows of {table}: a new table takes its place")
+            format!("replaces {there} of {table}: a new table takes its place")
         }
         (Mode::Replace, _) => {
             let why = if fit.ties.is_empty() {
@@ -75,11 +76,11 @@ fn changes(load: &LoadContext, target: &Target, fit: &Fit, rows: Option<u64>) ->
             } else {
                 fit.ties.join(", ")
             };
-            format!("replaces {there} rows of {table} by DELETE and INSERT, because a new table would break: {why}")
+            format!("replaces {there} of {table} by DELETE and INSERT, because a new table would break: {why}")
         }
-        (Mode::Append, _) => format!("adds rows to {there} rows of {table}"),
+        (Mode::Append, _) => format!("adds rows to {there} of {table}"),
         (Mode::Merge, _) => format!(
-            "updates rows of {table} that have the same {}, and adds the others, to {there} rows there",
+            "updates rows of {table} that have the same {}, and adds the others, to {there} there",
             load.key.join(", ")
         ),
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 use tokio::time::sleep;
 
 use super::Postgres;
@@ -154,7 +155,7 @@ async fn publish(
     marked(lease, load, &area, expected, doing).await?;
     lease.run(LOCK_TIMEOUT).await?;
     let done = make_visible(lease, load, &area, &record, expected).await?;
-    let detail = format!("{} rows {} {target}", expected.rows, done.words);
+    let detail = format!("{} {} {target}", counted(expected.rows, "row"), done.words);
     keep(lease, load, &done, expected, &detail).await?;
     lease.run("COMMIT").await?;
     Ok(StepReport {

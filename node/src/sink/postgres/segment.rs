@@ -23,10 +23,11 @@ use super::Postgres;
 use super::bookkeeping::{Area, Lock};
 use super::connect::Lease;
 use super::encode::{Column, HEADER, Rows, TRAILER};
-use super::failure::outcome_unknown;
+use super::failure::{Place, outcome_unknown, row_of_copy};
 use super::stage::{staged, writing};
 use crate::sink::name::quote_all;
-use crate::sink::{Committed, LoadContext, SegmentWriter};
+use crate::sink::{BadRow, Committed, LoadContext, Refused, SegmentWriter};
+use crate::source::{EXCERPT, excerpt};
 
 /// A piece is sent when it holds so many bytes: large enough that a system call costs nothing, small enough to overlap.
 const PIECE: usize = 128 * 1024;
@@ -63,8 +64,9 @@ impl Postgres {
         let mut buffer = Vec::with_capacity(PIECE + PIECE / 4);
         buffer.extend_from_slice(&HEADER);
         Ok(Box::new(Writer {
-            load: load.load.to_string(),
+            load: load.clone(),
             columns,
+            rows: 0,
             buffer,
             bytes: 0,
             pieces,
@@ -80,25 +82,27 @@ enum Piece {
 }
 
 struct Writer {
-    load: String,
+    load: LoadContext,
     columns: Vec<Column>,
+    /// Rows of the batches that are written.
+    rows: u64,
     buffer: Vec<u8>,
     bytes: u64,
     pieces: mpsc::Sender<Piece>,
     empty: mpsc::Receiver<Vec<u8>>,
-    task: JoinHandle<Result<Option<Committed>, Failure>>,
+    task: JoinHandle<Result<Option<Committed>, Refused>>,
 }
 
 #[async_trait]
 impl SegmentWriter for Writer {
-    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Refused> {
         let columns = std::mem::take(&mut self.columns);
         let written = self.write_rows(&columns, batch).await;
         self.columns = columns;
         written
     }
 
-    async fn commit(mut self: Box<Self>, marker: Marker) -> Result<Committed, Failure> {
+    async fn commit(mut self: Box<Self>, marker: Marker) -> Result<Committed, Refused> {
         self.buffer.extend_from_slice(&TRAILER);
         self.send().await?;
         let bytes = self.bytes;
@@ -107,36 +111,47 @@ impl SegmentWriter for Writer {
         }
         match (&mut self.task).await {
             Ok(Ok(Some(committed))) => Ok(Committed { bytes, ..committed }),
-            Ok(Ok(None)) => Err(Failure::transient(format!(
-                "load {}: the segment was dropped",
-                self.load
-            ))),
-            Ok(Err(failure)) => Err(failure),
+            Ok(Ok(None)) => Err(Failure::transient(format!("load {}: the segment was dropped", self.load.load)).into()),
+            Ok(Err(refused)) => Err(refused),
             Err(error) => Err(Failure::transient(format!(
                 "load {}: the sender of a segment ended: {error}",
-                self.load
-            ))),
+                self.load.load
+            ))
+            .into()),
         }
     }
 }
 
 impl Writer {
-    async fn write_rows(&mut self, columns: &[Column], batch: &RecordBatch) -> Result<(), Failure> {
-        let mut rows = Rows::new(columns, batch).map_err(|error| self.unfit(&error))?;
-        while rows.fill(&mut self.buffer, PIECE).map_err(|error| self.unfit(&error))? {
+    async fn write_rows(&mut self, columns: &[Column], batch: &RecordBatch) -> Result<(), Refused> {
+        let mut rows = Rows::new(columns, batch).map_err(|error| self.unfit(error))?;
+        while rows.fill(&mut self.buffer, PIECE).map_err(|error| self.unfit(error))? {
             self.send().await?;
         }
+        self.rows += batch.num_rows() as u64;
         Ok(())
     }
 
-    fn unfit(&self, error: &super::encode::Error) -> Failure {
-        Failure::permanent(format!(
-            "load {}: {error}; CAST or filter it in the step's SQL",
-            self.load
-        ))
+    fn unfit(&self, error: super::encode::Error) -> Refused {
+        let Some(row) = error.row else {
+            return Failure::permanent(format!(
+                "load {}: {error}; CAST or filter it in the step's SQL",
+                self.load.load
+            ))
+            .into();
+        };
+        let why = format!(
+            "{}; CAST it in the step's SQL, or name such rows in a `reject` rule",
+            error.cause
+        );
+        BadRow {
+            says_value: true,
+            ..self.load.bad_row(self.rows + row as u64, Some(&error.column), why)
+        }
+        .into()
     }
 
-    async fn send(&mut self) -> Result<(), Failure> {
+    async fn send(&mut self) -> Result<(), Refused> {
         let mut next = self
             .empty
             .try_recv()
@@ -151,10 +166,12 @@ impl Writer {
     }
 
     /// Why the sender stopped listening.
-    async fn reason(&mut self) -> Failure {
+    async fn reason(&mut self) -> Refused {
         match (&mut self.task).await {
-            Ok(Err(failure)) => failure,
-            Ok(Ok(_)) | Err(_) => Failure::transient(format!("load {}: the sender of a segment ended", self.load)),
+            Ok(Err(refused)) => refused,
+            Ok(Ok(_)) | Err(_) => {
+                Failure::transient(format!("load {}: the sender of a segment ended", self.load.load)).into()
+            }
         }
     }
 }
@@ -177,17 +194,17 @@ impl Sender {
         mut lease: Lease,
         mut pieces: mpsc::Receiver<Piece>,
         recycle: mpsc::Sender<Vec<u8>>,
-    ) -> Result<Option<Committed>, Failure> {
+    ) -> Result<Option<Committed>, Refused> {
         lease.must(&self.doing, "BEGIN").await?;
         let place = lease.place().clone();
         let copy = lease.connection().copy_in_raw(&self.copy).await;
-        let mut copy = copy.map_err(|error| self.failure(&place, error))?;
+        let mut copy = copy.map_err(|error| place.failure(&self.doing, error))?;
         let marker = loop {
             match pieces.recv().await {
                 Some(Piece::Data(data)) => {
                     copy.send(data.as_slice())
                         .await
-                        .map_err(|error| self.failure(&place, error))?;
+                        .map_err(|error| self.refused(&place, error))?;
                     // Full or closed: then the buffer is simply freed.
                     drop(recycle.try_send(data));
                 }
@@ -196,7 +213,7 @@ impl Sender {
                 None => return Ok(None),
             }
         };
-        let rows = copy.finish().await.map_err(|error| self.failure(&place, error))?;
+        let rows = copy.finish().await.map_err(|error| self.refused(&place, error))?;
         let marker = Marker {
             chunk: self.chunk,
             attempt: self.attempt,
@@ -217,7 +234,8 @@ impl Sender {
                 None => Err(Failure::transient(format!(
                     "{}: segment {} of chunk {} was marked and is not any more",
                     place, marker.segment, self.chunk
-                ))),
+                ))
+                .into()),
             };
         };
         match lease.run("COMMIT").await {
@@ -227,9 +245,9 @@ impl Sender {
             }
             Err(error) if outcome_unknown(&error) => {
                 drop(lease);
-                self.resolve(fresh, self.failure(&place, error)).await
+                Ok(self.resolve(fresh, place.failure(&self.doing, error)).await?)
             }
-            Err(error) => Err(self.failure(&place, error)),
+            Err(error) => Err(place.failure(&self.doing, error).into()),
         }
     }
 
@@ -329,11 +347,21 @@ impl Sender {
         }
     }
 
-    fn failure(&self, place: &super::failure::Place, error: sqlx::Error) -> Failure {
-        if let (Some("23502"), Some(column)) = (super::failure::code(&error), super::failure::column(&error)) {
-            let key = self.load.key.iter().any(|key| key == column);
-            return self.load.without_value(column, key, self.chunk);
+    /// What the server said of a COPY. It counts the rows of it as lines, from 1.
+    fn refused(&self, place: &Place, error: sqlx::Error) -> Refused {
+        let Some(row) = row_of_copy(&error) else {
+            return place.failure(&self.doing, error).into();
+        };
+        let at = row.line - 1;
+        if let ("23502", Some(column)) = (row.code, row.column) {
+            return self.load.without_value(column, at).into();
         }
-        place.failure(&self.doing, error)
+        let why = format!(
+            "{} doesn't take it: {} (SQLSTATE {}); name such rows in a `reject` rule of the step, or CAST the value there",
+            self.load.table,
+            excerpt(row.message.as_bytes(), 4 * EXCERPT),
+            row.code
+        );
+        self.load.bad_row(at, row.column, why).into()
     }
 }

@@ -6,6 +6,7 @@
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 use haulage_plan::definition::Mode;
 use sqlx::{AssertSqlSafe, Row};
 
@@ -53,7 +54,11 @@ impl Postgres {
             rows = count(&mut lease, &area, &doing).await?;
         }
         if rows as u64 != expected.rows {
-            return Err(mismatch(load, &format!("holds {rows} rows"), expected));
+            return Err(mismatch(
+                load,
+                &format!("holds {}", counted(rows as u64, "row")),
+                expected,
+            ));
         }
         if let Some(proof) = proof {
             lease.must(&doing, format!("DROP INDEX haulage.{proof}")).await?;
@@ -62,7 +67,7 @@ impl Postgres {
         lease.give_back();
         Ok(StepReport {
             rows: expected.rows,
-            detail: format!("{rows} rows staged for {}", target.text()),
+            detail: format!("{} staged for {}", counted(rows as u64, "row"), target.text()),
         })
     }
 }
@@ -99,13 +104,13 @@ pub(super) async fn marked(
     doing: &str,
 ) -> Result<(), Failure> {
     let sql = format!("SELECT count(*), coalesce(sum(rows), 0)::bigint FROM {}", area.marks);
-    let counted = sqlx::query(AssertSqlSafe(sql))
+    let marked = sqlx::query(AssertSqlSafe(sql))
         .persistent(false)
         .fetch_one(lease.connection())
         .await
         .and_then(|row| Ok((row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(1)? as u64)));
-    let (segments, rows) = match counted {
-        Ok(counted) => counted,
+    let (segments, rows) = match marked {
+        Ok(marked) => marked,
         Err(error) if code(&error) == Some("42P01") => return Err(ended(load, "without its staging area")),
         Err(error) => return Err(lease.place().failure(doing, error)),
     };
@@ -114,7 +119,11 @@ pub(super) async fn marked(
     } else {
         Err(mismatch(
             load,
-            &format!("has {segments} segments with {rows} rows marked"),
+            &format!(
+                "has {} with {} marked",
+                counted(segments, "segment"),
+                counted(rows, "row")
+            ),
             expected,
         ))
     }
@@ -122,9 +131,11 @@ pub(super) async fn marked(
 
 fn mismatch(load: &LoadContext, found: &str, expected: Expected) -> Failure {
     Failure::permanent(format!(
-        "load {}: the staging area {found}, and the chunks reported {} rows in {} segments; a crash of the database \
+        "load {}: the staging area {found}, and the chunks reported {} in {}; a crash of the database \
          server empties unlogged staging: run the pipeline again",
-        load.load, expected.rows, expected.segments
+        load.load,
+        counted(expected.rows, "row"),
+        counted(expected.segments, "segment")
     ))
 }
 

@@ -2,6 +2,7 @@
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 use sqlx::error::ErrorKind;
 
 use super::Sqlite;
@@ -81,7 +82,7 @@ async fn make_visible(
         (Method::Append | Method::AppendByKey, _) => "appended to",
         (Method::Merge, _) => "merged by key into",
     };
-    let detail = format!("{} rows {words} {table}", expected.rows);
+    let detail = format!("{} {words} {table}", counted(expected.rows, "row"));
     keep(writer, load, &fit, target.existing.is_none(), expected, &detail)
         .await
         .map_err(|error| writer.failure(doing, error))?;

@@ -19,14 +19,20 @@ const PARAMETERS: usize = 32_766;
 const ROWS: usize = 256;
 
 /// Why rows did not go in.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+#[derive(Debug)]
+pub(super) struct Error {
+    /// The row of the batch, if one is to blame.
+    pub(super) row: Option<u64>,
+    pub(super) cause: Cause,
+}
+
+/// What is wrong.
+#[derive(Debug)]
+pub(super) enum Cause {
     /// A value that has no place in its column.
-    #[error("{0}")]
-    Unfit(String),
+    Unfit(String, String),
     /// What SQLite said.
-    #[error(transparent)]
-    Said(#[from] sqlx::Error),
+    Said(sqlx::Error),
 }
 
 enum Values {
@@ -41,9 +47,18 @@ enum Values {
 /// Inserts a batch; returns the rows and bytes that went in.
 pub(super) async fn insert(writer: &mut Writer<'_>, table: &str, batch: &RecordBatch) -> Result<(u64, u64), Error> {
     let schema = batch.schema();
+    let unfit = |row: Option<usize>, name: &str, why| Error {
+        row: row.map(|row| row as u64),
+        cause: Cause::Unfit(name.to_owned(), why),
+    };
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (field, array) in schema.fields().iter().zip(batch.columns()) {
-        columns.push(Values::new(array).map_err(|cause| Error::Unfit(format!("column {}: {cause}", field.name())))?);
+        let values = Values::new(array).map_err(|why| {
+            // A column is cast as a whole; which of its values it was is looked for only now.
+            let row = (0..array.len()).find(|row| Values::new(&array.slice(*row, 1)).is_err());
+            unfit(row, field.name(), why)
+        })?;
+        columns.push(values);
     }
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let together = (PARAMETERS / names.len().max(1)).clamp(1, ROWS);
@@ -57,7 +72,7 @@ pub(super) async fn insert(writer: &mut Writer<'_>, table: &str, batch: &RecordB
             for (column, name) in columns.iter().zip(&names) {
                 bytes += column
                     .put(row, &mut arguments)
-                    .map_err(|cause| Error::Unfit(format!("column {name}: {cause}")))?;
+                    .map_err(|why| unfit(Some(row), name, why))?;
             }
         }
         let sql = statement(table, &names, until - at);
@@ -65,11 +80,64 @@ pub(super) async fn insert(writer: &mut Writer<'_>, table: &str, batch: &RecordB
             // Only the statement that comes again is worth keeping.
             .persistent(until - at == together)
             .execute(writer.connection())
-            .await?;
-        rows += done.rows_affected();
+            .await;
+        match done {
+            Ok(done) => rows += done.rows_affected(),
+            Err(error) => return Err(one_by_one(writer, table, &names, &columns, at..until, error).await),
+        }
         at = until;
     }
     Ok((rows, bytes))
+}
+
+/// Finds the row that a statement of several failed on, by inserting them one by one. What goes in is rolled back: the
+/// statement's error ends the transaction.
+async fn one_by_one(
+    writer: &mut Writer<'_>,
+    table: &str,
+    names: &[&str],
+    columns: &[Values],
+    rows: std::ops::Range<usize>,
+    error: sqlx::Error,
+) -> Error {
+    let whole = Error {
+        row: None,
+        cause: Cause::Said(error),
+    };
+    if !matches!(&whole.cause, Cause::Said(error) if of_a_row(error)) {
+        return whole;
+    }
+    let sql = statement(table, names, 1);
+    for row in rows {
+        let mut arguments = SqliteArguments::default();
+        if columns.iter().any(|column| column.put(row, &mut arguments).is_err()) {
+            return whole;
+        }
+        let query = sqlx::query_with(AssertSqlSafe(sql.clone()), arguments);
+        if let Err(error) = query.execute(writer.connection()).await {
+            return Error {
+                row: of_a_row(&error).then_some(row as u64),
+                cause: Cause::Said(error),
+            };
+        }
+    }
+    whole
+}
+
+/// Whether SQLite blames a row: it is too large, breaks a constraint, or is of another type.
+fn of_a_row(error: &sqlx::Error) -> bool {
+    const TOO_BIG: u32 = 18;
+    const CONSTRAINT: u32 = 19;
+    const MISMATCH: u32 = 20;
+    let sqlx::Error::Database(said) = error else {
+        return false;
+    };
+    // The low byte is the code; the others say more exactly which.
+    let code = said
+        .code()
+        .and_then(|code| code.parse::<u32>().ok())
+        .map(|code| code & 0xff);
+    matches!(code, Some(TOO_BIG | CONSTRAINT | MISMATCH))
 }
 
 fn statement(table: &str, names: &[&str], rows: usize) -> String {

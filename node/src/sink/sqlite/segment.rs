@@ -10,9 +10,10 @@ use haulage_core::ids::{Attempt, ChunkId};
 use super::Sqlite;
 use super::bookkeeping::{Area, begin, must_be_staged, read};
 use super::file::Writer;
-use super::rows::{Error, insert};
+use super::rows::{Cause, Error, insert};
 use super::stage::markers;
-use crate::sink::{Committed, LoadContext, SegmentWriter};
+use crate::sink::{BadRow, Committed, LoadContext, Refused, SegmentWriter};
+use crate::source::{EXCERPT, excerpt};
 
 impl Sqlite {
     pub(super) async fn open_segment(
@@ -41,20 +42,21 @@ struct Segment {
 
 #[async_trait]
 impl SegmentWriter for Segment {
-    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+    async fn write(&mut self, batch: &RecordBatch) -> Result<(), Refused> {
         if batch.num_columns() != self.load.schema.fields().len() {
             return Err(Failure::permanent(format!(
                 "load {}: the batch has {} columns, the load {}",
                 self.load.load,
                 batch.num_columns(),
                 self.load.schema.fields().len()
-            )));
+            ))
+            .into());
         }
         self.batches.push(batch.clone());
         Ok(())
     }
 
-    async fn commit(self: Box<Self>, marker: Marker) -> Result<Committed, Failure> {
+    async fn commit(self: Box<Self>, marker: Marker) -> Result<Committed, Refused> {
         let doing = format!("staging chunk {} of load {}", self.chunk, self.load.load);
         let mut writer = self.sqlite.file.writer().await?;
         // Leaving early drops the writer, which rolls back.
@@ -79,7 +81,7 @@ impl SegmentWriter for Segment {
         let (mut rows, mut bytes) = (0, 0);
         for batch in &self.batches {
             let done = insert(&mut writer, &table, batch).await;
-            let (more_rows, more_bytes) = done.map_err(|error| self.failure(&writer, &doing, error))?;
+            let (more_rows, more_bytes) = done.map_err(|error| self.refused(&writer, &doing, rows, error))?;
             rows += more_rows;
             bytes += more_bytes;
         }
@@ -144,21 +146,38 @@ impl Segment {
         Ok(())
     }
 
-    fn failure(&self, writer: &Writer<'_>, doing: &str, error: Error) -> Failure {
-        match error {
-            Error::Unfit(cause) => Failure::permanent(format!(
-                "load {}: {cause}; CAST or filter it in the step's SQL",
-                self.load.load
-            )),
-            Error::Said(sqlx::Error::Database(said))
-                if matches!(said.kind(), sqlx::error::ErrorKind::NotNullViolation) =>
-            {
-                // "NOT NULL constraint failed: table.column"
-                let column = said.message().rsplit('.').next().unwrap_or("?").to_owned();
-                let key = self.load.key.contains(&column);
-                self.load.without_value(&column, key, self.chunk)
+    /// `before` rows have gone in before the batch that the error counts in.
+    fn refused(&self, writer: &Writer<'_>, doing: &str, before: u64, error: Error) -> Refused {
+        let Error { row, cause } = error;
+        let at = row.map(|row| before + row);
+        match (cause, at) {
+            (Cause::Unfit(column, why), Some(at)) => {
+                let why = format!("{why}; CAST it in the step's SQL, or name such rows in a `reject` rule");
+                BadRow {
+                    says_value: true,
+                    ..self.load.bad_row(at, Some(&column), why)
+                }
+                .into()
             }
-            Error::Said(error) => writer.failure(doing, error),
+            (Cause::Unfit(column, why), None) => Failure::permanent(format!(
+                "load {}: column {column}: {why}; CAST or filter it in the step's SQL",
+                self.load.load
+            ))
+            .into(),
+            (Cause::Said(sqlx::Error::Database(said)), Some(at)) => {
+                if matches!(said.kind(), sqlx::error::ErrorKind::NotNullViolation) {
+                    // "NOT NULL constraint failed: table.column"
+                    let column = said.message().rsplit('.').next().unwrap_or("?");
+                    return self.load.without_value(column, at).into();
+                }
+                let why = format!(
+                    "{} doesn't take it: {}; name such rows in a `reject` rule of the step, or CAST the value there",
+                    self.load.table,
+                    excerpt(said.message().as_bytes(), 4 * EXCERPT)
+                );
+                self.load.bad_row(at, None, why).into()
+            }
+            (Cause::Said(error), _) => writer.failure(doing, error).into(),
         }
     }
 }

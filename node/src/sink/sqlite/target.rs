@@ -5,6 +5,7 @@
 
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 use haulage_plan::definition::Mode;
 use haulage_plan::types;
 use sqlx::Row;
@@ -457,13 +458,13 @@ impl Sqlite {
 
 fn change(load: &LoadContext, target: &Target, rows: Option<u64>) -> String {
     let table = &target.table;
-    let there = rows.map_or("the".to_owned(), |rows| format!("the {rows}"));
+    let there = rows.map_or("the rows".to_owned(), |rows| format!("the {}", counted(rows, "row")));
     match (&target.existing, load.mode) {
         (None, _) => format!("creates {table} with the run's rows"),
-        (Some(_), Mode::Replace) => format!("replaces {there} rows of {table} in one transaction"),
-        (Some(_), Mode::Append) => format!("adds rows to {there} rows of {table}"),
+        (Some(_), Mode::Replace) => format!("replaces {there} of {table} in one transaction"),
+        (Some(_), Mode::Append) => format!("adds rows to {there} of {table}"),
         (Some(_), Mode::Merge) => format!(
-            "updates rows of {table} that have the same {}, and adds the others, to {there} rows there",
+            "updates rows of {table} that have the same {}, and adds the others, to {there} there",
             load.key.join(", ")
         ),
     }

@@ -2,6 +2,7 @@
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
+use haulage_core::words::counted;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Sqlite;
@@ -36,7 +37,7 @@ impl Sqlite {
         marked(&mut writer, load, expected, &doing).await?;
         let rows = count(&mut writer, &area.stage, &doing).await?;
         if rows != expected.rows {
-            return Err(mismatch(load, &format!("holds {rows} rows"), expected));
+            return Err(mismatch(load, &format!("holds {}", counted(rows, "row")), expected));
         }
         prove_key(&mut writer, load, &area, &table, &doing).await?;
         set_state(&mut writer, load, "sealed", &doing).await?;
@@ -44,7 +45,7 @@ impl Sqlite {
         writer.keep();
         Ok(StepReport {
             rows,
-            detail: format!("{rows} rows staged for {table}"),
+            detail: format!("{} staged for {table}", counted(rows, "row")),
         })
     }
 }
@@ -56,20 +57,24 @@ pub(super) async fn marked(
     expected: Expected,
     doing: &str,
 ) -> Result<(), Failure> {
-    let counted =
+    let marked =
         sqlx::query("SELECT count(*), coalesce(sum(rows), 0) FROM _haulage_markers WHERE run = $1 AND load = $2")
             .bind(load.run.as_str())
             .bind(load.load.as_str())
             .fetch_one(writer.connection())
             .await
             .and_then(|row| Ok((row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(1)? as u64)));
-    let (segments, rows) = counted.map_err(|error| writer.failure(doing, error))?;
+    let (segments, rows) = marked.map_err(|error| writer.failure(doing, error))?;
     if (segments, rows) == (expected.segments, expected.rows) {
         Ok(())
     } else {
         Err(mismatch(
             load,
-            &format!("has {segments} segments with {rows} rows marked"),
+            &format!(
+                "has {} with {} marked",
+                counted(segments, "segment"),
+                counted(rows, "row")
+            ),
             expected,
         ))
     }
@@ -77,8 +82,10 @@ pub(super) async fn marked(
 
 fn mismatch(load: &LoadContext, found: &str, expected: Expected) -> Failure {
     Failure::permanent(format!(
-        "load {}: the staging area {found}, and the chunks reported {} rows in {} segments; run the pipeline again",
-        load.load, expected.rows, expected.segments
+        "load {}: the staging area {found}, and the chunks reported {} in {}; run the pipeline again",
+        load.load,
+        counted(expected.rows, "row"),
+        counted(expected.segments, "segment")
     ))
 }
 

@@ -19,6 +19,7 @@ use haulage_plan::definition::Column;
 
 use super::record::{Records, Span};
 use super::value::{self, Why};
+use crate::source::{EXCERPT, excerpt};
 
 /// A field that kept its row from being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -372,14 +373,12 @@ fn unsound(text: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Characters of a value that a message shows.
-const SHOWN: usize = 64;
-
 fn shown(text: &[u8]) -> String {
-    let whole = crate::source::printable(&text[..text.len().min(4 * SHOWN)]);
-    match whole.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("\"{}...\" ({} bytes)", &whole[..end], text.len()),
-        None => format!("\"{whole}\""),
+    let shown = excerpt(text, EXCERPT);
+    if text.len() > EXCERPT && shown.ends_with("...") {
+        format!("\"{shown}\" ({} bytes)", text.len())
+    } else {
+        format!("\"{shown}\"")
     }
 }
 

@@ -9,7 +9,7 @@ use haulage_plan::definition::{Column, CsvSource};
 use super::record::{Cursor, Dialect, any_record, is_line_end};
 use crate::source::input::Input;
 use crate::source::object::Object;
-use crate::source::printable;
+use crate::source::{EXCERPT, Misdeclared, excerpt};
 
 /// The start of a file that is read to find its header, in plain or packed bytes. Another try with [`LONGEST`] follows.
 const USUAL: u64 = 64 << 10;
@@ -104,12 +104,12 @@ fn parse(data: &[u8], whole: bool, header: bool, dialect: Dialect, address: &str
                 Failure::permanent(format!(
                     "{address}: column {} of the header is no UTF-8 text: \"{}\"; convert the file to UTF-8",
                     place + 1,
-                    printable(name)
+                    excerpt(name, EXCERPT)
                 ))
             })?;
         names.push(name.to_owned());
     }
-    if record.unclosed {
+    if record.unclosed.is_some() {
         return Err(Failure::permanent(format!(
             "{address}: a quote in the header is not closed"
         )));
@@ -141,7 +141,7 @@ fn blank_lines(data: &[u8], cursor: &mut Cursor) {
 }
 
 /// Finds the declared columns in a file. Permanent failure naming file and column if one is missing or there twice.
-pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<Layout, Failure> {
+pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<Layout, Misdeclared> {
     let Some(names) = &head.names else {
         return Ok(Layout {
             fields: columns.len(),
@@ -150,6 +150,10 @@ pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<L
     };
     let mut places = Vec::with_capacity(columns.len());
     for column in columns {
+        let wrong = |message: String| Misdeclared {
+            failure: Failure::permanent(message),
+            column: Some(column.name.clone()),
+        };
         let mut found = names
             .iter()
             .enumerate()
@@ -158,17 +162,17 @@ pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<L
         match (found.next(), found.next()) {
             (Some(place), None) => places.push(place),
             (Some(one), Some(two)) => {
-                return Err(Failure::permanent(format!(
+                return Err(wrong(format!(
                     "{address}: the header has column {} twice, as columns {} and {}; rename one of them",
-                    column.name,
+                    excerpt(column.name.as_bytes(), EXCERPT),
                     one + 1,
                     two + 1
                 )));
             }
             (None, _) => {
-                return Err(Failure::permanent(format!(
+                return Err(wrong(format!(
                     "{address}: the header has no column {}; {}",
-                    column.name,
+                    excerpt(column.name.as_bytes(), EXCERPT),
                     suggestion(&column.name, names)
                 )));
             }
@@ -184,9 +188,12 @@ fn suggestion(wanted: &str, names: &[String]) -> String {
     let distance = |name: &String| strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.trim().to_lowercase());
     let nearest = names.iter().map(|name| (distance(name), name)).min();
     match nearest {
-        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 4 => format!("did you mean {name:?}?"),
+        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 4 => {
+            format!("did you mean \"{}\"?", excerpt(name.as_bytes(), EXCERPT))
+        }
         _ => {
-            let list: Vec<_> = names.iter().take(30).map(String::as_str).collect();
+            let list = names.iter().take(30).map(|name| excerpt(name.as_bytes(), EXCERPT));
+            let list: Vec<_> = list.collect();
             let more = if names.len() > list.len() { ", ..." } else { "" };
             format!("it has {}{more}", list.join(", "))
         }
@@ -217,7 +224,10 @@ pub(super) fn columns(head: &Head, address: &str) -> Result<Vec<Column>, Failure
             )));
         }
         if columns.iter().any(|column| column.name == *name) {
-            return Err(wrong(&format!("is called {name} as another one is")));
+            return Err(wrong(&format!(
+                "is called {} as another one is",
+                excerpt(name.as_bytes(), EXCERPT)
+            )));
         }
         columns.push(Column {
             name: name.clone(),
@@ -280,6 +290,10 @@ mod tests {
             (&b""[..], "a.csv is empty"),
             (b"\xef\xbb\xbf\n", "a.csv is empty"),
             (b"a,\xff\n", "column 2 of the header is no UTF-8 text: \"\\xff\""),
+            (
+                b"a,\x1b]0;x\x07\xff\n",
+                "column 2 of the header is no UTF-8 text: \"\\u{1b}]0;x\\u{7}\\xff\"",
+            ),
             (b"a,\"b\n", "not closed"),
             (
                 b"\x1f\x8b\x08\0\0",
@@ -312,9 +326,24 @@ mod tests {
             ("Carrier", "did you mean \"carrier\"?"),
             ("weather", "it has year, dep_time, year, carrier"),
         ] {
-            let failure = layout(&head, &[column(name)], "a.csv").unwrap_err();
+            let wrong = layout(&head, &[column(name)], "a.csv").unwrap_err();
+            assert_eq!(wrong.column.as_deref(), Some(name));
+            let failure = wrong.failure;
             assert!(failure.message.contains(part), "{failure}");
         }
+    }
+
+    #[test]
+    fn names_in_errors_are_short_and_steer_no_terminal() {
+        let mut data = b"\x1b[31mred,".to_vec();
+        data.extend([b'x'; 5_000]);
+        data.extend(b"\xff\n");
+        let failure = head(&data).unwrap_err();
+        assert!(failure.message.len() < 200, "{failure}");
+        let good = head(b"\x1b[31mred,b\n").unwrap().unwrap();
+        let failure = layout(&good, &[column("weather")], "a.csv").unwrap_err().failure;
+        assert!(!failure.message.contains('\u{1b}'), "{failure:?}");
+        assert!(failure.message.contains("\\u{1b}[31mred, b"), "{failure}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! * A field without text is no value, and so is one of the source's `null` texts. Quoted text is always text: `""` is
 //!   the empty text and `"NA"` two letters. For other types quotes make no difference.
 //! * A file of 0 bytes has no header and is a permanent failure; a source without headers takes it as no rows.
-//! * Text in quarantine and messages shows bytes that are no UTF-8 as `\xNN`.
+//! * Text in quarantine and messages shows bytes that are no UTF-8 as `\xNN`; messages escape control characters too.
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
@@ -23,7 +23,7 @@ use self::reader::{CsvReader, Shape};
 use self::record::{Dialect, is_line_end};
 use super::input::{self, Input};
 use super::object::{self, Object};
-use super::{Binding, SegmentReader, Source, Unreadable};
+use super::{Binding, Misdeclared, SegmentReader, Source, Unreadable};
 use crate::store::s3_client::changed;
 
 mod column;
@@ -111,7 +111,7 @@ impl CsvFiles {
     }
 
     /// Whether the header of an object has the columns.
-    async fn head(&self, object: &Object, columns: &[Column]) -> Result<(), Failure> {
+    async fn head(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared> {
         let head = header::read(object, &self.source, self.dialect).await?;
         header::layout(&head, columns, &object.address).map(drop)
     }
@@ -186,7 +186,7 @@ impl Source for CsvFiles {
         self.resolved().await.cloned()
     }
 
-    async fn check(&self) -> Result<(), Failure> {
+    async fn check(&self) -> Result<(), Misdeclared> {
         let columns = self.resolved().await?;
         let objects = self.objects().await?;
         let heads: Vec<_> = objects

@@ -16,7 +16,7 @@ use haulage_plan::definition::Column;
 
 use super::column::{ColumnBuilder, Fields, Misfit, NullTexts};
 use super::header::Layout;
-use super::record::{Cursor, Dialect, MAX_RECORD, Records, RowPlace, Stop, read_records};
+use super::record::{Cursor, Dialect, MAX_RECORD, Odd, Records, RowPlace, Stop, read_records};
 use super::spare::Spare;
 use crate::source::input::Input;
 use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
@@ -79,7 +79,7 @@ impl CsvReader {
 
     /// Finds and reads the records of one segment at the start of `self.data`, fetching as it goes.
     async fn read(&mut self) -> Result<(Batches, Vec<RowPlace>, Cursor, bool), Failure> {
-        let mut batches = Batches::new(&self.shape)?;
+        let mut batches = Batches::new(&self.shape, self.at.line)?;
         let mut places: Vec<RowPlace> = Vec::new();
         let mut cursor = Cursor::default();
         loop {
@@ -102,7 +102,7 @@ impl CsvReader {
                 &mut places,
             );
             let found = batches.records.count;
-            batches.take(&self.shape, &self.data)?;
+            batches.take(&self.shape, &self.data, &places)?;
             match stop {
                 Stop::TooLong => return Err(self.too_long(cursor)),
                 Stop::Ended => return Ok((batches, places, cursor, true)),
@@ -176,12 +176,14 @@ struct Batches {
     rows: usize,
     /// Rows of the segment before those.
     before: u64,
+    /// The line on which the segment starts.
+    line: u64,
     done: Vec<RecordBatch>,
     unreadable: Vec<Unreadable>,
 }
 
 impl Batches {
-    fn new(shape: &Shape) -> Result<Self, Failure> {
+    fn new(shape: &Shape, line: u64) -> Result<Self, Failure> {
         let rows = usize::try_from(shape.checkpoint_rows)
             .unwrap_or(BATCH_ROWS)
             .min(BATCH_ROWS);
@@ -193,6 +195,7 @@ impl Batches {
             misfits: Vec::new(),
             rows: 0,
             before: 0,
+            line,
             done: Vec::new(),
             unreadable: Vec::new(),
         })
@@ -202,21 +205,16 @@ impl Batches {
         BATCH_ROWS - self.rows
     }
 
-    /// Takes the records over into the builders.
-    fn take(&mut self, shape: &Shape, data: &[u8]) -> Result<(), Failure> {
+    /// Takes the records over into the builders; the last of `places` are theirs.
+    fn take(&mut self, shape: &Shape, data: &[u8], places: &[RowPlace]) -> Result<(), Failure> {
         let count = self.records.count;
         if count == 0 {
             return Ok(());
         }
+        let places = &places[places.len() - count..];
         for odd in &self.records.odd {
-            let (reason, detail) = if odd.unclosed {
-                ("unclosed_quote", "a quote is not closed".to_owned())
-            } else {
-                (
-                    "ragged",
-                    format!("expected {} fields, found {}", shape.layout.fields, odd.fields),
-                )
-            };
+            let line = self.line + u64::from(places[odd.row].line);
+            let (reason, detail) = why_odd(odd, line, shape.layout.fields);
             self.misfits.push(Misfit {
                 row: self.rows + odd.row,
                 field: ROW_ITSELF,
@@ -290,6 +288,38 @@ impl Batches {
         BooleanArray::from(kept)
     }
 }
+
+/// Reason and detail of a record that starts on `line` and is no row.
+fn why_odd(odd: &Odd, line: u64, fields: usize) -> (&'static str, String) {
+    let (reason, mut detail) = match odd.unclosed {
+        Some(before) => (
+            "unclosed_quote",
+            format!(
+                "the quote that opens at line {} is never closed",
+                line + u64::from(before)
+            ),
+        ),
+        None => ("ragged", format!("expected {fields} fields, found {}", odd.fields)),
+    };
+    if odd.lines > 1 {
+        detail.push_str(&format!(
+            "; {} lines of the file, from line {line} on, are in this one row",
+            odd.lines
+        ));
+    }
+    // A reason of its own, so that whoever only reads the summary sees that more than a row is gone.
+    let reason = if odd.lines > MANY_LINES {
+        SWALLOWED_LINES
+    } else {
+        reason
+    };
+    (reason, detail)
+}
+
+/// A row that can't be read and covers more lines than this has swallowed others: somebody has to look.
+const MANY_LINES: u32 = 100;
+/// The reason of such a row. The closing summary looks for it.
+const SWALLOWED_LINES: &str = "swallowed_lines";
 
 /// The place of no column: the record as a whole is to blame.
 const ROW_ITSELF: usize = usize::MAX;

@@ -76,8 +76,10 @@ pub(super) struct Odd {
     pub(super) row: usize,
     /// Fields it has.
     pub(super) fields: usize,
-    /// Whether a quote was not closed.
-    pub(super) unclosed: bool,
+    /// If a quote was not closed: the lines of the record in front of it.
+    pub(super) unclosed: Option<u32>,
+    /// Lines that the record covers, at least 1.
+    pub(super) lines: u32,
 }
 
 /// The records of one pass: `fields` spans each, whatever their own number of fields.
@@ -187,12 +189,15 @@ pub(super) fn read_records(
         if record.end - start > MAX_RECORD {
             return Stop::TooLong;
         }
-        if record.fields != fields || record.unclosed {
+        if record.fields != fields || record.unclosed.is_some() {
             spans[record.fields.min(fields)..].fill(Span::default());
+            let lines = |to: usize| memchr_iter(b'\n', &data[start..to]).count() as u32;
             records.odd.push(Odd {
                 row: records.count,
                 fields: record.fields,
-                unclosed: record.unclosed,
+                unclosed: record.unclosed.map(lines),
+                // The line end that closes the record, or an open quote, is none within it; the file's last one is.
+                lines: 1 + lines(record.end) - u32::from(record.end == data.len() && data.ends_with(b"\n")),
             });
         }
         records.count += 1;
@@ -225,8 +230,8 @@ pub(super) struct Record {
     pub(super) next: usize,
     /// `\n` in it, and in that byte.
     pub(super) lines: u32,
-    /// Whether a quote was still open.
-    pub(super) unclosed: bool,
+    /// Where the quote stands that was still open, if one was.
+    pub(super) unclosed: Option<usize>,
 }
 
 enum Plain {
@@ -276,7 +281,7 @@ fn plain_record(
         end,
         next,
         lines: u32::from(line_end == b'\n'),
-        unclosed: false,
+        unclosed: None,
     })
 }
 
@@ -292,6 +297,7 @@ pub(super) fn any_record(
 ) -> Option<Record> {
     let (mut fields, mut at) = (0, start);
     loop {
+        let begin = at;
         let field = if data.get(at) == Some(&dialect.quote) {
             quoted_field(dialect, data, ended, at + 1, scratch)?
         } else {
@@ -316,7 +322,7 @@ pub(super) fn any_record(
                     end: at,
                     next,
                     lines,
-                    unclosed: field.unclosed,
+                    unclosed: field.unclosed.then_some(begin),
                 });
             }
         }

@@ -369,6 +369,68 @@ async fn every_type_is_read_and_every_misfit_has_its_reason() {
 }
 
 #[tokio::test]
+async fn an_open_quote_says_where_it_opens_and_what_it_swallows() {
+    // What is after the header, and the reject's line, reason and detail.
+    let many: String = (0..150).map(|n| format!("{n},x\n")).collect();
+    let table = [
+        (
+            "1,a\n2,\"b\n3,c\n".to_owned(),
+            (
+                3,
+                "unclosed_quote",
+                "the quote that opens at line 3 is never closed; 2 lines of the file, from line 3 on,",
+            ),
+        ),
+        (
+            "\"1\n\",\"b\n3,c".to_owned(),
+            (
+                2,
+                "unclosed_quote",
+                "the quote that opens at line 3 is never closed; 3 lines of the file, from line 2 on,",
+            ),
+        ),
+        (
+            "1,\"b".to_owned(),
+            (2, "unclosed_quote", "the quote that opens at line 2 is never closed"),
+        ),
+        (
+            format!("1,\"b\n{many}"),
+            (
+                2,
+                "swallowed_lines",
+                "the quote that opens at line 2 is never closed; 151 lines of the file, from line 2 on,",
+            ),
+        ),
+        (
+            format!("1,\"b\n{many}\",2,3\n4,d\n"),
+            (
+                2,
+                "swallowed_lines",
+                "expected 2 fields, found 4; 152 lines of the file, from line 2 on,",
+            ),
+        ),
+        (
+            "1,\"a\nb\",3\n".to_owned(),
+            (2, "ragged", "expected 2 fields, found 3; 2 lines of the file"),
+        ),
+    ];
+    for (rows, (line, reason, detail)) in table {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.csv"), format!("a,b\n{rows}")).unwrap();
+        let source = bound(folder.path(), csv("a.csv", Vec::new()), 1000);
+        let chunks = source.discover(StageId(0)).await.unwrap();
+        let mut reader = source.open(&chunks[0], chunks[0].start).await.unwrap();
+        let segment = reader.next().await.unwrap().unwrap();
+        let [odd] = &segment.unreadable[..] else {
+            panic!("{rows:?}: {:?}", segment.unreadable)
+        };
+        let at = segment.raw.row(odd.row).map(|(line, _)| line);
+        assert_eq!((at, odd.reason), (Some(line), reason), "{rows:?}");
+        assert!(odd.detail.starts_with(detail), "{rows:?}: {}", odd.detail);
+    }
+}
+
+#[tokio::test]
 async fn quotes_tell_text_from_no_value() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
@@ -522,6 +584,6 @@ async fn a_lookup_is_read_whole_or_not_at_all() {
     std::fs::write(folder.path().join("2.csv"), "n,a\n2,y\n\"z\nz\",w\n").unwrap();
     let failure = source.read_all().await.unwrap_err();
     assert_eq!(failure.class, Class::Permanent);
-    let part = "2.csv line 3, column n: bad_int: expected smallint, found \"z\nz\"";
+    let part = "2.csv line 3, column n: bad_int: expected smallint, found \"z\\nz\"";
     assert!(failure.message.contains(part), "{failure}");
 }
