@@ -13,6 +13,8 @@ mod publishing;
 mod room;
 #[path = "sink/server.rs"]
 mod server;
+#[path = "sink/snapshots.rs"]
+mod snapshots;
 #[path = "sink/types.rs"]
 mod types;
 #[path = "support/world.rs"]
