@@ -15,6 +15,8 @@ mod room;
 mod server;
 #[path = "sink/snapshots.rs"]
 mod snapshots;
+#[path = "sink/targets.rs"]
+mod targets;
 #[path = "sink/types.rs"]
 mod types;
 #[path = "support/world.rs"]
