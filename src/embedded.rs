@@ -101,6 +101,7 @@ pub(crate) fn node_config(home: &Home, options: &NodeOptions) -> Result<NodeConf
         );
     };
     let mut node = NodeConfig::new(NAME, store);
+    node.home = Some(home.root().to_owned());
     options.apply(&mut node, Some(config::sqlite_url(&home.warehouse())))?;
     Ok(node)
 }

@@ -13,6 +13,7 @@ use crate::config::NodeConfig;
 use crate::sink::{Inspection, LoadContext};
 use crate::source::{self, Binding, Misdeclared};
 use crate::store::S3Settings;
+use crate::work::discover::Targets;
 use crate::work::run::{Request, RunContext};
 use crate::work::{Toolbox, discover};
 
@@ -63,8 +64,13 @@ pub async fn plan(
     context.lookups().await?;
     let stages = discover::stages(&context).await?;
     let mut loads = Vec::new();
+    let mut targets = Targets::default();
     for name in context.definition().loads.keys() {
-        loads.push(preview(&tools, &context, name).await?);
+        let preview = preview(&tools, &context, name).await?;
+        if let Ok(found) = &preview.inspection {
+            targets.take(context.definition(), name, &found.identity)?;
+        }
+        loads.push(preview);
     }
     Ok(Preview {
         compiled: context.compiled,

@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub secrets_dir: Option<PathBuf>,
     /// The checkpoint store: a folder, or `s3://bucket/prefix`. The same for all nodes of a cluster.
     pub store: String,
+    /// The folder of this installation's own files. It is made when a SQLite file is to be in it; no other is.
+    pub home: Option<PathBuf>,
     /// How S3 is reached.
     pub s3: S3Settings,
     /// Coordinators to attach to, tried in turn: `host:port` or `http://host:port`. None: the embedded mode, in which
@@ -64,6 +66,7 @@ impl NodeConfig {
             destinations: BTreeMap::new(),
             secrets_dir: None,
             store: store.into(),
+            home: None,
             s3: S3Settings::default(),
             coordinators: Vec::new(),
             cookie: String::new(),

@@ -13,6 +13,10 @@ mod publishing;
 mod room;
 #[path = "sink/server.rs"]
 mod server;
+#[path = "sink/snapshots.rs"]
+mod snapshots;
+#[path = "sink/targets.rs"]
+mod targets;
 #[path = "sink/types.rs"]
 mod types;
 #[path = "support/world.rs"]

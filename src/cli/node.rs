@@ -110,6 +110,7 @@ fn node_config(args: &Args, globals: &Globals) -> Result<NodeConfig> {
         }
     };
     let mut config = NodeConfig::new(args.name(), store);
+    config.home = Some(home.root().to_owned());
     args.node.apply(&mut config, None)?;
     config.coordinators = coordinators;
     config.cookie = match args.daemon.cookie()? {

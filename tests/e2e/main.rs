@@ -13,6 +13,7 @@ mod full_disk;
 mod house;
 mod readers;
 mod support;
+mod targets;
 mod trace;
 mod undo;
 mod validate;

@@ -164,9 +164,24 @@ mod tests {
     }
 }
 
+/// Which table it is that a target's name stands for at its destination: equal for all names and all addresses that lead
+/// to the same one, whether it exists or not. Only to be compared, and only within a short time: a server that is started
+/// again may be another one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity(String);
+
+impl Identity {
+    /// From everything that tells one table from another, beginning with the kind of destination.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
 /// What a destination would do, found without touching anything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
+    /// Which table it is about.
+    pub identity: Identity,
     /// Whether the target exists.
     pub exists: bool,
     /// Rows there now, if it exists and counting is cheap enough.
@@ -191,7 +206,7 @@ pub struct Expected {
 /// A place that rows are published to. One value serves every load of every run on this node.
 #[async_trait]
 pub trait Destination: Send + Sync {
-    /// What publishing this load would do. Touches nothing.
+    /// What publishing this load would do. Touches nothing. A failure if the destination can't be used at all.
     async fn inspect(&self, load: &LoadContext) -> Result<Inspection, Failure>;
 
     /// Makes the staging area. Repeatable; permanent failure if the target's columns can't take the load's rows.

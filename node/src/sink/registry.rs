@@ -2,7 +2,7 @@
 //!
 //! Opening never connects: a node starts while a warehouse is down, and the use of it says what is wrong.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use haulage_core::failure::Failure;
@@ -37,13 +37,18 @@ pub(crate) fn place(url: &str) -> Option<String> {
 
 /// Opens the destination `name` at `url`, with the usual number of connections; see [`open_with`].
 pub async fn open(name: &str, url: &str) -> Result<Arc<dyn Destination>, Failure> {
-    open_with(name, url, CONNECTIONS).await
+    open_with(name, url, CONNECTIONS, None).await
 }
 
 /// Opens the destination `name` at `url`: `postgres://user:password@host:port/database`, `postgresql://...`, or
-/// `sqlite:PATH`. `connections` bounds the segments that write to it at once, see [`Destination::reserve`]. Permanent
-/// failure if the address can't be read; the failure never repeats the address, because it may hold a password.
-pub async fn open_with(name: &str, url: &str, connections: u32) -> Result<Arc<dyn Destination>, Failure> {
+/// `sqlite:PATH`. `connections` bounds the segments that write to it at once, see [`Destination::reserve`]; `home` is the one
+/// folder that is made when a file is to be in it. Permanent failure if the address can't be read; the failure never repeats the address, because it may hold a password.
+pub async fn open_with(
+    name: &str,
+    url: &str,
+    connections: u32,
+    home: Option<&Path>,
+) -> Result<Arc<dyn Destination>, Failure> {
     match url.split_once(':') {
         Some(("postgres" | "postgresql", _)) => Ok(Arc::new(Postgres::open(name, url, connections)?)),
         Some(("sqlite", path)) => {
@@ -53,7 +58,7 @@ pub async fn open_with(name: &str, url: &str, connections: u32) -> Result<Arc<dy
                     "destination {name}: sqlite needs the path of a file; write sqlite:PATH"
                 )));
             }
-            Ok(Arc::new(Sqlite::open(name, PathBuf::from(path))))
+            Ok(Arc::new(Sqlite::open(name, PathBuf::from(path), home)))
         }
         Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric() || c == '+') => {
             Err(Failure::permanent(format!(

@@ -2,16 +2,24 @@
 //! make a run fail for good is looked for here, before a row has moved: unreadable sources and lookups, SQL that
 //! doesn't fit the columns, destinations that can't be reached or can't take the rows. Touches nothing.
 
+use std::collections::HashMap;
+
 use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
+use haulage_core::ids::LoadName;
+use haulage_plan::Diagnostics;
+use haulage_plan::definition::Definition;
 
 use super::run::RunContext;
+use super::toolbox::unknown_load;
 use super::{Order, Toolbox};
+use crate::sink::Identity;
 
 /// Finds the stages and their chunks.
 pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedStage>, Failure> {
     let context = tools.context(order).await?;
     context.lookups().await?;
+    let mut targets = Targets::default();
     for name in context.definition().loads.keys() {
         let load = context.load(order, name)?;
         let inspection = tools
@@ -19,6 +27,7 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
             .await?
             .inspect(&load)
             .await?;
+        targets.take(context.definition(), name, &inspection.identity)?;
         if !inspection.misfits.is_empty() {
             return Err(Failure::permanent(format!(
                 "load {name} doesn't fit {}: {}",
@@ -28,6 +37,35 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
         }
     }
     stages(&context).await
+}
+
+/// The tables that loads of a run publish to, each by one of them: of two that come after each other in one table, the
+/// second would replace, unseen, what the first has published, and neither could be reverted alone.
+#[derive(Default)]
+pub(crate) struct Targets(HashMap<Identity, LoadName>);
+
+impl Targets {
+    /// Takes the table for this load. Permanent failure with the load's place in the file if another one has it.
+    pub(crate) fn take(
+        &mut self,
+        definition: &Definition,
+        name: &LoadName,
+        identity: &Identity,
+    ) -> Result<(), Failure> {
+        let Some(other) = self.0.insert(identity.clone(), name.clone()) else {
+            return Ok(());
+        };
+        let load = definition.loads.get(name).ok_or_else(|| unknown_load(name))?;
+        let first = definition.loads.get(&other).ok_or_else(|| unknown_load(&other))?;
+        let wrong = format!(
+            "the loads `{other}` and `{name}` publish to the same table: `{}` in {} and `{}` in {} are one; put the rows \
+             together with UNION ALL in a step, or name another table",
+            first.table, first.to, load.table, load.to
+        );
+        Err(Failure::permanent(
+            Diagnostics::of(definition, [(load.place, wrong)]).to_string(),
+        ))
+    }
 }
 
 /// Cuts every chunked source of every stage.

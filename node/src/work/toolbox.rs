@@ -73,7 +73,8 @@ impl Toolbox {
             destinations.entry(name.clone()).or_default().clone()
         };
         cell.get_or_try_init(|| async {
-            sink::registry::open_with(name, &self.config.destination(name)?, self.config.connections).await
+            let address = self.config.destination(name)?;
+            sink::registry::open_with(name, &address, self.config.connections, self.config.home.as_deref()).await
         })
         .await
         .cloned()

@@ -176,12 +176,67 @@ async fn a_sqlite_file_that_is_none() {
         .expect_err("no database");
     assert_eq!(failure.class, Class::Permanent);
     assert!(failure.message.contains("is no SQLite database"), "{failure}");
+    // Both exist, so what they hold counts as not undone.
     let folder = registry::open("w", &format!("sqlite:{}", folder.path().display()))
         .await
         .expect("opening reads nothing");
-    let failure = folder
-        .prepare(&load("a", Mode::Replace, &[]))
-        .await
-        .expect_err("a folder");
-    assert!(failure.message.contains("can't be opened"), "{failure}");
+    for (destination, words) in [(destination, "is no SQLite database"), (folder, "can't be opened")] {
+        let load = load("a", Mode::Replace, &[]);
+        for failure in [
+            destination.inspect(&load).await.map(drop).expect_err("no database"),
+            destination.prepare(&load).await.map(drop).expect_err("no database"),
+            destination.revert(&load).await.map(drop).expect_err("not undone"),
+            destination.discard(&load).await.map(drop).expect_err("not undone"),
+        ] {
+            assert_eq!(failure.class, Class::Permanent, "{failure}");
+            assert!(failure.message.contains(words), "{failure}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sqlite_file_that_can_not_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |path: &str| folder.path().join(path);
+    std::fs::write(at("file"), "").expect("a file");
+    for (path, words) in [
+        (
+            at("missing/x.db"),
+            format!("there is no folder {}", at("missing").display()),
+        ),
+        (at("a/b/x.db"), format!("there is no folder {}", at("a/b").display())),
+        (at("file/x.db"), format!("{} is no folder", at("file").display())),
+        #[cfg(target_os = "linux")]
+        ("/proc/x.db".into(), "no file can be made in folder /proc".to_owned()),
+    ] {
+        let destination = registry::open("w", &format!("sqlite:{}", path.display()))
+            .await
+            .expect("opening reads nothing");
+        let load = load("a", Mode::Replace, &[]);
+        let failure = destination.inspect(&load).await.expect_err("no place for a file");
+        assert_eq!(failure.class, Class::Permanent, "{failure}");
+        assert!(failure.message.contains(&words), "{failure}");
+        destination.prepare(&load).await.expect_err("no place for a file");
+        destination.revert(&load).await.expect("nothing to revert");
+        destination.discard(&load).await.expect("nothing to discard");
+    }
+    let there: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+}
+
+#[tokio::test]
+async fn only_the_home_folder_is_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let home = folder.path().join("home");
+    let load = load("a", Mode::Replace, &[]);
+    for (path, made) in [("home/in/x.db", false), ("home/x.db", true)] {
+        let url = format!("sqlite:{}", folder.path().join(path).display());
+        let destination = registry::open_with("w", &url, 1, Some(&home))
+            .await
+            .expect("a destination");
+        assert_eq!(destination.inspect(&load).await.is_ok(), made, "{path}");
+        assert!(!home.exists(), "inspect made it");
+        assert_eq!(destination.prepare(&load).await.is_ok(), made, "{path}");
+        assert_eq!(home.exists(), made, "{path}");
+    }
 }

@@ -13,7 +13,9 @@ use crate::world::World;
 async fn segments_wait_for_room_and_steps_do_not() {
     let world = World::postgres().await;
     let (_, url) = world.server();
-    let narrow = registry::open_with("warehouse", url, 2).await.expect("a destination");
+    let narrow = registry::open_with("warehouse", url, 2, None)
+        .await
+        .expect("a destination");
     let first = load("first", Mode::Append, &[]);
     narrow.prepare(&first).await.expect("prepared");
     narrow.begin(&first, CHUNK, Attempt(1)).await.expect("begun");

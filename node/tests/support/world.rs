@@ -35,6 +35,7 @@ impl World {
 
     pub(crate) async fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("new")).expect("a folder");
         let url = format!("sqlite:{}", folder.path().join("new/warehouse.db").display());
         let destination = registry::open("warehouse", &url).await.expect("a destination");
         Self {
@@ -65,7 +66,6 @@ impl World {
             }
             Kind::Sqlite { folder } => {
                 let path = folder.path().join("new/warehouse.db");
-                std::fs::create_dir_all(folder.path().join("new")).expect("a folder");
                 let mut connection = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", path.display()))
                     .await
                     .expect("a connection");

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     epoch bigint NOT NULL,
     area text NOT NULL,
     shape text,
+    staged_until bigint,
     method text,
     created boolean NOT NULL DEFAULT false,
     names text[] NOT NULL DEFAULT '{}',
@@ -151,6 +152,8 @@ pub(super) struct Record {
     pub(super) detail: String,
     pub(super) sequence: Option<i64>,
     pub(super) cleaned: bool,
+    /// The first transaction id after those of the staged rows, once they are verified.
+    pub(super) staged_until: Option<i64>,
 }
 
 /// The tables of a load's staging area.
@@ -239,15 +242,15 @@ pub(super) enum Lock {
 pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
     let sql = match lock {
         Lock::None => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until ",
             "FROM haulage.loads WHERE run = $1 AND load = $2"
         ),
         Lock::Share => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
         ),
         Lock::Update => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
         ),
     };
@@ -273,6 +276,7 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
         detail: row.try_get::<Option<String>, _>(7)?.unwrap_or_default(),
         sequence: row.try_get(8)?,
         cleaned: row.try_get(9)?,
+        staged_until: row.try_get(10)?,
     })
 }
 

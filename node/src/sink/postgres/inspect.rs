@@ -9,8 +9,10 @@ use super::Postgres;
 use super::bookkeeping::Method;
 use super::connect::Lease;
 use super::fit::{Fit, create_table, fit};
+use super::swap::NAME_LIMIT;
 use super::target::{Target, describe};
-use crate::sink::{Inspection, LoadContext};
+use crate::sink::name::with_suffix;
+use crate::sink::{Identity, Inspection, LoadContext};
 
 /// Tables up to this size are counted; of larger ones the catalog's estimate is not called a count.
 const COUNTED_BYTES: i64 = 256 << 20;
@@ -19,9 +21,14 @@ impl Postgres {
     pub(super) async fn look(&self, load: &LoadContext) -> Result<Inspection, Failure> {
         let mut lease = self.connections.lease().await?;
         let target = describe(&mut lease, &load.table).await?;
+        let identity = identity(&mut lease, &target).await;
         let mut inspection = Inspection {
+            identity: identity.map_err(|error| lease.place().failure("asking which server it is", error))?,
             exists: target.existing.is_some(),
-            ..Inspection::default()
+            rows: None,
+            ddl: Vec::new(),
+            changes: Vec::new(),
+            misfits: Vec::new(),
         };
         if let Some(existing) = &target.existing
             && matches!(existing.relkind.as_str(), "r" | "p")
@@ -42,6 +49,22 @@ impl Postgres {
         }
         Ok(inspection)
     }
+}
+
+/// Two servers that were started in the same microsecond, on the same port, would be one. (The identifier in their control
+/// files is not for every role to read.)
+async fn identity(lease: &mut Lease, target: &Target) -> Result<Identity, sqlx::Error> {
+    let server: String = sqlx::query_scalar(
+        "SELECT concat_ws(' ', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+                          current_setting('port'), oid)
+         FROM pg_database WHERE datname = current_database()",
+    )
+    .fetch_one(lease.connection())
+    .await?;
+    // The server cuts a name that is longer.
+    let name = |name: &str| with_suffix(name, "", NAME_LIMIT);
+    let (schema, table) = (name(&target.schema), name(&target.table));
+    Ok(Identity::new(format!("postgres {server} {schema:?} {table:?}")))
 }
 
 async fn count(lease: &mut Lease, target: &Target, oid: i64) -> Result<Option<u64>, sqlx::Error> {

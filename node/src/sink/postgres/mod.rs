@@ -7,9 +7,10 @@
 //! | append  | unlogged                                   | INSERT, with the run in `_haulage_run`          | that column, or `keys_` |
 //! | merge   | unlogged                                   | INSERT ... ON CONFLICT DO UPDATE                | `before_`, `keys_` |
 //!
-//! Readers: a statement that runs while the swap commits waits for it, finds the new table by name, and sees all of it.
-//! The one exception is a REPEATABLE READ transaction whose snapshot is older than the staged rows and which looks at the
-//! target for the first time after the swap: to it the new table is empty, as after a TRUNCATE.
+//! Readers: a statement that runs while the swap commits waits for it, finds the new table by name, and sees all of it. A
+//! transaction whose snapshot is from the middle of the load would see only what was committed by then: while there is
+//! one, nothing is swapped (see [`snapshots`]), and DELETE and INSERT leave it with the rows that it has. A table that
+//! did not exist is empty to it.
 
 mod bookkeeping;
 mod connect;
@@ -22,6 +23,7 @@ mod numeric;
 mod publish;
 mod revert;
 mod segment;
+mod snapshots;
 mod stage;
 mod swap;
 mod target;

@@ -68,10 +68,11 @@ impl Trouble {
 impl Postgres {
     pub(super) async fn publish_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         let doing = format!("publishing load {} to {}", load.load, load.table);
+        let in_the_way = self.who_would_see_a_part(load).await?;
         for _ in 0..LOCK_TRIES {
             // A lease that is dropped after trouble closes its connection, and the server rolls back.
             let mut lease = self.connections.lease().await?;
-            match publish(&mut lease, load, expected, &doing).await {
+            match publish(&mut lease, load, expected, in_the_way.as_deref(), &doing).await {
                 Ok(report) => {
                     lease.give_back();
                     return Ok(report);
@@ -121,6 +122,7 @@ async fn publish(
     lease: &mut Lease,
     load: &LoadContext,
     expected: Expected,
+    in_the_way: Option<&str>,
     doing: &str,
 ) -> Result<StepReport, Trouble> {
     let area = Area::of(load);
@@ -143,19 +145,15 @@ async fn publish(
             });
         }
         State::Staged => {
-            return Err(Failure::permanent(format!(
-                "load {} is not verified; verify it before publishing",
-                load.load
-            ))
-            .into());
+            return Err(not_verified(load).into());
         }
         State::Reverted => return Err(ended(load, "reverted").into()),
         State::Discarded => return Err(ended(load, "discarded").into()),
     }
     marked(lease, load, &area, expected, doing).await?;
     lease.run(LOCK_TIMEOUT).await?;
-    let done = make_visible(lease, load, &area, &record, expected).await?;
-    let detail = format!("{} {} {target}", counted(expected.rows, "row"), done.words);
+    let done = make_visible(lease, load, &area, &record, expected, in_the_way).await?;
+    let detail = format!("{} {} {target}{}", counted(expected.rows, "row"), done.words, done.because);
     keep(lease, load, &done, expected, &detail).await?;
     lease.run("COMMIT").await?;
     Ok(StepReport {
@@ -164,12 +162,22 @@ async fn publish(
     })
 }
 
+/// Steps came in another order than they do.
+pub(super) fn not_verified(load: &LoadContext) -> Failure {
+    Failure::permanent(format!(
+        "load {} is not verified; verify it before publishing",
+        load.load
+    ))
+}
+
 /// What a publish did.
 struct Done {
     method: Method,
     created: bool,
     names: Vec<String>,
     words: &'static str,
+    /// Why it was not done in the quicker way.
+    because: String,
 }
 
 async fn make_visible(
@@ -178,19 +186,26 @@ async fn make_visible(
     area: &Area,
     record: &Record,
     expected: Expected,
+    in_the_way: Option<&str>,
 ) -> Result<Done, Trouble> {
-    let (mut target, _, _) = plan(lease, load, record).await?;
+    let (mut target, _, planned) = plan(lease, load, record).await?;
+    let may_swap = planned == Method::Swap && in_the_way.is_none();
     if let Some(existing) = &target.existing {
-        lock(lease, &target, record.method == Some(Method::Swap)).await?;
+        lock(lease, &target, may_swap).await?;
         if !unchanged(lease, existing, &target).await? {
             // Somebody else replaced the table while its lock was waited for.
             return Err(Trouble::Busy);
         }
     }
     // Again, now that nothing can change it.
-    let (locked, fit, method) = plan(lease, load, record).await?;
+    let (locked, fit, mut method) = plan(lease, load, record).await?;
     target = locked;
     let created = target.existing.is_none();
+    let mut because = String::new();
+    if let (Method::Swap, false) = (method, may_swap) {
+        method = Method::Rewrite;
+        because = slower(in_the_way, created);
+    }
     if method == Method::Swap {
         let names = swap_in(lease, load, area, &target).await?;
         let words = if created {
@@ -203,10 +218,12 @@ async fn make_visible(
             created,
             names,
             words,
+            because,
         });
     }
     insert::publish(lease, load, area, &target, &fit, method, expected).await?;
     let words = match method {
+        Method::Rewrite | Method::Swap if created => "in the new table",
         Method::Rewrite | Method::Swap => "now in place of the old ones in",
         Method::Append | Method::AppendByKey => "appended to",
         Method::Merge => "merged by key into",
@@ -216,7 +233,21 @@ async fn make_visible(
         created,
         names: Vec::new(),
         words,
+        because,
     })
+}
+
+/// Why rows were written a second time instead of swapping tables.
+fn slower(in_the_way: Option<&str>, created: bool) -> String {
+    let how = if created { "by INSERT" } else { "by DELETE and INSERT" };
+    match in_the_way {
+        Some(processes) => format!(
+            ", {how}, because a swap would show a part of the run to process {processes} (pg_stat_activity shows what it \
+             does): its snapshot is from before all rows were staged"
+        ),
+        // Described twice, and the table changed between.
+        None => format!(", {how}, because the table changed meanwhile"),
+    }
 }
 
 /// Keeps others from writing to the target until the commit; a swap also keeps readers out for its few milliseconds.

@@ -16,7 +16,7 @@ use crate::sink::LoadContext;
 use crate::sink::name::{quote, with_suffix};
 
 /// Longest name that PostgreSQL keeps.
-const NAME_LIMIT: usize = 63;
+pub(super) const NAME_LIMIT: usize = 63;
 
 /// What a table wears besides its columns.
 struct Dress {

@@ -15,6 +15,7 @@ use super::bookkeeping::{Area, Method, Record, State, ended, hold, set_state};
 use super::connect::Lease;
 use super::failure::{code, detail};
 use super::fit::{Fit, fit};
+use super::snapshots::note;
 use super::stage::{alone, misfit};
 use super::target::{Target, describe};
 use crate::sink::name::{quote, quote_all};
@@ -44,6 +45,9 @@ impl Postgres {
         };
         marked(&mut lease, load, &area, expected, &doing).await?;
         let (target, fit, method) = plan(&mut lease, load, &record).await?;
+        if record.method == Some(Method::Swap) {
+            note(&mut lease, load, &doing).await?;
+        }
         lease.must(&doing, INDEX_MEMORY).await?;
         let before = catalogued(&mut lease, &area, &doing).await?;
         let proof = index(&mut lease, load, &area, &target, &fit, method, &doing).await?;

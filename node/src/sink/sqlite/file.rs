@@ -4,11 +4,13 @@
 //! costs nothing; against other processes stands the busy timeout.
 
 use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use haulage_core::failure::Failure;
+use haulage_core::failure::{Class, Failure};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions};
 use tokio::sync::OwnedMutexGuard;
@@ -25,11 +27,14 @@ static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Slot>>>> = LazyLock::new(Mutex
 pub(super) struct File {
     destination: String,
     path: PathBuf,
+    /// Whether its folder is the one that is made when it is missing.
+    at_home: bool,
     slot: Arc<Slot>,
 }
 
 impl File {
-    pub(super) fn new(destination: &str, path: PathBuf) -> Self {
+    /// `home` is the only folder that is made if the file is to be in it: any other that is missing is a mistake.
+    pub(super) fn new(destination: &str, path: PathBuf, home: Option<&Path>) -> Self {
         let path = std::path::absolute(&path).unwrap_or(path);
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, slot| slot.strong_count() > 0);
@@ -44,6 +49,7 @@ impl File {
         drop(open);
         Self {
             destination: destination.to_owned(),
+            at_home: home.is_some_and(|home| std::path::absolute(home).ok().as_deref() == path.parent()),
             path,
             slot,
         }
@@ -54,7 +60,7 @@ impl File {
         &self.path
     }
 
-    /// The writing connection, alone. Makes the file and its folder.
+    /// The writing connection, alone. Makes the file.
     pub(super) async fn writer(&self) -> Result<Writer<'_>, Failure> {
         let mut slot = Arc::clone(&self.slot).lock_owned().await;
         // A file that was removed meanwhile would be written to without a name.
@@ -70,15 +76,31 @@ impl File {
         })
     }
 
-    async fn connect(&self) -> Result<SqliteConnection, Failure> {
-        if let Some(folder) = self.path.parent() {
-            tokio::fs::create_dir_all(folder).await.map_err(|error| {
-                Failure::permanent(format!(
-                    "{}: its folder can't be made: {error}; check the path",
-                    self.words()
-                ))
-            })?;
+    /// The writing connection for an undoing, which leaves a record against late writers. `None` if there is no file and
+    /// none can be made: then nothing was ever written to it, or it is gone with all that was. A file that is there and
+    /// can't be opened holds what is to be undone.
+    pub(super) async fn writer_to_undo(&self) -> Result<Option<Writer<'_>>, Failure> {
+        match self.writer().await {
+            Ok(writer) => Ok(Some(writer)),
+            Err(failure) if failure.class == Class::Permanent && self.is_absent().await => Ok(None),
+            Err(failure) => Err(failure),
         }
+    }
+
+    /// Whether there is no such file for sure. One that can't be looked at may be there.
+    async fn is_absent(&self) -> bool {
+        let looked = tokio::fs::metadata(&self.path).await;
+        looked.is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
+    }
+
+    async fn connect(&self) -> Result<SqliteConnection, Failure> {
+        if self.at_home
+            && let Some(home) = self.path.parent()
+        {
+            let made = tokio::fs::create_dir_all(home).await;
+            made.map_err(|error| self.says(&format!("its folder can't be made: {error}; check the path")))?;
+        }
+        self.folder().await?;
         let options = SqliteConnectOptions::new()
             .filename(&self.path)
             .create_if_missing(true)
@@ -110,6 +132,72 @@ impl File {
             .await
             .map(Some)
             .map_err(|error| self.failure("opening it", error))
+    }
+
+    /// Refuses a path at which no file can be written, before anything is. Leaves nothing there.
+    pub(super) async fn check(&self) -> Result<(), Failure> {
+        let Some(folder) = self.folder().await? else {
+            return Ok(());
+        };
+        let path = self.path.clone();
+        let tried = tokio::task::spawn_blocking(move || {
+            match std::fs::metadata(&path) {
+                Ok(there) if !there.is_file() => return Err("the file can't be opened: it is no file".to_owned()),
+                Ok(_) => {
+                    let opened = OpenOptions::new().write(true).open(&path);
+                    opened.map_err(|error| format!("the file can't be opened for writing: {error}"))?;
+                }
+                Err(_) => {}
+            }
+            // Also beside a file that is there: SQLite writes its log beside it. This one has no name, or not for long.
+            let made = tempfile::tempfile_in(&folder);
+            made.map_err(|error| format!("no file can be made in folder {}: {error}", folder.display()))
+        });
+        match tried.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(why)) => Err(self.says(&format!("{why}; check its path and rights"))),
+            Err(_) => Err(Failure::transient(format!(
+                "{}: it could not be looked at",
+                self.words()
+            ))),
+        }
+    }
+
+    /// The folder it is in; `None` if that is still to be made by us. Permanent failure if it is missing otherwise.
+    async fn folder(&self) -> Result<Option<PathBuf>, Failure> {
+        // The root has no parent, and is no file.
+        let folder = self.path.parent().unwrap_or(&self.path);
+        match tokio::fs::metadata(folder).await {
+            Ok(there) if there.is_dir() => Ok(Some(folder.to_owned())),
+            Ok(_) => Err(self.says(&format!("{} is no folder; check the path", folder.display()))),
+            Err(error) if error.kind() == ErrorKind::NotFound && self.at_home => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(self.says(&format!(
+                "there is no folder {}; make it, or correct the path",
+                folder.display()
+            ))),
+            Err(error) => Err(self.says(&format!(
+                "folder {} can't be looked at: {error}; check the path",
+                folder.display()
+            ))),
+        }
+    }
+
+    /// Which file it is, whatever it is called: two names may lead to one, also before it is made.
+    pub(super) async fn identity(&self) -> String {
+        #[cfg(unix)]
+        if let Ok(there) = tokio::fs::metadata(&self.path).await {
+            use std::os::unix::fs::MetadataExt;
+            return format!("{}:{}", there.dev(), there.ino());
+        }
+        let path = match (self.path.parent(), self.path.file_name()) {
+            (Some(folder), Some(name)) => tokio::fs::canonicalize(folder).await.map(|folder| folder.join(name)),
+            _ => Ok(self.path.clone()),
+        };
+        format!("{:?}", path.unwrap_or_else(|_| self.path.clone()))
+    }
+
+    fn says(&self, what: &str) -> Failure {
+        Failure::permanent(format!("{}: {what}", self.words()))
     }
 
     fn words(&self) -> String {

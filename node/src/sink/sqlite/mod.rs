@@ -27,7 +27,7 @@ mod stage;
 mod target;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -46,10 +46,10 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens nothing; the file and its folder are made by the first write.
-    pub(super) fn open(name: &str, path: PathBuf) -> Self {
+    /// Opens nothing; the file is made by the first write, and its folder too if that is `home`.
+    pub(super) fn open(name: &str, path: PathBuf, home: Option<&Path>) -> Self {
         Self {
-            file: Arc::new(File::new(name, path)),
+            file: Arc::new(File::new(name, path, home)),
         }
     }
 }

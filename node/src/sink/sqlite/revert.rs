@@ -12,11 +12,20 @@ use super::target::{describe, table_name};
 use crate::sink::LoadContext;
 use crate::sink::name::quote;
 
+fn nothing_to_undo() -> StepReport {
+    StepReport {
+        rows: 0,
+        detail: "there is no file, so there is nothing to undo".to_owned(),
+    }
+}
+
 impl Sqlite {
     pub(super) async fn revert_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         let table = table_name(&load.table)?;
         let doing = format!("reverting load {} of {table}", load.load);
-        let mut writer = self.file.writer().await?;
+        let Some(mut writer) = self.file.writer_to_undo().await? else {
+            return Ok(nothing_to_undo());
+        };
         begin(&mut writer, &doing).await?;
         let record = claim(&mut writer, load, &table, "reverted", &doing).await?;
         let detail = match record.state.as_str() {
@@ -43,7 +52,9 @@ impl Sqlite {
         let table = table_name(&load.table).unwrap_or_else(|_| load.table.clone());
         let doing = format!("discarding the staging area of load {}", load.load);
         let area = Area::of(load);
-        let mut writer = self.file.writer().await?;
+        let Some(mut writer) = self.file.writer_to_undo().await? else {
+            return Ok(nothing_to_undo());
+        };
         begin(&mut writer, &doing).await?;
         let record = claim(&mut writer, load, &table, "discarded", &doing).await?;
         let published = record.state == "published";

@@ -14,7 +14,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::Sqlite;
 use super::bookkeeping::Method;
 use crate::sink::name::{TableName, quote, quote_all};
-use crate::sink::{Inspection, LoadContext};
+use crate::sink::{Identity, Inspection, LoadContext};
 
 /// The column that tells which run a row came with.
 pub(super) const RUN_COLUMN: &str = "_haulage_run";
@@ -420,6 +420,7 @@ impl Sqlite {
     pub(super) async fn look(&self, load: &LoadContext) -> Result<Inspection, Failure> {
         let table = table_name(&load.table)?;
         let doing = format!("looking at table {table}");
+        self.file.check().await?;
         let mut target = Target {
             table: table.clone(),
             existing: None,
@@ -438,10 +439,15 @@ impl Sqlite {
                 rows = Some(counted.map_err(|error| self.file.failure(&doing, error))? as u64);
             }
         }
+        // SQLite compares names without regard to ASCII case.
+        let identity = format!("sqlite {} {:?}", self.file.identity().await, table.to_ascii_lowercase());
         let mut inspection = Inspection {
+            identity: Identity::new(identity),
             exists: target.existing.is_some(),
             rows,
-            ..Inspection::default()
+            ddl: Vec::new(),
+            changes: Vec::new(),
+            misfits: Vec::new(),
         };
         match fit(load, &target) {
             Ok(fit) => {

@@ -329,7 +329,10 @@ impl Cells<'_, '_> {
             ),
             (None, Why::Offset) => (
                 bad(self.data_type),
-                format!("{} has an offset from UTC; declare the column timestamptz", shown(text)),
+                format!(
+                    "{} names an offset or a time zone; declare the column timestamptz",
+                    shown(text)
+                ),
             ),
             (None, Why::Scale) => (
                 bad(self.data_type),

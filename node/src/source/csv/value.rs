@@ -8,8 +8,10 @@
 //! | `decimal`   | `12.50`, `-3`; digits after the declared scale only if they are 0; no exponent                  |
 //! | `bool`      | `true`/`t`/`yes`/`y`/`on`/`1` and `false`/`f`/`no`/`n`/`off`/`0`, in any case                   |
 //! | `date`      | `2013-01-31`                                                                                    |
-//! | `timestamp` | `2013-01-31 05:00:00`, with `T`, with a fraction (cut after microseconds), with `Z`; or a date  |
-//! | `timestamptz` | the same, also with an offset (`-05:00`); without one it is UTC                               |
+//! | `timestamp` | `2013-01-31 05:00:00`, with `T`, without seconds, with a fraction (cut after microseconds), with `Z`; or a date |
+//! | `timestamptz` | the same, also with an offset (`-05:00`, `-0500`, `-05`) or a zone's name; without one it is UTC |
+
+use std::borrow::Cow;
 
 use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
 
@@ -174,12 +176,26 @@ fn any_timestamp(text: &[u8], zoned: bool) -> Result<i64, Why> {
         return Err(Why::Bad);
     }
     let text = std::str::from_utf8(text).map_err(|_| Why::Bad)?;
-    let value = string_to_datetime(&chrono::Utc, text).map_err(|_| Why::Bad)?;
-    let clock = text.get(10..).unwrap_or_default();
-    if !zoned && clock.contains(['+', '-']) {
+    let text = with_seconds(text);
+    let value = string_to_datetime(&chrono::Utc, &text).map_err(|_| Why::Bad)?;
+    // Behind the `T`. What else has a letter, other than `Z` alone, is a zone's name.
+    let clock = text.get(11..).unwrap_or_default();
+    let clock = clock.strip_suffix(['Z', 'z']).unwrap_or(clock);
+    if !zoned && clock.contains(|letter: char| matches!(letter, '+' | '-') || letter.is_ascii_alphabetic()) {
         return Err(Why::Offset);
     }
     Ok(value.timestamp_micros())
+}
+
+/// `2013-01-31 05:00` and what may follow, with the seconds that the parser wants to see.
+fn with_seconds(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let ends = matches!(bytes.get(16), None | Some(b'Z' | b'z' | b'+' | b'-' | b' '));
+    if bytes.len() >= 16 && bytes[13] == b':' && ends {
+        Cow::Owned(format!("{}:00{}", &text[..16], &text[16..]))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 #[inline]
@@ -305,6 +321,28 @@ mod tests {
             ("2013-01-31T07:00:00-05:00", true, Ok(noon - 5)),
             ("2013-01-31T07:00:00-05:00", false, Err(Why::Offset)),
             ("2013-01-31", false, Ok(noon - 5 - 12 * 3600 * SECOND)),
+            ("2013-01-31T07:00:00-0500", true, Ok(noon - 5)),
+            ("2013-01-31 07:00:00-05", true, Ok(noon - 5)),
+            ("2013-01-31 07:00:00 -05", true, Ok(noon - 5)),
+            ("2013-01-31T13:00:00.000005+01", true, Ok(noon)),
+            ("2013-01-31T13:00:00+01", false, Err(Why::Offset)),
+            ("2013-01-31T12:00", false, Ok(noon - 5)),
+            ("2013-01-31 12:00", true, Ok(noon - 5)),
+            ("2013-01-31T12:00Z", true, Ok(noon - 5)),
+            ("2013-01-31 07:00-05", true, Ok(noon - 5)),
+            ("2013-01-31T07:00 -05:00", true, Ok(noon - 5)),
+            ("2013-01-31T07:00-05:00", false, Err(Why::Offset)),
+            ("2013-01-31 13:00:00 Europe/Berlin", true, Ok(noon - 5)),
+            ("2013-01-31 13:00:00 Europe/Berlin", false, Err(Why::Offset)),
+            ("2013-01-31 12:00:00 UTC", false, Err(Why::Offset)),
+            ("2013-01-31T12:00:00z", false, Ok(noon - 5)),
+            ("2013-01-31 12:0", false, Err(Why::Bad)),
+            ("2013-01-31 12", false, Err(Why::Bad)),
+            ("2013-01-31 12:00:", false, Err(Why::Bad)),
+            ("2013-01-31 12:00.5", false, Err(Why::Bad)),
+            ("2013-01-31 12-00", false, Err(Why::Bad)),
+            ("2013-01-31 12:00:00+5", true, Err(Why::Bad)),
+            ("2013-01-31 24:00", false, Err(Why::Bad)),
             ("2013-01-31 24:00:00", false, Err(Why::Bad)),
             ("2013-02-29 12:00:00", false, Err(Why::Bad)),
             ("2013-01-31 12:00:60", false, Ok(noon - 5 + 60 * SECOND)),
