@@ -16,8 +16,8 @@ pub enum Bug {
     RevertForgotten,
     /// A commit doesn't look at the fence.
     NoFence,
-    /// A step doesn't look at the epoch that dealt with its load last.
-    NoStepEpoch,
+    /// A compensation that finds nothing to undo leaves nothing behind that refuses who comes late.
+    NoTombstone,
     /// The ledger doesn't look at the epoch of an append.
     LedgerWithoutEpoch,
     /// A node doesn't look at the epoch of an assignment.
@@ -39,7 +39,7 @@ impl Bug {
         Self::PublishInParts,
         Self::RevertForgotten,
         Self::NoFence,
-        Self::NoStepEpoch,
+        Self::NoTombstone,
         Self::LedgerWithoutEpoch,
         Self::NodeWithoutEpoch,
         Self::DoneOnce,
@@ -56,7 +56,7 @@ impl Bug {
             Self::PublishInParts => "publish-in-parts",
             Self::RevertForgotten => "revert-forgotten",
             Self::NoFence => "no-fence",
-            Self::NoStepEpoch => "no-step-epoch",
+            Self::NoTombstone => "no-tombstone",
             Self::LedgerWithoutEpoch => "ledger-without-epoch",
             Self::NodeWithoutEpoch => "node-without-epoch",
             Self::DoneOnce => "done-once",
@@ -72,8 +72,8 @@ impl Bug {
             Self::PublishBlindly => 2,
             Self::PublishUnverified => 3,
             Self::PublishInParts => 4,
-            Self::RevertForgotten => 5,
-            Self::NoFence | Self::NoStepEpoch | Self::LedgerWithoutEpoch | Self::NodeWithoutEpoch => 6,
+            Self::RevertForgotten | Self::NoTombstone => 5,
+            Self::NoFence | Self::LedgerWithoutEpoch | Self::NodeWithoutEpoch => 6,
             Self::DoneOnce => 7,
             Self::LedgerForgets => 8,
             Self::OwnAttempt => 9,

@@ -100,16 +100,16 @@ impl World {
     pub(crate) fn ask_ledger(&mut self, coordinator: usize, op: Op, call: LedgerCall) {
         let me = self.process(Role::Coordinator(coordinator));
         let rates = self.rates;
-        if self.strikes(rates.coordinator_crash, "coordinator crash at a call") {
+        if self.befalls(rates.coordinator_crash) {
             if self.chance.permille(500) {
                 self.queue.push(self.now + 2, Event::Ledger(me, op, call, false));
             }
-            return self.crash(me.role, "coordinator crash");
+            return self.crash(me.role, "coordinator crash at a call");
         }
         let mut wait = self.chance.between(1, 8);
-        if self.strikes(rates.coordinator_pause, "coordinator pause at a call") {
+        if self.befalls(rates.coordinator_pause) {
             let pause = self.chance.between(500, 9_000);
-            self.pause(me.role, pause, "coordinator pause");
+            self.pause(me.role, pause, "coordinator pause at a call");
             wait += pause;
         }
         if self.strikes(rates.ledger_late, "ledger late") {
@@ -145,6 +145,7 @@ impl World {
         for run in std::mem::take(&mut self.ledger.written) {
             let number = self.number(&run);
             if self.ledger.runs[&run].state.phase() == Phase::Stuck && self.operated.insert(number) {
+                self.count("(a run was stuck)");
                 self.queue
                     .push(self.now + 2_000, Event::Client(Client::Operate(number)));
             }

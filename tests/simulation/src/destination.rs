@@ -132,6 +132,7 @@ impl Destination {
     /// Carries a call out. `answered` is false when the answer will be lost on the way: only a bug makes a difference.
     pub(crate) fn execute(&mut self, request: &Request, answered: bool) -> (Result<Done, Failure>, Vec<Effect>) {
         let mut effects = Vec::new();
+        let epoch = self.records.get(&request.load).map(|record| record.epoch);
         let done = match &request.call {
             Call::Prepare => self.prepare(request, &mut effects),
             Call::Begin(chunk, attempt) => self.begin(request, *chunk, *attempt, &mut effects),
@@ -144,11 +145,18 @@ impl Destination {
             Call::Discard => self.discard(request, &mut effects),
             Call::Cleanup => self.cleanup(request, &mut effects),
         };
+        // A refused transaction leaves nothing behind; a server has sealed what it verifies in one of its own before.
+        if done.is_err()
+            && effects.is_empty()
+            && let (Some(record), Some(epoch)) = (self.records.get_mut(&request.load), epoch)
+        {
+            record.epoch = epoch;
+        }
         (done, effects)
     }
 
     fn prepare(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let (record, _) = claim(&mut self.records, self.bug, request, Standing::Staged)?;
+        let (record, _) = claim(&mut self.records, request, Standing::Staged)?;
         match record.standing {
             Standing::Staged if record.area.is_none() => {
                 record.area = Some(Area::default());
@@ -219,19 +227,25 @@ impl Destination {
 
     fn verify(&mut self, request: &Request, expected: Expected, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         let careless = self.bug == Some(Bug::PublishUnverified);
-        let record = hold(&mut self.records, self.bug, request)?;
+        let seals_first = self.unlogged;
+        let record = hold(&mut self.records, request)?;
         match record.standing {
-            Standing::Staged => {
-                record.standing = Standing::Sealed;
-                effects.push(Effect::Sealed);
-            }
-            Standing::Sealed => {}
+            Standing::Staged | Standing::Sealed => {}
             Standing::Published => return Ok(stepped(record.published_rows)),
             Standing::Reverted | Standing::Discarded => return Err(ended("undone")),
+        }
+        let mut seal = |record: &mut Record| {
+            if std::mem::replace(&mut record.standing, Standing::Sealed) == Standing::Staged {
+                effects.push(Effect::Sealed);
+            }
+        };
+        if seals_first {
+            seal(record);
         }
         if !careless {
             marked(record, expected)?;
         }
+        seal(record);
         Ok(stepped(expected.rows))
     }
 
@@ -243,7 +257,7 @@ impl Destination {
         effects: &mut Vec<Effect>,
     ) -> Result<Done, Failure> {
         let bug = self.bug;
-        let record = hold(&mut self.records, self.bug, request)?;
+        let record = hold(&mut self.records, request)?;
         match record.standing {
             Standing::Sealed => {}
             Standing::Published if bug == Some(Bug::PublishBlindly) => {}
@@ -287,12 +301,13 @@ impl Destination {
         if self.bug == Some(Bug::RevertForgotten) {
             return Ok(stepped(0));
         }
+        let forgetful = self.bug == Some(Bug::NoTombstone);
         let latest = self
             .records
             .values()
             .filter(|record| record.target == request.target && record.standing == Standing::Published);
         let latest = latest.map(|record| record.sequence).max().unwrap_or(0);
-        let (record, made) = claim(&mut self.records, self.bug, request, Standing::Reverted)?;
+        let (record, made) = claim(&mut self.records, request, Standing::Reverted)?;
         match record.standing {
             Standing::Published => {
                 record.reverts += 1;
@@ -316,6 +331,7 @@ impl Destination {
                 }
                 effects.push(Effect::Reverted);
             }
+            Standing::Staged | Standing::Sealed if forgetful => {}
             Standing::Staged | Standing::Sealed => {
                 record.standing = Standing::Reverted;
                 effects.push(Effect::Reverted);
@@ -327,7 +343,7 @@ impl Destination {
     }
 
     fn discard(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let (record, made) = claim(&mut self.records, self.bug, request, Standing::Discarded)?;
+        let (record, made) = claim(&mut self.records, request, Standing::Discarded)?;
         let changed =
             made || record.area.is_some() || !matches!(record.standing, Standing::Discarded | Standing::Published);
         record.area = None;
@@ -339,11 +355,14 @@ impl Destination {
         if changed {
             effects.push(Effect::Discarded);
         }
+        if self.bug == Some(Bug::NoTombstone) && record.standing == Standing::Discarded {
+            self.records.remove(&request.load);
+        }
         Ok(stepped(0))
     }
 
     fn cleanup(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let Ok(record) = hold(&mut self.records, self.bug, request) else {
+        let Ok(record) = hold(&mut self.records, request) else {
             return match self.records.contains_key(&request.load) {
                 true => Err(Failure::fenced("in the hands of a later epoch")),
                 false => Ok(stepped(0)),
@@ -361,7 +380,6 @@ impl Destination {
 /// Makes the record if there is none, and holds it; true if it is new.
 fn claim<'a>(
     records: &'a mut BTreeMap<LoadKey, Record>,
-    bug: Option<Bug>,
     request: &Request,
     fresh: Standing,
 ) -> Result<(&'a mut Record, bool), Failure> {
@@ -377,19 +395,15 @@ fn claim<'a>(
         published_rows: 0,
         reverts: 0,
     });
-    Ok((hold(records, bug, request)?, made))
+    Ok((hold(records, request)?, made))
 }
 
 /// The record, under the epoch of the caller; fenced if a later one has dealt with it.
-fn hold<'a>(
-    records: &'a mut BTreeMap<LoadKey, Record>,
-    bug: Option<Bug>,
-    request: &Request,
-) -> Result<&'a mut Record, Failure> {
+fn hold<'a>(records: &'a mut BTreeMap<LoadKey, Record>, request: &Request) -> Result<&'a mut Record, Failure> {
     let Some(record) = records.get_mut(&request.load) else {
         return Err(ended("not prepared"));
     };
-    if record.epoch > request.epoch && bug != Some(Bug::NoStepEpoch) {
+    if record.epoch > request.epoch {
         return Err(Failure::fenced("in the hands of a later epoch"));
     }
     record.epoch = record.epoch.max(request.epoch);

@@ -26,6 +26,8 @@ pub(crate) struct Rates {
     pub(crate) ledger_late: u64,
     pub(crate) coordinator_crash: u64,
     pub(crate) coordinator_pause: u64,
+    /// How long a segment takes to read and transform, at most; not a rate.
+    pub(crate) segment_ms: u64,
 }
 
 impl Rates {
@@ -53,6 +55,7 @@ impl Rates {
             ledger_late: up_to(20),
             coordinator_crash: up_to(15),
             coordinator_pause: up_to(15),
+            segment_ms: up_to(1_500),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use haulage_core::event::{Event, Outcome};
+use haulage_core::failure::Class;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, RunId, Seq, StepId, StepKind};
 use haulage_core::run::State;
 
@@ -114,6 +115,7 @@ impl Checks {
                 Happened::Written(run) => {
                     self.i6_stale_appends(world, run)?;
                     self.i8_logs_have_no_gap(world, run)?;
+                    self.i7_stuck_only_where_undoing_fails_for_good(world, run)?;
                     self.i5_compensated_exactly_when_rolled_back(world, run)?;
                 }
                 Happened::Remembered { .. } => {}
@@ -324,6 +326,21 @@ impl Checks {
         Ok(())
     }
 
+    fn i7_stuck_only_where_undoing_fails_for_good(&self, world: &World, run: &RunId) -> Result<(), Violation> {
+        let seen = self.stories.get(run).map_or(0, |story| story.seen);
+        let Some(log) = world.ledger.runs.get(run) else {
+            return Ok(());
+        };
+        for standing in log.events.iter().skip(seen) {
+            if let Event::Stuck { failure, .. } = &standing.event
+                && failure.class != Class::Permanent
+            {
+                return broken(7, format!("{run} is stuck over what may pass: {failure}"));
+            }
+        }
+        Ok(())
+    }
+
     /// An attempt is in the ledger before anything of it happens, and given to the node that does it.
     fn i9_intent_before_effect(&self, world: &World, by: Process, call: &PortCall) -> Result<(), Violation> {
         let Role::Node(node) = by.role else { return Ok(()) };
@@ -375,7 +392,7 @@ fn i1_rows_stand_once(world: &World, (destination, load): (usize, LoadKey)) -> R
         .flat_map(|(chunk, segment)| rows(load.0, *chunk, *segment))
         .collect();
     marked.sort_unstable();
-    let unmarked = record.area.is_some() && world.bug.is_none() && marked != staged;
+    let unmarked = record.area.is_some() && marked != staged;
     if unmarked {
         return broken(
             1,

@@ -284,16 +284,12 @@ impl World {
 
     fn lapse(&mut self, node: usize, why: &str) {
         if std::mem::replace(&mut self.nodes[node].leased, false) {
-            self.count_lapse();
+            self.count("(a node fenced itself)");
             say!(self, "n{node} cancels its work: {why}");
             self.nodes[node]
                 .entries
                 .retain(|_, entry| matches!(entry.phase, Phase::Finished(_)));
         }
-    }
-
-    fn count_lapse(&mut self) {
-        self.count("(a node fenced itself)");
     }
 
     fn forget(&mut self, node: usize, key: &AttemptKey) {
@@ -389,7 +385,7 @@ impl World {
                 self.call_port(self.process(Role::Node(node)), call);
             }
             Next::Ended(result) => self.ended(node, key, serial, result),
-            Next::Crash => self.crash(Role::Node(node), "poison"),
+            Next::Crash => self.crash(Role::Node(node), "node crash by a poison chunk"),
         }
     }
 

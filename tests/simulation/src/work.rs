@@ -191,17 +191,26 @@ impl World {
     /// A worker makes a call, and whatever can go wrong around it may.
     pub(crate) fn call_port(&mut self, from: Process, call: PortCall) {
         let rates = self.rates;
-        if self.strikes(rates.node_crash, "node crash at a call") {
+        if self.befalls(rates.node_crash) {
             let sent = self.chance.permille(500);
             if sent {
                 self.queue.push(self.now + 2, Event::Port(from, call, false));
             }
-            return self.crash(from.role, "node crash");
+            return self.crash(from.role, "node crash at a call");
         }
         let mut wait = self.chance.between(1, 12);
-        if self.strikes(rates.node_pause, "node pause at a call") {
+        if let Some((
+            _,
+            Request {
+                call: Call::Commit(..), ..
+            },
+        )) = &call.request
+        {
+            wait += self.chance.below(rates.segment_ms);
+        }
+        if self.befalls(rates.node_pause) {
             let pause = self.chance.between(500, 9_000);
-            self.pause(from.role, pause, "node pause");
+            self.pause(from.role, pause, "node pause at a call");
             // Sent at the first moment after it, before anything that was to be heard meanwhile.
             wait += pause;
         }
@@ -209,10 +218,10 @@ impl World {
             wait += self.chance.between(500, 8_000);
         }
         if let Some((destination, _)) = &call.request
-            && self.strikes(rates.destination_crash, "destination crash at a call")
+            && self.befalls(rates.destination_crash)
         {
             let destination = *destination;
-            self.crash_destination(destination);
+            self.crash_destination(destination, "destination crash at a call");
             let answer = Err(Failure::transient("the server went down"));
             return self.after(wait, from, What::Port(call.key, call.serial, answer));
         }

@@ -219,9 +219,14 @@ impl World {
         *self.tally.entry(fault).or_default() += 1;
     }
 
-    /// Whether a fault of this rate happens now; counted if it does.
+    /// Whether a fault of this rate happens now.
+    pub(crate) fn befalls(&mut self, rate: u64) -> bool {
+        !self.calm && self.chance.permille(rate)
+    }
+
+    /// The same, counted if it does.
     pub(crate) fn strikes(&mut self, rate: u64, fault: &'static str) -> bool {
-        let strikes = !self.calm && self.chance.permille(rate);
+        let strikes = self.befalls(rate);
         if strikes {
             self.count(fault);
         }
@@ -385,14 +390,14 @@ impl World {
                 self.count("destination away");
                 self.destinations[destination].down_until = self.now + wait;
             }
-            Fault::DestinationCrash(destination) => self.crash_destination(destination),
+            Fault::DestinationCrash(destination) => self.crash_destination(destination, "destination crash"),
             Fault::RunActors => self.fail_run_actors(),
         }
     }
 
-    pub(crate) fn crash_destination(&mut self, destination: usize) {
+    pub(crate) fn crash_destination(&mut self, destination: usize, why: &'static str) {
         say!(self, "CRASH of destination {destination}: unlogged staging is empty");
-        self.count("destination crash");
+        self.count(why);
         self.destinations[destination].crash();
         self.happened.push(Happened::Truncated);
     }
