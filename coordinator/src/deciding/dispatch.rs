@@ -12,6 +12,8 @@
 
 mod greet;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

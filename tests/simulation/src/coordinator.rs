@@ -164,10 +164,11 @@ impl World {
             What::Ledger(op, answer) => return self.ledger_answered(coordinator, op, answer),
             What::SessionUp(id) => {
                 if let Some(session) = self.sessions.get_mut(&id) {
-                    session.at_coordinator = true;
+                    session.at_coordinator = !session.cut;
                 }
             }
             What::SessionDown(id) => {
+                say!(self, "c{coordinator} learns that session {id} has ended");
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.at_coordinator = false;
                 }
@@ -309,6 +310,16 @@ impl World {
         let reply = answer.map(|(_, reply)| reply);
         match pending {
             Pending::Hello(agent, asked) => {
+                let heard = if reply.is_some() { "has" } else { "hasn't" };
+                let session = agent.session.unwrap_or(0);
+                say!(
+                    self,
+                    "n{} {heard} answered c{coordinator}'s hello over session {session}",
+                    agent.number
+                );
+                let Some(lead) = &mut self.coordinators[coordinator].lead else {
+                    return;
+                };
                 let reply = match reply {
                     Some(Reply::Hello(reply)) => Ok(reply),
                     Some(_) | None => Err(Ungreeted::Silent("no answer".to_owned())),
@@ -362,6 +373,7 @@ impl World {
         let session = |agent: AgentId| agent.session.unwrap_or(0);
         match action {
             Action::Hello { agent, asked, hello } => {
+                say!(self, "{me} greets n{} over session {}", agent.number, session(agent));
                 let pending = Pending::Hello(agent, asked);
                 self.call(me, session(agent), epoch, Body::Hello(hello), pending, CALL_MS);
             }

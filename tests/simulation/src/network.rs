@@ -74,7 +74,7 @@ pub(crate) struct Session {
     pub(crate) node: Process,
     pub(crate) coordinator: Process,
     /// Nothing passes any more.
-    cut: bool,
+    pub(crate) cut: bool,
     /// Which ends take it for open.
     pub(crate) at_node: bool,
     pub(crate) at_coordinator: bool,

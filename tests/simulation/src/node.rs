@@ -136,7 +136,7 @@ impl World {
             }
             What::SessionUp(id) => {
                 if let Some(session) = self.sessions.get_mut(&id) {
-                    session.at_node = true;
+                    session.at_node = !session.cut;
                 }
             }
             What::SessionDown(id) => {

@@ -52,6 +52,12 @@ fn seeds_1500_to_1999_hold() {
     hold(1_500..2_000);
 }
 
+/// A node was talked to over a session that had ended: `deciding::dispatch` has the test that doesn't hang on a seed.
+#[test]
+fn seed_6131_a_late_answer_over_an_old_session() {
+    hold(6_131..6_132);
+}
+
 #[test]
 fn a_seed_is_one_history_bit_for_bit() {
     let mut hashes = Vec::new();
