@@ -116,7 +116,7 @@ impl Checks {
                     self.i6_stale_appends(world, run)?;
                     self.i8_logs_have_no_gap(world, run)?;
                     self.i7_stuck_only_where_undoing_fails_for_good(world, run)?;
-                    self.i5_compensated_exactly_when_rolled_back(world, run)?;
+                    self.i5_i6_logs_tell_a_sound_story(world, run)?;
                 }
                 Happened::Remembered { .. } => {}
                 Happened::Heard { .. } | Happened::Accepted { .. } => self.i6_stale_assignments(one)?,
@@ -208,11 +208,16 @@ impl Checks {
         }
     }
 
-    fn i5_compensated_exactly_when_rolled_back(&mut self, world: &World, run: &RunId) -> Result<(), Violation> {
+    /// Attempts count one after the other, compensations come exactly when the run rolls back, and destinations are left
+    /// as the outcome says.
+    fn i5_i6_logs_tell_a_sound_story(&mut self, world: &World, run: &RunId) -> Result<(), Violation> {
         let (Some(story), Some(log)) = (self.stories.get_mut(run), world.ledger.runs.get(run)) else {
             return Ok(());
         };
         for standing in log.events.iter().skip(story.seen) {
+            if let Err(what) = story.attempt(&standing.event) {
+                return broken(6, format!("{run}: {what}"));
+            }
             if let Err(what) = story.fold(&standing.event) {
                 return broken(5, format!("{run}: {what}"));
             }

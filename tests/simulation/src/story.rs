@@ -11,6 +11,8 @@ pub(crate) struct Story {
     /// Events that were folded.
     pub(crate) seen: usize,
     pub(crate) assigned: BTreeMap<(Work, Attempt), NodeName>,
+    /// The last attempt of each work, and whether it is still under way.
+    latest: BTreeMap<Work, (Attempt, bool)>,
     pub(crate) planned: bool,
     pub(crate) staged: BTreeSet<ChunkId>,
     pub(crate) done: BTreeSet<StepId>,
@@ -28,6 +30,36 @@ impl Story {
     fn next_to_undo(&self) -> Option<&StepId> {
         let open = |step: &&StepId| !self.undone.contains(*step) && !self.abandoned.contains(*step);
         self.started.iter().rev().find(open)
+    }
+
+    /// An event counts for the attempt that is under way, and for no other. An error is a stale one.
+    pub(crate) fn attempt(&mut self, event: &Event) -> Result<(), String> {
+        let (work, attempt) = match event {
+            Event::Assigned { work, attempt, .. } => {
+                let (before, under_way) = self.latest.get(work).copied().unwrap_or_default();
+                if under_way || *attempt != before.next() {
+                    return Err(format!("{work} is given away as attempt {attempt} after {before}"));
+                }
+                self.latest.insert(work.clone(), (*attempt, true));
+                return Ok(());
+            }
+            Event::Planned { attempt, .. } => (Work::Discover, attempt),
+            Event::ChunkStaged { work, attempt, .. } | Event::AttemptFailed { work, attempt, .. } => {
+                (work.clone(), attempt)
+            }
+            Event::StepDone { step, attempt, .. } => (Work::Step(step.clone()), attempt),
+            Event::Compensated { step, attempt, .. } => (Work::Compensate(step.clone()), attempt),
+            Event::Submitted { .. }
+            | Event::CancelRequested { .. }
+            | Event::RollbackStarted { .. }
+            | Event::Stuck { .. }
+            | Event::Unstuck { .. }
+            | Event::Finished { .. } => return Ok(()),
+        };
+        match self.latest.insert(work.clone(), (*attempt, false)) {
+            Some((latest, true)) if latest == *attempt => Ok(()),
+            other => Err(format!("attempt {attempt} of {work} counts, after {other:?}")),
+        }
     }
 
     /// Folds one event. An error is a break of the saga's order.
