@@ -1,12 +1,14 @@
 //! The coordinator: decides what happens next in every run, and says so to nodes and clients.
 //!
 //! It never opens a source or a destination and never holds a credential for one. Decisions are `haulage_core::run`'s;
-//! this crate writes them down ([`ledger`]), carries them out (`actors`), and tells people about them (`api`).
+//! this crate decides about nodes ([`deciding`]), writes
+//! down ([`ledger`]), carries out (`actors`), and tells people (`api`).
 
 mod actors;
 mod api;
 mod clock;
 mod config;
+pub mod deciding;
 mod error;
 mod leadership;
 pub mod ledger;

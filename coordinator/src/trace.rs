@@ -1,15 +1,12 @@
 //! The W3C context of spans, as text and back. The process sets the propagator; without one there is no context, and
 //! everything works as well.
 
-use std::collections::HashMap;
-
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::{Context, global};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-/// A context as it travels: `traceparent` and `tracestate`.
-pub(crate) type Carrier = HashMap<String, String>;
+use crate::deciding::Carrier;
 
 struct Reader<'a>(&'a Carrier);
 

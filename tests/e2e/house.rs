@@ -14,8 +14,12 @@ use super::support::flights::root;
 const TEST_SUPPORT: &str = "haulage-test-support";
 
 /// The arrows between our own crates. What isn't here is wrong.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     (TEST_SUPPORT, &[]),
+    (
+        "haulage-simulation",
+        &["haulage-core", "haulage-proto", "haulage-coordinator"],
+    ),
     ("haulage-core", &[]),
     ("haulage-proto", &["haulage-core"]),
     ("haulage-plan", &["haulage-core"]),

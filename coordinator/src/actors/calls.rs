@@ -10,8 +10,10 @@ use ractor::{ActorRef, RpcReplyPort};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::deciding::CALL_TIMEOUT_MS;
+
 /// How long a node may take to answer a call before it is made again.
-pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_millis(CALL_TIMEOUT_MS);
 
 /// Why a call to a node brought nothing.
 #[derive(Debug, thiserror::Error)]

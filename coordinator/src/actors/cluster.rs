@@ -1,38 +1,27 @@
-//! `Cluster`: which nodes there are, and what is sent to them. A shell around [`Nodes`] and [`Board`]: it finds agents
-//! in their process group, greets them, answers heartbeats, and after every message sends what is due.
+//! `Cluster`: the shell around [`Dispatch`]. It finds agents in their process group, tells it what nodes and runs say,
+//! and after every message carries out what is due.
 //!
 //! It never waits: every call to a node is made by a task that comes back with a message, so one silent node can't
 //! hold up the heartbeat of another.
 
-mod greet;
-mod send;
-
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use haulage_core::checkpoint::Counts;
-use haulage_core::ids::{Attempt, Millis, NodeName, RunId, Work};
-use haulage_core::lease::Standing;
-use haulage_core::run::Input;
+use haulage_core::ids::{Millis, NodeName, RunId};
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
-use haulage_proto::link::message::{AssignmentReply, AttemptKey, Heartbeat, HelloReply, LeaseGrant};
+use haulage_proto::link::message::{
+    Assignment, AssignmentReply, AttemptKey, Drop as DropMessage, Heartbeat, Hello, HelloReply,
+};
+use haulage_proto::link::wire::Meta;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 
-use super::board::{Board, Post};
-use super::calls::CallError;
-use super::nodes::{Member, Nodes, Sender};
+use super::calls::{CallError, call};
 use super::run::RunMessage;
-use super::{Answer, Shared, assignment, tell};
+use super::{Answer, Shared, tell};
 use crate::clock;
-
-/// After how long something that failed on its way to a node is tried again.
-const AGAIN_MS: u64 = 500;
-/// After how long a node that could not be greeted for good is asked again.
-const REFUSED_MS: u64 = 10_000;
-/// How often a node may say that it has no free slot before the attempt goes to another.
-const REFUSALS: u32 = 5;
+use crate::deciding::{Action, AgentId, Carrier, Dispatch, NodeView, Post, ToRun, Ungreeted};
 
 /// See the module.
 pub(crate) struct Cluster;
@@ -43,9 +32,9 @@ pub(crate) enum ClusterMessage {
     Heartbeat(Heartbeat, Answer),
     /// A hello that was sent at `asked` has been answered, or not.
     Greeted {
-        agent: ActorId,
+        agent: AgentId,
         asked: Millis,
-        reply: Result<HelloReply, CallError>,
+        reply: Result<HelloReply, Ungreeted>,
     },
     /// What an assignment was answered with; `None` if it wasn't.
     Assigned {
@@ -78,36 +67,12 @@ pub(crate) enum ClusterMessage {
     Agents(RpcReplyPort<Vec<ActorRef<AgentMessage>>>),
 }
 
-/// A node, for a person.
-#[derive(Debug, Clone)]
-pub(crate) struct NodeView {
-    pub(crate) name: NodeName,
-    pub(crate) standing: Standing,
-    pub(crate) slots: u32,
-    pub(crate) version: String,
-    pub(crate) last_heartbeat: Millis,
-    pub(crate) places: BTreeMap<String, String>,
-    pub(crate) work: Vec<String>,
-}
-
-struct Agent {
-    actor: ActorRef<AgentMessage>,
-    greeting: Greeting,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Greeting {
-    Asked,
-    Again(Millis),
-    Known(NodeName),
-}
-
 pub(crate) struct ClusterState {
     shared: Arc<Shared>,
     myself: ActorRef<ClusterMessage>,
-    nodes: Nodes,
-    board: Board,
-    agents: HashMap<ActorId, Agent>,
+    dispatch: Dispatch,
+    // How to reach those that were here at the last look.
+    agents: HashMap<AgentId, ActorRef<AgentMessage>>,
 }
 
 impl Actor for Cluster {
@@ -123,12 +88,11 @@ impl Actor for Cluster {
         ractor::pg::monitor(AGENTS.to_owned(), myself.get_cell());
         let tick = Duration::from_millis((shared.settings.lease_ms / 50).clamp(10, 100));
         drop(myself.send_interval(tick, || ClusterMessage::Tick));
-        let nodes = Nodes::new(shared.settings);
+        let dispatch = Dispatch::new(shared.settings);
         Ok(ClusterState {
             shared,
             myself,
-            nodes,
-            board: Board::default(),
+            dispatch,
             agents: HashMap::new(),
         })
     }
@@ -139,36 +103,38 @@ impl Actor for Cluster {
         message: Self::Msg,
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
+        let now = clock::steady();
         match message {
             ClusterMessage::Heartbeat(heartbeat, answer) => state.heartbeat(heartbeat, answer),
-            ClusterMessage::Greeted { agent, asked, reply } => state.greeted(agent, asked, reply),
+            ClusterMessage::Greeted { agent, asked, reply } => state.dispatch.greeted(agent, asked, reply, now),
             ClusterMessage::Assigned {
                 node,
                 boot,
                 key,
                 refused,
                 reply,
-            } => {
-                state.assigned(&node, &boot, &key, refused, reply);
-            }
+            } => state.dispatch.assigned(&node, &boot, &key, refused, reply, now),
             ClusterMessage::Dropped {
                 node,
                 boot,
                 key,
                 answered,
-            } => state.dropped(&node, &boot, &key, answered),
-            ClusterMessage::Post(post) => state.post(post),
-            ClusterMessage::AtRest(run) => {
-                state.board.remove(&run);
-                state.tell_at_rest(&run);
-            }
-            ClusterMessage::Forget(run) => state.board.remove(&run),
+            } => state.dispatch.dropped(&node, &boot, &key, answered, now),
+            ClusterMessage::Post(post) => state.dispatch.post(post, now),
+            ClusterMessage::AtRest(run) => state.dispatch.at_rest(&run, now),
+            ClusterMessage::Forget(run) => state.dispatch.forget(&run),
             ClusterMessage::Recovered => state.shared.table.set_complete(),
-            ClusterMessage::Tick => state.tick(),
-            ClusterMessage::List(port) => drop(port.send(state.list())),
-            ClusterMessage::Agents(port) => drop(port.send(state.alive_agents())),
+            ClusterMessage::Tick => {
+                state.dispatch.tick(now);
+                state.look_for_agents();
+            }
+            ClusterMessage::List(port) => drop(port.send(state.list(now))),
+            ClusterMessage::Agents(port) => drop(port.send(state.alive_agents(now))),
         }
-        state.pump();
+        for action in state.dispatch.due(clock::steady(), clock::wall()) {
+            state.carry_out(action);
+        }
+        state.show();
         Ok(())
     }
 
@@ -181,6 +147,9 @@ impl Actor for Cluster {
         // Other events would be about children, and there are none: agents are monitored, never linked.
         if let SupervisionEvent::ProcessGroupChanged(_) = event {
             state.look_for_agents();
+            for action in state.dispatch.due(clock::steady(), clock::wall()) {
+                state.carry_out(action);
+            }
         }
         Ok(())
     }
@@ -188,164 +157,182 @@ impl Actor for Cluster {
 
 impl ClusterState {
     fn heartbeat(&mut self, heartbeat: Heartbeat, answer: Answer) {
-        let now = clock::steady();
-        let lease_ms = self.shared.settings.lease_ms;
-        let beat = match self.nodes.heartbeat(&heartbeat, now) {
-            Sender::Known(beat) => beat,
-            Sender::Stranger => {
-                // No lease before it is known what it holds; and none is taken from it either.
-                answer.send(&LeaseGrant {
-                    lease_ms: 0,
-                    unwanted: Vec::new(),
-                    unknown: false,
-                    name_taken: false,
-                });
-                return self.look_for_agents();
-            }
-            Sender::Outcast => {
-                answer.send(&LeaseGrant {
-                    lease_ms,
-                    unwanted: Vec::new(),
-                    unknown: true,
-                    name_taken: false,
-                });
-                return self.greet_again(&heartbeat.node);
-            }
-            Sender::Rival => {
-                tracing::warn!(
-                    node = %heartbeat.node,
-                    "a second process runs under this node's name and is told to end; give it another with --name"
-                );
-                return answer.send(&LeaseGrant {
-                    lease_ms: 0,
-                    unwanted: Vec::new(),
-                    unknown: false,
-                    name_taken: true,
-                });
-            }
-        };
-        let unwanted = heartbeat
-            .progress
-            .iter()
-            .map(|(key, _)| key)
-            .filter(|key| self.is_unwanted(key, &heartbeat.node));
-        answer.send(&LeaseGrant {
-            lease_ms,
-            unwanted: unwanted.cloned().collect(),
-            unknown: false,
-            name_taken: false,
-        });
-        if beat.has_rival {
-            tracing::warn!(node = %heartbeat.node, "two processes run under this node's name; the later one is refused");
-        }
-        if beat.recovered {
-            tracing::info!(node = %heartbeat.node, "the node answers again");
-        }
-        for key in &beat.missing {
-            self.tell_run(&key.run, RunMessage::Input(assignment::dropped(key, &heartbeat.node)));
-        }
-        self.forward_progress(heartbeat);
-    }
-
-    fn forward_progress(&self, heartbeat: Heartbeat) {
-        let mut by_run: BTreeMap<RunId, Vec<(Work, Attempt, Counts)>> = BTreeMap::new();
-        for (key, counts) in heartbeat.progress {
-            if self.board.awaits(&key) == Some(&heartbeat.node) {
-                by_run.entry(key.run).or_default().push((key.work, key.attempt, counts));
-            }
-        }
-        for (run, progress) in by_run {
-            self.tell_run(&run, RunMessage::Progress(progress));
+        let table = &self.shared.table;
+        // While runs are still being recovered, nobody knows about theirs.
+        let nobody_leads = |run: &RunId| table.is_complete() && table.actor(run).is_none();
+        let beat = self.dispatch.heartbeat(heartbeat, clock::steady(), nobody_leads);
+        answer.send(&beat.grant);
+        if beat.look {
+            self.look_for_agents();
         }
     }
 
-    /// Whether nobody asked for what a node holds. While runs are still being recovered, nobody knows about theirs.
-    fn is_unwanted(&self, key: &AttemptKey, node: &NodeName) -> bool {
-        if self.board.knows(&key.run) {
-            return self.board.awaits(key) != Some(node);
-        }
-        // A run that is started again hasn't posted yet, and will.
-        self.shared.table.is_complete() && self.shared.table.actor(&key.run).is_none()
-    }
-
-    fn post(&mut self, post: Post) {
-        let run = post.run.clone();
-        if !self.board.post(post) {
-            return;
-        }
-        let now = clock::steady();
-        let here = self.board.awaited().filter(|(key, _, _)| key.run == run);
-        let here: Vec<(AttemptKey, NodeName)> = here
-            .map(|(key, awaited, _)| (key.clone(), awaited.node.clone()))
+    fn look_for_agents(&mut self) {
+        let members = ractor::pg::get_members(&AGENTS.to_owned());
+        self.agents = members
+            .into_iter()
+            .map(|cell| (agent_id(cell.get_id()), cell.into()))
             .collect();
-        for (key, node) in here {
-            if self.nodes.adopt(&node, &key, now) {
-                self.tell_run(&run, RunMessage::Input(assignment::dropped(&key, &node)));
+        let present: Vec<AgentId> = self.agents.keys().copied().collect();
+        self.dispatch.agents(&present, clock::steady());
+    }
+
+    fn carry_out(&self, action: Action) {
+        match action {
+            Action::Hello { agent, asked, hello } => self.greet(agent, asked, hello),
+            Action::Assign {
+                agent,
+                node,
+                boot,
+                refused,
+                trace,
+                assignment,
+            } => self.assign(agent, (node, boot, refused), &trace, assignment),
+            Action::Drop { agent, node, boot, key } => self.drop_attempt(agent, node, boot, key),
+            Action::Release { agent, run } => self.release(agent, run),
+            Action::TellRun { run, news } => {
+                // A run whose actor is being started misses it, and finds out when it posts what it awaits.
+                if let Some(actor) = self.shared.table.actor(&run) {
+                    tell(&actor, news.into());
+                }
+            }
+            Action::LookAtEpoch => {
+                let shared = Arc::clone(&self.shared);
+                tokio::spawn(async move { shared.leadership.look(shared.ledger.as_ref()).await });
             }
         }
     }
 
-    fn tick(&mut self) {
-        let now = clock::steady();
-        for (node, silent_ms) in self.nodes.lost(&self.board, now) {
-            self.lose(&node, silent_ms);
-        }
-        self.look_for_agents();
-    }
-
-    fn lose(&self, node: &NodeName, silent_ms: u64) {
-        let runs = self.board.runs_at(node);
-        tracing::warn!(%node, silent_ms, runs = runs.len(), "the node is lost; what it had runs elsewhere");
-        for run in runs {
-            self.tell_run(
-                &run,
-                RunMessage::Input(Input::NodeLost {
-                    node: node.clone(),
-                    silent_ms,
-                }),
-            );
-        }
-    }
-
-    fn tell_run(&self, run: &RunId, message: RunMessage) {
-        tell_run(&self.shared, run, message);
-    }
-
-    fn alive_agents(&self) -> Vec<ActorRef<AgentMessage>> {
-        let now = clock::steady();
-        let alive = self
-            .nodes
-            .members
-            .values()
-            .filter(|member| self.nodes.standing(member, now) == Standing::Alive);
-        alive
-            .filter_map(|member| Some(self.agents.get(&member.agent?)?.actor.clone()))
-            .collect()
-    }
-
-    fn list(&self) -> Vec<NodeView> {
-        let now = clock::steady();
-        let view = |(name, member): (&NodeName, &Member)| NodeView {
-            name: name.clone(),
-            standing: self.nodes.standing(member, now),
-            slots: member.slots,
-            version: member.version.clone(),
-            last_heartbeat: clock::wall_of(member.lease.last_heartbeat()),
-            places: member.places.clone(),
-            work: self
-                .board
-                .awaited()
-                .filter(|(_, awaited, _)| awaited.node == *name)
-                .map(|(key, _, _)| format!("{} {}", key.run, key.work))
-                .collect(),
+    fn greet(&self, agent: AgentId, asked: Millis, hello: Hello) {
+        let Some(actor) = self.agents.get(&agent).cloned() else {
+            return;
         };
-        self.nodes.members.iter().map(view).collect()
+        let (myself, meta) = (self.myself.clone(), self.shared.meta());
+        tokio::spawn(async move {
+            let reply = call(&actor, &meta, &hello, AgentMessage::Hello).await;
+            let reply = reply.map_err(|error| match error {
+                CallError::Silent => Ungreeted::Silent(error.to_string()),
+                CallError::Unreadable(_) => Ungreeted::Unreadable(error.to_string()),
+            });
+            tell(&myself, ClusterMessage::Greeted { agent, asked, reply });
+        });
+    }
+
+    fn assign(
+        &self,
+        agent: AgentId,
+        (node, boot, refused): (NodeName, String, u32),
+        trace: &Carrier,
+        assignment: Arc<Assignment>,
+    ) {
+        let Some(actor) = self.agents.get(&agent).cloned() else {
+            return;
+        };
+        let meta = Meta {
+            epoch: self.shared.epoch(),
+            trace: trace.clone(),
+        };
+        let myself = self.myself.clone();
+        tokio::spawn(async move {
+            let reply = call(&actor, &meta, assignment.as_ref(), AgentMessage::Assign)
+                .await
+                .ok();
+            let assigned = ClusterMessage::Assigned {
+                node,
+                boot,
+                key: assignment.key.clone(),
+                refused,
+                reply,
+            };
+            tell(&myself, assigned);
+        });
+    }
+
+    fn drop_attempt(&self, agent: AgentId, node: NodeName, boot: String, key: AttemptKey) {
+        let Some(actor) = self.agents.get(&agent).cloned() else {
+            return;
+        };
+        let (myself, meta) = (self.myself.clone(), self.shared.meta());
+        tokio::spawn(async move {
+            let body = DropMessage {
+                attempts: vec![key.clone()],
+                runs: Vec::new(),
+            };
+            let answered = call::<_, ()>(&actor, &meta, &body, AgentMessage::Drop).await.is_ok();
+            let dropped = ClusterMessage::Dropped {
+                node,
+                boot,
+                key,
+                answered,
+            };
+            tell(&myself, dropped);
+        });
+    }
+
+    fn release(&self, agent: AgentId, run: RunId) {
+        let Some(actor) = self.agents.get(&agent).cloned() else {
+            return;
+        };
+        let meta = self.shared.meta();
+        tokio::spawn(async move {
+            let body = DropMessage {
+                attempts: Vec::new(),
+                runs: vec![run],
+            };
+            drop(call::<_, ()>(&actor, &meta, &body, AgentMessage::Drop).await);
+        });
+    }
+
+    /// Tells those who wait for nodes how things stand.
+    fn show(&self) {
+        let now = clock::steady();
+        let alive = self.dispatch.alive(now);
+        let misplaced = self.dispatch.misplaced(now);
+        self.shared
+            .alive
+            .send_if_modified(|before| std::mem::replace(before, alive) != alive);
+        self.shared.misplaced.send_if_modified(|before| {
+            for (run, reason) in &misplaced {
+                if !before.contains_key(run) {
+                    tracing::warn!(%run, "{reason}");
+                }
+            }
+            let changed = *before != misplaced;
+            *before = misplaced;
+            changed
+        });
+    }
+
+    fn alive_agents(&self, now: Millis) -> Vec<ActorRef<AgentMessage>> {
+        let alive = self.dispatch.alive_agents(now).into_iter();
+        alive.filter_map(|agent| self.agents.get(&agent).cloned()).collect()
+    }
+
+    fn list(&self, now: Millis) -> Vec<NodeView> {
+        let mut nodes = self.dispatch.list(now);
+        for node in &mut nodes {
+            node.last_heartbeat = clock::wall_of(node.last_heartbeat);
+        }
+        nodes
     }
 }
 
-/// A run whose actor is being started misses it, and finds out when it posts what it awaits.
-fn tell_run(shared: &Shared, run: &RunId, message: RunMessage) {
-    if let Some(actor) = shared.table.actor(run) {
-        tell(&actor, message);
+fn agent_id(actor: ActorId) -> AgentId {
+    match actor {
+        ActorId::Local(number) => AgentId { session: None, number },
+        ActorId::Remote { node_id, pid } => AgentId {
+            session: Some(node_id),
+            number: pid,
+        },
+    }
+}
+
+impl From<ToRun> for RunMessage {
+    fn from(news: ToRun) -> Self {
+        match news {
+            ToRun::Input(input) => Self::Input(input),
+            ToRun::Grant { number, work, node } => Self::Grant { number, work, node },
+            ToRun::Progress(progress) => Self::Progress(progress),
+        }
     }
 }

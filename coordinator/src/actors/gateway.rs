@@ -14,6 +14,7 @@ use super::cluster::ClusterMessage;
 use super::run::RunMessage;
 use super::table::Place;
 use super::{Answer, Shared, tell};
+use crate::deciding::Actorless;
 
 /// See the module.
 pub(crate) struct ClusterGateway;
@@ -85,14 +86,16 @@ impl GatewayState {
 
     fn done(&self, done: Done, answer: Answer) {
         let table = &self.shared.table;
-        match table.place(&done.key.run) {
-            Some(Place::Live(run)) => tell(&run, RunMessage::Done(done, answer)),
-            Some(Place::Starting) => answer.send(&DoneReply { acknowledged: false }),
-            Some(Place::SetAside(_)) => answer.send(&DoneReply { acknowledged: true }),
-            // At rest or never heard of: nobody wants it. While runs are still being recovered, nobody knows.
-            None => answer.send(&DoneReply {
-                acknowledged: table.is_complete(),
-            }),
-        }
+        let actorless = match table.place(&done.key.run) {
+            Some(Place::Live(run)) => return tell(&run, RunMessage::Done(done, answer)),
+            Some(Place::Starting) => Actorless::Starting,
+            Some(Place::SetAside(_)) => Actorless::SetAside,
+            None => Actorless::Unknown {
+                complete: table.is_complete(),
+            },
+        };
+        answer.send(&DoneReply {
+            acknowledged: actorless.acknowledges(),
+        });
     }
 }

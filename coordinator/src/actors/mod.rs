@@ -7,19 +7,16 @@
 //!                                      runs supervises every run
 //! ```
 //!
-//! What there is to decide stands elsewhere: about runs in `haulage_core::run`, about who gets which node in [`board`],
-//! about silence in `haulage_core::lease`. An actor never waits for another one's answer, and never for a node: calls
+//! What there is to decide stands elsewhere: about runs in `haulage_core::run`, about who gets which work, what is sent
+//! and what follows from an append in `deciding`, about silence in `haulage_core::lease`. An actor never waits for another one's answer, and never for a node: calls
 //! are made by tasks that send back what came of them.
 //!
 //! Mailboxes are unbounded in ractor, so everything that fills one is bounded by something else: a node's messages by
 //! its heartbeat and its credit, a run's by its grants, a client's by its open requests.
 
-pub(crate) mod assignment;
-pub(crate) mod board;
 pub(crate) mod calls;
 pub(crate) mod cluster;
 pub(crate) mod gateway;
-pub(crate) mod nodes;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod table;

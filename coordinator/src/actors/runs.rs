@@ -10,10 +10,11 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 
 use super::cluster::ClusterMessage;
-use super::run::{Fault, RunActor, RunArguments};
+use super::run::{RunActor, RunArguments};
 use super::table::Place;
 use super::{Shared, tell};
 use crate::clock;
+use crate::deciding::Unreadable;
 
 /// First wait before a failed actor is started again; doubles with each failure.
 const BACKOFF: Duration = Duration::from_millis(200);
@@ -140,7 +141,7 @@ impl RunsState {
     }
 
     fn failed(&mut self, run: RunId, since: Millis, error: &ActorProcessingErr) {
-        if let Some(Fault::Unreadable(reason)) = error.downcast_ref::<Fault>() {
+        if let Some(Unreadable(reason)) = error.downcast_ref::<Unreadable>() {
             return self.set_aside(run, reason.clone());
         }
         let lived = clock::steady().since(since);

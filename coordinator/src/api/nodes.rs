@@ -9,7 +9,8 @@ use ractor::ActorRef;
 use tonic::Status;
 
 use super::{Api, status};
-use crate::actors::cluster::{ClusterMessage, NodeView};
+use crate::actors::cluster::ClusterMessage;
+use crate::deciding::NodeView;
 
 /// The cluster actor never waits for anything.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -21,8 +21,9 @@ use crate::actors::runs::RunsMessage;
 use crate::actors::table::Place;
 use crate::actors::tell;
 use crate::clock;
+use crate::deciding::Carrier;
 use crate::ledger::Disposition;
-use crate::trace::{self, Carrier};
+use crate::trace;
 
 /// What a file without a name is called in errors.
 const UNNAMED: &str = "pipeline.yaml";

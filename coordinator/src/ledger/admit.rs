@@ -1,5 +1,5 @@
 //! Which appends may stand, and which run answers for a submission: facts in, decision out. No database here, so that
-//! both databases decide alike.
+//! both databases decide alike, and the simulation with them. Without promises to anybody else.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,55 +10,56 @@ use super::{Append, Appended, Disposition, Error, Submitted};
 
 /// Where a run's log ends, as read under the run's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
+pub struct Head {
     /// The place of its last event.
-    pub(super) last: Seq,
+    pub last: Seq,
     /// Whether that is `finished`.
-    pub(super) at_rest: bool,
+    pub at_rest: bool,
 }
 
 /// An append with its events as they will stand in the database.
-pub(super) struct Encoded<'a> {
-    pub(super) append: &'a Append,
+pub struct Encoded<'a> {
+    /// The append itself.
+    pub append: &'a Append,
     /// The events in JSON, in their order.
     bodies: Vec<String>,
 }
 
 /// An event as it stands in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stored {
-    pub(super) seq: Seq,
-    pub(super) epoch: Epoch,
-    pub(super) body: String,
+pub struct Stored {
+    pub seq: Seq,
+    pub epoch: Epoch,
+    pub body: String,
 }
 
 /// An event to insert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NewEvent<'a> {
-    pub(super) run: &'a RunId,
-    pub(super) seq: Seq,
-    pub(super) at: Millis,
-    pub(super) kind: &'static str,
-    pub(super) body: &'a str,
+pub struct NewEvent<'a> {
+    pub run: &'a RunId,
+    pub seq: Seq,
+    pub at: Millis,
+    pub kind: &'static str,
+    pub body: &'a str,
 }
 
 /// Where a run's log ends after the appends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Advance {
-    pub(super) last: Seq,
-    pub(super) finished: Option<(Millis, Outcome)>,
+pub struct Advance {
+    pub last: Seq,
+    pub finished: Option<(Millis, Outcome)>,
 }
 
 /// What may stand. `answers` has a conflict for whatever is not admitted; whether that stands already is asked later.
-pub(super) struct Admission<'a> {
-    pub(super) answers: Vec<Appended>,
-    pub(super) events: Vec<NewEvent<'a>>,
+pub struct Admission<'a> {
+    pub answers: Vec<Appended>,
+    pub events: Vec<NewEvent<'a>>,
     /// By run, so that rows are always written in one order.
-    pub(super) advances: BTreeMap<&'a RunId, Advance>,
+    pub advances: BTreeMap<&'a RunId, Advance>,
 }
 
 /// Encodes an append's events, before any lock is held.
-pub(super) fn encode(append: &Append) -> Result<Encoded<'_>, Error> {
+pub fn encode(append: &Append) -> Result<Encoded<'_>, Error> {
     let mut bodies = Vec::with_capacity(append.events.len());
     for event in &append.events {
         bodies.push(encode_event(&append.run, event)?);
@@ -67,7 +68,7 @@ pub(super) fn encode(append: &Append) -> Result<Encoded<'_>, Error> {
 }
 
 /// Encodes one event.
-pub(super) fn encode_event(run: &RunId, event: &Event) -> Result<String, Error> {
+pub fn encode_event(run: &RunId, event: &Event) -> Result<String, Error> {
     serde_json::to_string(event).map_err(|source| Error::Unwritable {
         run: run.clone(),
         source,
@@ -75,7 +76,7 @@ pub(super) fn encode_event(run: &RunId, event: &Event) -> Result<String, Error> 
 }
 
 /// Judges the appends one after the other. A run without a head doesn't exist.
-pub(super) fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) -> Admission<'a> {
+pub fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) -> Admission<'a> {
     let mut admission = Admission {
         answers: Vec::with_capacity(appends.len()),
         events: Vec::new(),
@@ -123,7 +124,7 @@ pub(super) fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, He
 /// stands from the place after `expected` on, at most as many events as the append has.
 ///
 /// Content and epoch must be equal: what another leader wrote was decided on another state, however alike it looks.
-pub(super) fn stands(refused: &Encoded<'_>, epoch: Epoch, stored: &[Stored]) -> bool {
+pub fn stands(refused: &Encoded<'_>, epoch: Epoch, stored: &[Stored]) -> bool {
     let mut place = refused.append.expected;
     !refused.bodies.is_empty()
         && stored.len() == refused.bodies.len()
@@ -135,16 +136,16 @@ pub(super) fn stands(refused: &Encoded<'_>, epoch: Epoch, stored: &[Stored]) -> 
 
 /// What the ledger knows of a submission.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Prior {
+pub struct Prior {
     /// Its newest run: id, number, and how it ended.
-    pub(super) newest: Option<(RunId, u32, Option<Outcome>)>,
+    pub newest: Option<(RunId, u32, Option<Outcome>)>,
     /// Its newest published run.
-    pub(super) published: Option<RunId>,
+    pub published: Option<RunId>,
 }
 
 /// Who answers for a submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     /// A run that exists.
     Existing(Submitted),
     /// A new run with this number, or the next one that is free.
@@ -152,7 +153,7 @@ pub(super) enum Answer {
 }
 
 /// Finds out who answers; the rules are [`super::Ledger::submit`]'s.
-pub(super) fn answer(prior: Prior, rerun: bool) -> Answer {
+pub fn answer(prior: Prior, rerun: bool) -> Answer {
     let (newest, number, outcome) = match prior.newest {
         None => {
             return Answer::Start {

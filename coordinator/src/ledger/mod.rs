@@ -12,7 +12,7 @@
 //! `submitted` opens a run's log and `finished` closes it, and nothing stands after that.
 
 mod address;
-mod admit;
+pub mod admit;
 pub mod group;
 mod postgres;
 mod rows;

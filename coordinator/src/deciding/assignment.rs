@@ -37,7 +37,7 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
 }
 
 /// What the end of an attempt means to its run.
-pub(crate) fn input(done: Done) -> Input {
+pub fn input(done: Done) -> Input {
     let result = done.result.map(|outcome| match outcome {
         Outcome::Discovered { stages } => Completion::Discovered(stages),
         Outcome::Staged { report } => Completion::Staged(report),

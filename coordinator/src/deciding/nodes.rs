@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use haulage_core::ids::{Millis, NodeName};
 use haulage_core::lease::{NodeLease, Settings, Standing};
 use haulage_proto::link::message::{AttemptKey, Heartbeat, HelloReply};
-use ractor::ActorId;
 
+use super::AgentId;
 use super::board::{Board, Places, Seat};
 
 /// How many heartbeats in a row may lack an attempt before the node is believed not to hold it. More than one, because
@@ -68,7 +68,7 @@ pub(crate) struct Member {
     pub(crate) lease: NodeLease,
     pub(crate) lost: bool,
     /// Where to reach it; `None` while its session is down.
-    pub(crate) agent: Option<ActorId>,
+    pub(crate) agent: Option<AgentId>,
     pub(crate) sent: BTreeMap<AttemptKey, Sent>,
     /// Drops that were sent and aren't settled, and when to send each again.
     pub(crate) dropping: HashMap<AttemptKey, Millis>,
@@ -190,7 +190,7 @@ impl Nodes {
     /// A node has answered a hello that was sent at `asked`.
     pub(crate) fn greeted(
         &mut self,
-        agent: ActorId,
+        agent: AgentId,
         reply: &HelloReply,
         board: &Board,
         asked: Millis,
@@ -371,7 +371,7 @@ impl Nodes {
     }
 
     /// The session with this agent has ended. True if that leaves a node without one.
-    pub(crate) fn unreachable(&mut self, agent: ActorId) -> Option<NodeName> {
+    pub(crate) fn unreachable(&mut self, agent: AgentId) -> Option<NodeName> {
         let (name, member) = self
             .members
             .iter_mut()
@@ -392,7 +392,7 @@ impl Member {
     /// The same process over a new session: what it was sent on the old one may be lost on the way.
     fn reconnect(
         &mut self,
-        agent: ActorId,
+        agent: AgentId,
         running: &HashSet<AttemptKey>,
         asked: Millis,
         now: Millis,

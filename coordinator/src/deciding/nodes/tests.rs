@@ -10,7 +10,11 @@ use haulage_proto::link::message::{Assignment, Task};
 use super::super::board::{Awaited, Post};
 use super::*;
 
-const AGENT: ActorId = ActorId::Local(1);
+const AGENT: AgentId = agent(1);
+
+const fn agent(number: u64) -> AgentId {
+    AgentId { session: None, number }
+}
 
 fn key(index: u32) -> AttemptKey {
     AttemptKey {
@@ -145,7 +149,7 @@ fn another_boot_loses_what_the_old_one_held_and_the_old_one_stays_out() {
     let board = board("n", &[0]);
     nodes.greeted(AGENT, &reply("b1", &[0]), &board, Millis(0), Millis(0));
     nodes.unreachable(AGENT);
-    let greeted = nodes.greeted(ActorId::Local(2), &reply("b2", &[]), &board, Millis(700), Millis(700));
+    let greeted = nodes.greeted(agent(2), &reply("b2", &[]), &board, Millis(700), Millis(700));
     assert_eq!(
         greeted,
         Greeted {
@@ -176,7 +180,7 @@ fn of_two_live_processes_under_one_name_the_later_is_refused() {
     let mut nodes = nodes();
     let board = board("n", &[0]);
     let hello = |nodes: &mut Nodes, boot: &str, now| {
-        nodes.greeted(ActorId::Local(2), &reply(boot, &[]), &board, Millis(now), Millis(now))
+        nodes.greeted(agent(2), &reply(boot, &[]), &board, Millis(now), Millis(now))
     };
     let contested = Greeted {
         contested: true,
@@ -224,7 +228,7 @@ fn a_reconnect_sends_again_what_may_be_lost_and_misses_what_was_held() {
     member.sent.insert(key(2), Sent::OnTheWay);
     assert_eq!(nodes.unreachable(AGENT), Some(NodeName::from("n")));
     assert_eq!(nodes.alive(Millis(1)).len(), 0);
-    let greeted = nodes.greeted(ActorId::Local(2), &reply("b1", &[0]), &board, Millis(50), Millis(60));
+    let greeted = nodes.greeted(agent(2), &reply("b1", &[0]), &board, Millis(50), Millis(60));
     assert_eq!(
         greeted,
         Greeted {

@@ -11,52 +11,59 @@
 //! would publish to the wrong place, or undo nothing there and call it done. A node that has none of that name gets the
 //! work, and its refusal says what to do.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use haulage_core::ids::{Millis, NodeName, RunId, Work};
 use haulage_proto::link::message::{Assignment, AttemptKey};
 
-use crate::trace::Carrier;
+use super::Carrier;
 
 /// Steps and discoveries that a node takes beside its chunks. A node that takes fewer says that it is full.
 pub(crate) const BESIDE: u32 = 4;
 
 /// Where destinations are, by name, without credentials.
-pub(crate) type Places = BTreeMap<String, String>;
+pub type Places = BTreeMap<String, String>;
 
 /// Work that waits for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub(crate) work: Work,
+pub struct Waiting {
+    /// What is to be done.
+    pub work: Work,
     /// On the wall clock.
-    pub(crate) not_before: Millis,
-    pub(crate) avoid: Option<NodeName>,
+    pub not_before: Millis,
+    /// The node on which it failed last.
+    pub avoid: Option<NodeName>,
 }
 
 /// An attempt that a node has, or is to get.
 #[derive(Debug, Clone)]
-pub(crate) struct Awaited {
-    pub(crate) node: NodeName,
-    pub(crate) assignment: Arc<Assignment>,
+pub struct Awaited {
+    /// Where.
+    pub node: NodeName,
+    /// What it is sent.
+    pub assignment: Arc<Assignment>,
 }
 
 /// Everything a run has outstanding.
 #[derive(Debug, Clone)]
-pub(crate) struct Post {
-    pub(crate) run: RunId,
+pub struct Post {
+    /// The run.
+    pub run: RunId,
     /// Which life of the run's actor posts this: another one has seen none of the grants.
-    pub(crate) life: u64,
+    pub life: u64,
     /// The newest grant that the run has seen.
-    pub(crate) grants_seen: u64,
-    pub(crate) waiting: Vec<Waiting>,
-    pub(crate) awaited: BTreeMap<AttemptKey, Awaited>,
+    pub grants_seen: u64,
+    /// Work that waits for a node.
+    pub waiting: Vec<Waiting>,
+    /// Attempts that nodes have or are to get.
+    pub awaited: BTreeMap<AttemptKey, Awaited>,
     /// Attempts that nobody wants any more, and where they are.
-    pub(crate) drops: BTreeMap<AttemptKey, NodeName>,
+    pub drops: BTreeMap<AttemptKey, NodeName>,
     /// Where the run's destinations have to be.
-    pub(crate) places: Arc<Places>,
+    pub places: Arc<Places>,
     /// For the assignments' envelopes.
-    pub(crate) trace: Arc<Carrier>,
+    pub trace: Arc<Carrier>,
 }
 
 /// A node that can take work.
@@ -177,8 +184,8 @@ impl Board {
     }
 
     /// How much each node has or is about to get.
-    pub(crate) fn load(&self) -> HashMap<NodeName, Load> {
-        let mut load: HashMap<NodeName, Load> = HashMap::new();
+    pub(crate) fn load(&self) -> BTreeMap<NodeName, Load> {
+        let mut load: BTreeMap<NodeName, Load> = BTreeMap::new();
         for posted in self.runs.values() {
             let awaited = posted
                 .post

@@ -1,0 +1,62 @@
+//! Sessions that overlap: no actor and no clock.
+
+use haulage_proto::link::message::HelloReply;
+
+use super::*;
+
+const NOW: Millis = Millis(1_000);
+
+fn session(number: u64) -> AgentId {
+    AgentId {
+        session: Some(number),
+        number: 7,
+    }
+}
+
+fn reply() -> HelloReply {
+    HelloReply {
+        node: NodeName::from("n"),
+        boot: "b".into(),
+        version: "1".into(),
+        slots: 2,
+        places: BTreeMap::new(),
+        running: Vec::new(),
+    }
+}
+
+fn greeted(dispatch: &mut Dispatch) -> Vec<AgentId> {
+    let actions = dispatch.due(NOW, NOW).into_iter();
+    actions
+        .filter_map(|action| match action {
+            Action::Hello { agent, .. } => Some(agent),
+            Action::Assign { .. }
+            | Action::Drop { .. }
+            | Action::Release { .. }
+            | Action::TellRun { .. }
+            | Action::LookAtEpoch => None,
+        })
+        .collect()
+}
+
+/// Found by the simulation: the node was talked to over a session that had ended, and its heartbeats over the other one
+/// kept it from ever being lost.
+#[test]
+fn a_late_answer_over_an_old_session_does_not_cut_a_node_off() {
+    let mut dispatch = Dispatch::new(Settings::default());
+    dispatch.agents(&[session(1)], NOW);
+    dispatch.agents(&[session(1), session(2)], NOW);
+    assert_eq!(greeted(&mut dispatch), [session(1), session(2)]);
+    dispatch.greeted(session(2), NOW, Ok(reply()), NOW);
+    dispatch.greeted(session(1), NOW, Ok(reply()), NOW);
+    assert_eq!(greeted(&mut dispatch), []);
+
+    dispatch.agents(&[session(2)], NOW);
+    assert_eq!(
+        greeted(&mut dispatch),
+        [session(2)],
+        "it is here over the other session"
+    );
+    assert_eq!(dispatch.alive(NOW), 0);
+    dispatch.greeted(session(2), NOW, Ok(reply()), NOW);
+    assert_eq!(dispatch.alive(NOW), 1);
+}

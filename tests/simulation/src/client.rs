@@ -1,0 +1,95 @@
+//! Users: they submit, cancel, and decide about runs that are stuck, and ask again when nobody answers.
+
+use haulage_core::event::StuckDecision;
+use haulage_core::run::{Input, Phase};
+
+use crate::coordinator::Op;
+use crate::ledger::LedgerCall;
+use crate::network::What;
+use crate::trace::say;
+use crate::world::{Event, Role, World};
+
+/// What a user wants, of which run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Client {
+    Submit(usize),
+    /// So many times more, if nobody takes it.
+    Cancel(usize, u32),
+    Operate(usize),
+}
+
+impl World {
+    pub(crate) fn client(&mut self, client: Client) {
+        // Also one that was deposed and doesn't know it yet.
+        let leaders: Vec<usize> = (0..self.coordinators.len())
+            .filter(|one| self.coordinators[*one].lead.is_some())
+            .collect();
+        let leader = match leaders.len() {
+            0 => None,
+            count => Some(leaders[self.chance.place(count)]),
+        };
+        match client {
+            Client::Submit(number) => {
+                let run = &self.runs[number];
+                // A lost answer is asked for again: submitting twice is harmless.
+                self.queue.push(self.now + 1_500, Event::Client(client));
+                let known = self.ledger.runs.contains_key(&run.id)
+                    && (self.ledger.runs[&run.id].state.finished().is_some()
+                        || self.coordinators.iter().any(|one| one.leads(&run.id)));
+                let id = run.id.clone();
+                let Some(leader) = leader.filter(|_| !known) else {
+                    return;
+                };
+                let submission = Box::new(run.submission());
+                let Some(epoch) = self.coordinators[leader].epoch() else {
+                    return;
+                };
+                say!(self, "submit {id} to c{leader}");
+                let at = self.wall(leader);
+                let call = LedgerCall::Submit(epoch, id, submission, at);
+                self.ask_ledger(leader, Op::Submit(number), call);
+            }
+            Client::Cancel(number, left) => {
+                let id = self.runs[number].id.clone();
+                let taken = leader.is_some_and(|leader| self.coordinators[leader].leads(&id));
+                if let Some(leader) = leader.filter(|_| taken) {
+                    say!(self, "cancel {id}");
+                    let input = Input::Cancel {
+                        reason: "asked to".to_owned(),
+                    };
+                    let to = self.process(Role::Coordinator(leader));
+                    self.after(1, to, What::Tell(id, Box::new(input)));
+                } else if left > 0 {
+                    self.queue
+                        .push(self.now + 1_000, Event::Client(Client::Cancel(number, left - 1)));
+                }
+            }
+            Client::Operate(number) => {
+                let id = self.runs[number].id.clone();
+                let stuck = self
+                    .ledger
+                    .runs
+                    .get(&id)
+                    .is_some_and(|log| log.state.phase() == Phase::Stuck);
+                if !stuck {
+                    self.operated.remove(&number);
+                    return;
+                }
+                self.queue.push(self.now + 3_000, Event::Client(client));
+                let abandon = self.chance.permille(400);
+                let input = Input::Decide {
+                    decision: if abandon {
+                        StuckDecision::Abandon
+                    } else {
+                        StuckDecision::Retry
+                    },
+                    reason: "looked at".to_owned(),
+                };
+                if let Some(leader) = leader {
+                    let to = self.process(Role::Coordinator(leader));
+                    self.after(1, to, What::Tell(id, Box::new(input)));
+                }
+            }
+        }
+    }
+}
