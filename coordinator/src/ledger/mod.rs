@@ -14,6 +14,7 @@
 mod address;
 mod admit;
 pub mod group;
+mod leader;
 mod postgres;
 mod rows;
 mod schema;
@@ -22,11 +23,14 @@ mod write;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use haulage_core::event::{Event, Outcome};
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::submission::Submission;
+
+pub use leader::{Campaign, Candidate, Led};
 
 /// Why the ledger refused, or could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -144,8 +148,8 @@ fn transient(error: &sqlx::Error) -> bool {
 }
 
 /// Opens a ledger to write to: makes it where it is missing and brings its schema up to date, safely also when several
-/// processes do so at once. `url` is `postgres://...` or `sqlite:PATH`. The epoch is claimed separately
-/// ([`Ledger::claim`]).
+/// processes do so at once. `url` is `postgres://...` or `sqlite:PATH`. The epoch is taken separately
+/// ([`Ledger::campaign`]).
 pub async fn open(url: &str) -> Result<Arc<dyn Ledger>, Error> {
     connect(url, Access::Write).await
 }
@@ -226,8 +230,22 @@ pub struct RunRow {
 /// The ledger. One value is shared by every actor of a coordinator.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Raises the epoch and takes it. `leader` is kept for people to read.
-    async fn claim(&self, leader: &str, at: Millis) -> Result<Epoch, Error>;
+    /// Whether leaders hold leases here, so that several coordinators may share this ledger. Without leases every
+    /// campaign is won, which is right for one process and its successors.
+    fn is_leased(&self) -> bool;
+
+    /// Raises the epoch and takes it, unless another leader's lease runs. A refused campaign changes nothing.
+    async fn campaign(&self, candidate: &Candidate<'_>, at: Millis) -> Result<Campaign, Error>;
+
+    /// Extends the lease of an epoch, from now on. [`Error::Deposed`] if the epoch was raised since; a lease that has
+    /// run out without that is extended like any other, since nobody else has led meanwhile.
+    async fn renew(&self, epoch: Epoch, lease: Duration) -> Result<(), Error>;
+
+    /// Ends the lease of an epoch at once, so that the next leader need not wait. The epoch stays until it is raised.
+    async fn resign(&self, epoch: Epoch) -> Result<(), Error>;
+
+    /// Who leads now: whose lease runs, or without leases whoever took the epoch last.
+    async fn leader(&self) -> Result<Option<Led>, Error>;
 
     /// Six hex digits that tell this ledger from others; part of every run's id.
     async fn mark(&self) -> Result<String, Error>;

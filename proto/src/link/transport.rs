@@ -42,6 +42,9 @@ pub const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// Frames that may wait for the connection, in each direction, before the writer has to wait.
 const FRAMES_IN_FLIGHT: usize = 16;
 
+/// In the metadata of a refusal by a coordinator that doesn't lead: the leader's address, if there is one.
+pub const LEADER: &str = "haulage-leader";
+
 /// Why a session could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

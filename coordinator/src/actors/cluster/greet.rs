@@ -35,6 +35,9 @@ impl ClusterState {
             };
             self.agents.entry(cell.get_id()).or_insert_with(fresh);
         }
+        if !self.shared.leadership.holds() {
+            return;
+        }
         let due: Vec<ActorId> = self
             .agents
             .iter()

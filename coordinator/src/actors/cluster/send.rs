@@ -79,6 +79,9 @@ impl ClusterState {
     pub(super) fn pump(&mut self) {
         let now = clock::steady();
         self.nodes.prune(&self.board);
+        if !self.shared.leadership.holds() {
+            return;
+        }
         self.send_assignments(now);
         self.send_drops(now);
         for grant in self.board.grant(clock::wall(), &self.nodes.seats(now)) {
