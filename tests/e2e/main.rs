@@ -6,6 +6,7 @@
 mod bad_input;
 mod cluster;
 mod embedded;
+mod failover;
 mod faults;
 mod foreign;
 mod full_disk;
