@@ -13,7 +13,9 @@
 //! all it knows; but it hands out nothing and answers no heartbeat until a renewal succeeds. So no node's lease is
 //! extended by a leader that another one may have followed, and the next leader need not wait for more than one lease
 //! of a node. The clock is asked at the moment of acting and not by a timer: who was stopped finds out before the first
-//! thing it says. What it writes needs no such check, since every append is conditional on the epoch.
+//! thing it says. (A machine that is suspended as a whole may stop that clock too; then nodes, which refuse a lower
+//! epoch, and destinations, which refuse a lower attempt, are what is left.) What it writes needs no such check, since
+//! every append is conditional on the epoch.
 //!
 //! Writers find out by being refused; [`Leadership::watch`] finds out for a leader that has nothing to write.
 
@@ -148,12 +150,15 @@ impl Leadership {
             let sent = clock::steady();
             let renewed = match tokio::time::timeout(ANSWER, ledger.renew(self.epoch, LEASE)).await {
                 Ok(renewed) => renewed,
-                Err(_) => Err(Error::Database(sqlx::Error::PoolTimedOut)),
+                Err(_) => Err(Error::silent()),
             };
             match renewed {
                 Ok(()) => {
                     if std::mem::replace(&mut failing, false) {
-                        tracing::info!(epoch = self.epoch.0, "the ledger answers again, and this coordinator leads on");
+                        tracing::info!(
+                            epoch = self.epoch.0,
+                            "the ledger answers again, and this coordinator leads on"
+                        );
                     }
                     self.renewed(sent);
                 }

@@ -24,8 +24,7 @@ use crate::ledger::{self, Ledger, group};
 /// See the module. Dropping it stops its actors without waiting for them.
 pub(crate) struct Term {
     leader: Leader,
-    actors: Vec<ActorCell>,
-    tasks: Vec<JoinHandle<()>>,
+    parts: Parts,
 }
 
 impl Term {
@@ -36,8 +35,9 @@ impl Term {
         config: &CoordinatorConfig,
     ) -> Result<Self, Error> {
         let epoch = leadership.epoch();
+        let mut parts = Parts::default();
         // First of all: reading the ledger may take longer than a lease lasts.
-        let mut term_tasks = Tasks(vec![tokio::spawn(leadership.clone().watch(Arc::clone(&ledger)))]);
+        parts.task(leadership.clone().watch(Arc::clone(&ledger)));
         let since = clock::wall();
         let open = ledger.open_runs().await?;
         tracing::info!(
@@ -56,30 +56,26 @@ impl Term {
             alive: watch::Sender::new(0),
             misplaced: watch::Sender::default(),
         });
-        let session = match config.cluster {
-            true => Some(
-                transport::session(&config.name, &config.cookie)
-                    .await
-                    .map_err(session_error)?,
-            ),
-            false => None,
-        };
+        let mut session = None;
+        if config.cluster {
+            let started = transport::session(&config.name, &config.cookie).await;
+            let started = started.map_err(|error| Error::Session(error.to_string()))?;
+            parts.actor(started.get_cell());
+            session = Some(started);
+        }
         let (cluster, _) = spawn("cluster", Cluster, Arc::clone(&shared)).await?;
+        parts.actor(cluster.get_cell());
         let arguments = RunsArguments {
             shared: Arc::clone(&shared),
             cluster: cluster.clone(),
             open,
         };
         let (runs, _) = spawn("runs", Runs, arguments).await?;
+        parts.actor(runs.get_cell());
         let (gateway, _) = spawn("gateway", ClusterGateway, (Arc::clone(&shared), cluster.clone())).await?;
-
-        // In the order in which they are stopped: first nothing more comes in.
-        let mut actors = vec![gateway.get_cell(), runs.get_cell(), cluster.get_cell()];
-        actors.extend(session.as_ref().map(ActorRef::get_cell));
-        term_tasks.0.extend([
-            tokio::spawn(heed_writer(leadership.clone(), written)),
-            tokio::spawn(stop_when_deposed(leadership, actors.clone())),
-        ]);
+        parts.actor(gateway.get_cell());
+        parts.task(heed_writer(leadership.clone(), written));
+        parts.task(stop_when_deposed(leadership, parts.actors.clone()));
         let about = About {
             name: config.name.clone(),
             address: config.advertise.clone(),
@@ -93,8 +89,7 @@ impl Term {
                 session,
                 about,
             },
-            actors,
-            tasks: std::mem::take(&mut term_tasks.0),
+            parts,
         })
     }
 
@@ -109,10 +104,10 @@ impl Term {
 
     /// Stops every actor and waits until they have ended. Runs stay in the ledger as they are.
     pub(crate) async fn end(mut self) {
-        for task in std::mem::take(&mut self.tasks) {
+        for task in std::mem::take(&mut self.parts.tasks) {
             task.abort();
         }
-        for actor in std::mem::take(&mut self.actors) {
+        for actor in std::mem::take(&mut self.parts.actors) {
             // An error means that it has ended already.
             drop(
                 actor
@@ -123,21 +118,30 @@ impl Term {
     }
 }
 
-impl Drop for Term {
+/// What has to be stopped, also when a term could not begin.
+#[derive(Default)]
+struct Parts {
+    /// In the order in which they are stopped, the youngest first: so that first nothing more comes in.
+    actors: Vec<ActorCell>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Parts {
+    fn actor(&mut self, actor: ActorCell) {
+        self.actors.insert(0, actor);
+    }
+
+    fn task(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.push(tokio::spawn(task));
+    }
+}
+
+impl Drop for Parts {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         for actor in &self.actors {
             actor.stop(Some("the coordinator is gone".to_owned()));
         }
-    }
-}
-
-/// Tasks of a term that may yet fail to begin.
-struct Tasks(Vec<JoinHandle<()>>);
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -149,10 +153,6 @@ async fn spawn<A: Actor>(
     Actor::spawn(None, actor, arguments)
         .await
         .map_err(|source| Error::Spawn { actor: name, source })
-}
-
-fn session_error(error: transport::Error) -> Error {
-    Error::Session(error.to_string())
 }
 
 /// The writer of the ledger is the first to learn that the epoch is lost.

@@ -256,7 +256,9 @@ async fn claims_never_share_an_epoch(place: Place) {
     let mut claims = Vec::new();
     for n in 0..20 {
         let ledger = if n % 2 == 0 { ledger.clone() } else { other.clone() };
-        claims.push(tokio::spawn(async move { claim(&*ledger, &format!("leader {n}")).await }));
+        claims.push(tokio::spawn(
+            async move { claim(&*ledger, &format!("leader {n}")).await },
+        ));
     }
     let mut epochs = BTreeSet::new();
     for claim in claims {

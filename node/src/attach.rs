@@ -16,6 +16,7 @@ use ractor::ActorRef;
 use ractor_cluster::node::NodeServerSessionInformation;
 use ractor_cluster::{NodeEventSubscription, NodeServerMessage};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use crate::actors::shared::Rhythm;
@@ -23,7 +24,7 @@ use crate::chance::Backoff;
 
 /// How long a coordinator has to take the connection, and to answer on it.
 const CONNECT: Duration = Duration::from_secs(2);
-const DIAL: Duration = Duration::from_secs(3);
+const DIAL: Duration = Duration::from_secs(2);
 /// HTTP/2 pings, and how long an answer may take: together how long a silent connection lives.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// The first and the longest wait before the next round over the addresses, while an outage is young. A standby takes
@@ -33,6 +34,9 @@ const SOON: (Duration, Duration) = (Duration::from_millis(200), Duration::from_m
 const YOUNG: u32 = 60;
 /// And after that.
 const LATER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// A coordinator that fell silent isn't dialed for so long if there are others: it would take the connection and say
+/// nothing, and a standby that doesn't know better yet would send us back to it.
+const SHUN: Duration = Duration::from_secs(3);
 /// How long a session that was given up may take to end.
 const HANG_UP: Duration = Duration::from_secs(2);
 
@@ -87,45 +91,102 @@ pub(crate) async fn keep_attached(
     {
         return;
     }
-    let mut waits = Waits::new();
-    let mut tried = 0;
-    let mut turn = 0;
+    let has_others = endpoints.len() > 1;
+    let mut order = Order::new(endpoints.len());
+    // Said once per outage and address; a coordinator that is away for a night shouldn't fill the log.
     let mut quiet = false;
-    while let Some((label, endpoint)) = endpoints.get(turn) {
+    loop {
+        let Some(place) = order.next(Instant::now()) else {
+            quiet = true;
+            tokio::time::sleep(order.rest()).await;
+            continue;
+        };
+        let (label, endpoint) = &endpoints[place];
         ready.store(false, Ordering::SeqCst);
-        let ended = attach(&session, label, endpoint, heard.clone(), endpoints.len() > 1).await;
-        turn = (turn + 1) % endpoints.len();
+        let ended = attach(&session, label, endpoint, heard.clone(), has_others).await;
+        if let Ended::Silent = ended {
+            order.shun(place, Instant::now());
+        }
         if ready.load(Ordering::SeqCst) {
             let why = match ended {
                 Ended::Silent => "the coordinator says nothing any more",
                 Ended::Closed | Ended::Refused { .. } => "the connection to the coordinator has ended",
             };
             tracing::warn!(coordinator = %label, "{why}; connecting again");
-            waits.reset();
+            order.begin_anew();
             quiet = false;
-            // From here on the next address counts as the first.
-            tried = 0;
-        } else {
-            let (reason, leader) = match ended {
-                Ended::Refused { reason, leader } => (reason, leader),
-                Ended::Silent | Ended::Closed => {
-                    ("the handshake failed; is the cookie the same on both?".to_owned(), None)
-                }
-            };
-            if !quiet {
-                tracing::warn!(coordinator = %label, "could not attach: {reason}");
-            }
-            if let Some(place) = leader.and_then(|leader| endpoints.iter().position(|(label, _)| *label == leader)) {
-                turn = place;
-            }
-            tried += 1;
+            continue;
         }
-        if tried >= endpoints.len() {
-            // Said once per outage and address; a coordinator that is away for a night shouldn't fill the log.
-            quiet = true;
-            tried = 0;
-            tokio::time::sleep(waits.next()).await;
+        let (reason, leader) = match ended {
+            Ended::Refused { reason, leader } => (reason, leader),
+            Ended::Silent | Ended::Closed => ("the handshake failed; is the cookie the same on both?".to_owned(), None),
+        };
+        if !quiet {
+            tracing::warn!(coordinator = %label, "could not attach: {reason}");
         }
+        if let Some(place) = leader.and_then(|leader| endpoints.iter().position(|(label, _)| *label == leader)) {
+            order.prefer(place);
+        }
+    }
+}
+
+/// Whose turn it is: every address once a round, with a rest between rounds.
+struct Order {
+    addresses: usize,
+    turn: usize,
+    /// Tries of this round.
+    tried: usize,
+    silent: Option<(usize, Instant)>,
+    waits: Waits,
+}
+
+impl Order {
+    fn new(addresses: usize) -> Self {
+        Self {
+            addresses,
+            turn: 0,
+            tried: 0,
+            silent: None,
+            waits: Waits::new(),
+        }
+    }
+
+    /// The address to dial; `None` at the end of a round.
+    fn next(&mut self, now: Instant) -> Option<usize> {
+        while self.tried < self.addresses {
+            let place = self.turn;
+            self.turn = (place + 1) % self.addresses;
+            self.tried += 1;
+            let shunned = |(silent, since): (usize, Instant)| silent == place && now.duration_since(since) < SHUN;
+            if !self.silent.is_some_and(shunned) {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// After a round: how long to wait before the next.
+    fn rest(&mut self) -> Duration {
+        self.tried = 0;
+        self.waits.next()
+    }
+
+    /// This one is said to be the leader.
+    fn prefer(&mut self, place: usize) {
+        self.turn = place;
+    }
+
+    /// This one has fallen silent.
+    fn shun(&mut self, place: usize, now: Instant) {
+        if self.addresses > 1 {
+            self.silent = Some((place, now));
+        }
+    }
+
+    /// A session that stood has ended: the next outage is young, and the next address the first.
+    fn begin_anew(&mut self) {
+        self.tried = 0;
+        self.waits.reset();
     }
 }
 
@@ -145,7 +206,6 @@ impl Waits {
         }
     }
 
-    /// After a success: the next outage is young again.
     fn reset(&mut self) {
         self.rounds = 0;
         self.soon.reset();
@@ -278,8 +338,33 @@ mod tests {
             (rhythm(1_000, 4_800), false, 4_800),
             (rhythm(1_000, 1_500), true, 1_500),
         ] {
-            assert_eq!(patience(rhythm, has_others), Duration::from_millis(expected), "{rhythm:?}");
+            assert_eq!(
+                patience(rhythm, has_others),
+                Duration::from_millis(expected),
+                "{rhythm:?}"
+            );
         }
+    }
+
+    #[test]
+    fn every_address_has_its_turn_and_a_silent_one_is_left_alone_for_a_while() {
+        let now = Instant::now();
+        let round = |order: &mut Order, now| {
+            let dialed: Vec<usize> = std::iter::from_fn(|| order.next(now)).collect();
+            order.rest();
+            dialed
+        };
+        let mut order = Order::new(3);
+        assert_eq!(round(&mut order, now), [0, 1, 2]);
+        order.prefer(2);
+        assert_eq!(round(&mut order, now), [2, 0, 1]);
+        order.shun(0, now);
+        assert_eq!(round(&mut order, now), [2, 1]);
+        assert_eq!(round(&mut order, now + SHUN), [2, 0, 1]);
+        // There is nobody else to ask.
+        let mut order = Order::new(1);
+        order.shun(0, now);
+        assert_eq!(round(&mut order, now), [0]);
     }
 
     #[test]

@@ -111,7 +111,13 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     })
     .await?;
     let standing = coordinator.standing();
-    ready("coordinator", &url(address), stands(&standing), &args.daemon, globals.output())?;
+    ready(
+        "coordinator",
+        &url(address),
+        stands(&standing),
+        &args.daemon,
+        globals.output(),
+    )?;
     let exit = serve(&coordinator, listener, &mut signals).await;
     if matches!(exit, Ok(Exit::Success)) {
         coordinator.stop().await;
@@ -221,7 +227,10 @@ fn advertised(given: &str) -> Result<String> {
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && !address.contains('/') && port.parse::<u16>().is_ok());
     if !sound {
-        return Err(Usage(format!("--advertise is HOST:PORT, as in c1.internal:7400, not {given:?}")).into());
+        return Err(Usage(format!(
+            "--advertise is HOST:PORT, as in c1.internal:7400, not {given:?}"
+        ))
+        .into());
     }
     Ok(format!("http://{address}"))
 }
@@ -263,9 +272,15 @@ mod tests {
         ] {
             assert_eq!(advertised(given).ok().as_deref(), expected, "{given}");
         }
-        assert_eq!(reachable("10.0.0.1:7400".parse().expect("an address")), "http://10.0.0.1:7400");
+        assert_eq!(
+            reachable("10.0.0.1:7400".parse().expect("an address")),
+            "http://10.0.0.1:7400"
+        );
         let host = host();
-        assert_eq!(reachable("0.0.0.0:7400".parse().expect("an address")), format!("http://{host}:7400"));
+        assert_eq!(
+            reachable("0.0.0.0:7400".parse().expect("an address")),
+            format!("http://{host}:7400")
+        );
     }
 
     #[test]

@@ -145,7 +145,10 @@ impl Stage {
                 .bind(&self.run)
                 .fetch_all(&self.ledger)
                 .await?;
-        ensure!(epochs.is_sorted(), "an earlier epoch wrote after a later one: {epochs:?}");
+        ensure!(
+            epochs.is_sorted(),
+            "an earlier epoch wrote after a later one: {epochs:?}"
+        );
         Ok(shown)
     }
 
@@ -157,7 +160,10 @@ impl Stage {
             return Ok(());
         }
         let failed = events(shown, "attempt_failed");
-        ensure!(failed.is_empty(), "what nodes were running was not adopted: {failed:#?}");
+        ensure!(
+            failed.is_empty(),
+            "what nodes were running was not adopted: {failed:#?}"
+        );
         Ok(())
     }
 }
@@ -204,7 +210,10 @@ async fn a_leader_that_stood_still_is_deposed_and_stands_by() -> Result<()> {
 
     // And back again, in the process that was deposed: the leader is asked to end while a run is going on.
     let pipeline = stage.folder.path().join("again.yaml");
-    std::fs::write(&pipeline, std::fs::read_to_string(&stage.pipeline)?.replace("numbers\n", "again\n"))?;
+    std::fs::write(
+        &pipeline,
+        std::fs::read_to_string(&stage.pipeline)?.replace("numbers\n", "again\n"),
+    )?;
     sqlx::query("TRUNCATE kept").execute(&stage.warehouse).await?;
     (stage.run, _) = stage.cluster.submit(&pipeline, &[]).await?;
     let staged = |shown: &Value| !events(shown, "chunk_staged").is_empty();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use haulage_proto::v1::haulage_client::HaulageClient;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use super::role::{Leader, Role};
 use super::{Api, server, status};
@@ -95,4 +95,20 @@ pub(super) fn passed_on<T>(mut request: Request<T>) -> Request<T> {
     let metadata = request.metadata_mut();
     metadata.insert(PASSED_ON, MetadataValue::from_static("1"));
     request
+}
+
+/// What came of passing a request on. A leader that could not be reached is said in words that make a client ask again:
+/// a connection that broke has many codes, and an answer of the leader has none of them and no source.
+#[allow(clippy::result_large_err, reason = "a Status is what the caller sends")]
+pub(super) fn answered<T>(answer: Result<T, Status>) -> Result<T, Status> {
+    answer.map_err(|status| {
+        let broken = std::error::Error::source(&status).is_some() || status.code() == Code::Cancelled;
+        if broken {
+            return Status::unavailable(format!(
+                "the leader does not answer ({}); another coordinator takes over within seconds, try again",
+                status.message()
+            ));
+        }
+        status
+    })
 }

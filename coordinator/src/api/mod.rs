@@ -120,7 +120,7 @@ impl Haulage for Api {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         match self.route(request.metadata())? {
             Route::Here(leader) => submit::submit(&leader, request).await.map(Response::new),
-            Route::There(mut client) => client.submit(forward::passed_on(request)).await,
+            Route::There(mut client) => forward::answered(client.submit(forward::passed_on(request)).await),
         }
     }
 
@@ -141,7 +141,7 @@ impl Haulage for Api {
             Route::Here(leader) => cancel::cancel(self, &leader, request.into_inner())
                 .await
                 .map(Response::new),
-            Route::There(mut client) => client.cancel(forward::passed_on(request)).await,
+            Route::There(mut client) => forward::answered(client.cancel(forward::passed_on(request)).await),
         }
     }
 
@@ -151,7 +151,7 @@ impl Haulage for Api {
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let mut response = match self.route(request.metadata())? {
             Route::Here(leader) => nodes::list(&leader).await.map(Response::new)?,
-            Route::There(mut client) => client.list_nodes(forward::passed_on(request)).await?,
+            Route::There(mut client) => forward::answered(client.list_nodes(forward::passed_on(request)).await)?,
         };
         response.get_mut().answered_by.clone_from(&self.name);
         Ok(response)
@@ -170,7 +170,7 @@ impl Haulage for Api {
                 .await
                 .map(Response::new),
             Route::There(mut client) => {
-                let rows = client.list_rejects(forward::passed_on(request)).await?.into_inner();
+                let rows = forward::answered(client.list_rejects(forward::passed_on(request)).await)?.into_inner();
                 Ok(Response::new(Box::pin(rows)))
             }
         }

@@ -106,6 +106,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// The database has not said anything for as long as the caller would wait.
+    pub(crate) fn silent() -> Self {
+        Self::Database(sqlx::Error::PoolTimedOut)
+    }
+
     /// Whether the same call may succeed a moment later. The outcome of the failed call may be unknown; repeating an
     /// append or a submission is harmless ([`Ledger::append`], [`Ledger::submit`]).
     pub fn is_transient(&self) -> bool {
@@ -250,7 +255,7 @@ pub trait Ledger: Send + Sync {
     /// Six hex digits that tell this ledger from others; part of every run's id.
     async fn mark(&self) -> Result<String, Error>;
 
-    /// The epoch that stands now; 0 if nobody has claimed yet.
+    /// The epoch that stands now; 0 if nobody has led yet.
     async fn epoch(&self) -> Result<Epoch, Error>;
 
     /// Starts a run, or finds the one that answers for the same submission (by [`Submission::key`]): the newest if it is

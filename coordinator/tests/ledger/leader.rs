@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-over_both!(
+crate::over_both!(
     a_lease_keeps_others_away_until_it_ends,
     nobody_leads_a_new_ledger,
     of_many_candidates_one_wins,
@@ -52,7 +52,11 @@ async fn a_lease_keeps_others_away_until_it_ends(place: Place) {
         "the refusal says who leads, and where"
     );
     assert!(left > LONG / 2 && left <= LONG, "{left:?}");
-    assert_eq!(other.epoch().await.expect("an epoch"), first, "a refusal changes nothing");
+    assert_eq!(
+        other.epoch().await.expect("an epoch"),
+        first,
+        "a refusal changes nothing"
+    );
 
     ledger.resign(first).await.expect("resigned");
     assert_eq!(other.leader().await.expect("an answer"), None);

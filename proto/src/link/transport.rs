@@ -392,7 +392,8 @@ mod tests {
     #[tokio::test]
     async fn a_gone_peer_breaks_the_pipe_and_a_gone_reader_tells_the_dialer() {
         let (_feed, inbound) = mpsc::channel(1);
-        let (stream, outbound, mut dialed) = FrameStream::<Inbound>::new(ReceiverStream::new(inbound), "peer".to_owned());
+        let (stream, outbound, mut dialed) =
+            FrameStream::<Inbound>::new(ReceiverStream::new(inbound), "peer".to_owned());
         let (reader, mut writer) = Box::new(stream).split();
         drop(outbound);
         writer.write_all(b"x").await.expect("gathered");
@@ -409,7 +410,8 @@ mod tests {
     #[tokio::test]
     async fn who_hangs_up_ends_the_stream_also_of_a_silent_peer() {
         let (_feed, inbound) = mpsc::channel(1);
-        let (stream, _outbound, mut dialed) = FrameStream::<Inbound>::new(ReceiverStream::new(inbound), "peer".to_owned());
+        let (stream, _outbound, mut dialed) =
+            FrameStream::<Inbound>::new(ReceiverStream::new(inbound), "peer".to_owned());
         let (mut reader, _writer) = Box::new(stream).split();
         let reading = tokio::spawn(async move {
             let mut all = Vec::new();

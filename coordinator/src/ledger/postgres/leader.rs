@@ -10,9 +10,9 @@ use std::time::Duration;
 use haulage_core::ids::{Epoch, Millis};
 use sqlx::postgres::{PgExecutor, PgPool};
 
+use super::super::Error;
 use super::super::leader::{Campaign, Candidate, Led};
 use super::super::rows::{signed, unsigned};
-use super::super::Error;
 
 /// Raises the epoch and takes the lease, unless somebody else's runs.
 pub(super) async fn campaign(pool: &PgPool, candidate: &Candidate<'_>, at: Millis) -> Result<Campaign, Error> {
