@@ -24,7 +24,7 @@ use crate::chance::Backoff;
 
 /// How long a coordinator has to take the connection, and to answer on it.
 const CONNECT: Duration = Duration::from_secs(2);
-const DIAL: Duration = Duration::from_secs(2);
+const DIAL: Duration = Duration::from_secs(1);
 /// HTTP/2 pings, and how long an answer may take: together how long a silent connection lives.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// The first and the longest wait before the next round over the addresses, while an outage is young. A standby takes
@@ -104,13 +104,15 @@ pub(crate) async fn keep_attached(
         let (label, endpoint) = &endpoints[place];
         ready.store(false, Ordering::SeqCst);
         let ended = attach(&session, label, endpoint, heard.clone(), has_others).await;
-        if let Ended::Silent = ended {
+        if let Ended::Silent | Ended::Unanswered = ended {
             order.shun(place, Instant::now());
         }
         if ready.load(Ordering::SeqCst) {
             let why = match ended {
                 Ended::Silent => "the coordinator says nothing any more",
-                Ended::Closed | Ended::Refused { .. } => "the connection to the coordinator has ended",
+                Ended::Closed | Ended::Unanswered | Ended::Refused { .. } => {
+                    "the connection to the coordinator has ended"
+                }
             };
             tracing::warn!(coordinator = %label, "{why}; connecting again");
             order.begin_anew();
@@ -119,6 +121,7 @@ pub(crate) async fn keep_attached(
         }
         let (reason, leader) = match ended {
             Ended::Refused { reason, leader } => (reason, leader),
+            Ended::Unanswered => (format!("no answer within {} ms", DIAL.as_millis()), None),
             Ended::Silent | Ended::Closed => ("the handshake failed; is the cookie the same on both?".to_owned(), None),
         };
         if !quiet {
@@ -226,6 +229,8 @@ enum Ended {
     Closed,
     /// Nothing was heard for too long.
     Silent,
+    /// The connection was taken, and nothing came on it.
+    Unanswered,
     /// It couldn't begin; `leader` is the `host:port` of who leads, if the coordinator said so.
     Refused {
         reason: String,
@@ -254,7 +259,7 @@ async fn attach(
                 reason: error.to_string(),
             };
         }
-        Err(_) => return refused(format!("no answer within {} s", DIAL.as_secs())),
+        Err(_) => return Ended::Unanswered,
     };
     tokio::select! {
         () = dialed.closed() => Ended::Closed,

@@ -33,10 +33,10 @@ const CONNECTIONS: u32 = 8;
 const LEADER_CONNECTIONS: u32 = 3;
 /// How long to wait for a connection before saying that the database can't be reached.
 const ACQUIRE: Duration = Duration::from_secs(10);
-/// What the server does about sessions that stop in the middle. Waiting for a lock lasts longer than an idle
-/// transaction, so that a campaign which waits for a frozen leader outlasts it.
+/// What the server does about sessions that stop in the middle. An idle transaction ends before a leader's lease does, so
+/// that one which froze in the middle of an append holds up no campaign; and waiting for a lock lasts longer than both.
 const LIMITS: &str =
-    "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s'; SET statement_timeout = '60s'";
+    "SET idle_in_transaction_session_timeout = '2s'; SET lock_timeout = '10s'; SET statement_timeout = '60s'";
 /// Migrations may wait for another process that migrates, and may take long themselves.
 const MIGRATION_LIMITS: &str = "SET lock_timeout = '60s'";
 const SCHEMA: &str = "haulage_ledger";
