@@ -2,6 +2,7 @@
 //!
 //! Every request carries the current span's W3C context. Errors come back as text for a person.
 
+use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -9,13 +10,17 @@ use haulage_proto::v1::CancelRequest;
 use haulage_proto::v1::haulage_client::HaulageClient;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::exit::Usage;
+use crate::ring::Ring;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a question is asked again while no coordinator leads: longer than it takes a standby to take over.
+const PATIENCE: Duration = Duration::from_secs(15);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// A connection that is silent for twice this is dead: a `watch` through a firewall must notice.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// For everything but streams.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// An answer at most: a run of many chunks with all its events.
@@ -25,7 +30,7 @@ const CANCEL_TRIES: u32 = 40;
 const CANCEL_PAUSE: Duration = Duration::from_millis(250);
 
 /// The client, as every verb uses it.
-pub(crate) type Client = HaulageClient<InterceptedService<Channel, Traced>>;
+pub(crate) type Client = HaulageClient<InterceptedService<Ring, Traced>>;
 
 /// Adds the trace context to each request.
 #[derive(Debug, Clone, Copy)]
@@ -38,34 +43,76 @@ impl tonic::service::Interceptor for Traced {
     }
 }
 
-/// Connects to a coordinator's address.
-pub(crate) async fn connect(address: &str) -> Result<Client> {
-    let uri = normalise(address)?;
-    let channel = Endpoint::from_shared(uri.clone())
-        .map_err(|_| {
-            Usage(format!(
-                "{address:?} is no coordinator address, for example http://coordinator:7400"
-            ))
-        })?
+/// Connects to the first of these addresses that answers; the others have their turn when that one fails.
+pub(crate) async fn connect(addresses: &[&str]) -> Result<Client> {
+    let mut endpoints = addresses
+        .iter()
+        .map(|address| endpoint(address))
+        .collect::<Result<Vec<_>>>()?;
+    let mut last = None;
+    for first in 0..endpoints.len() {
+        match endpoints[first].connect().await {
+            Ok(channel) => {
+                endpoints.rotate_left(first);
+                let others = endpoints.iter().skip(1).map(Endpoint::connect_lazy);
+                return Ok(ring(std::iter::once(channel).chain(others).collect()));
+            }
+            Err(error) => {
+                last = Some(anyhow!(
+                    "can't reach the coordinator at {}: {}; is it running there?",
+                    endpoints[first].uri().to_string().trim_end_matches('/'),
+                    root_cause(&error)
+                ));
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Usage("--coordinator is empty; give it as http://HOST:7400".into()).into()))
+}
+
+fn endpoint(address: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(normalise(address)?).map_err(|_| {
+        Usage(format!(
+            "{address:?} is no coordinator address, for example http://coordinator:7400"
+        ))
+    })?;
+    Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true)
-        .user_agent(concat!("haulage/", env!("CARGO_PKG_VERSION")))?
-        .connect()
-        .await
-        .map_err(|error| {
-            anyhow!(
-                "can't reach the coordinator at {uri}: {}; is it running there?",
-                root_cause(&error)
-            )
-        })?;
-    Ok(over(channel))
+        .user_agent(concat!("haulage/", env!("CARGO_PKG_VERSION")))?)
 }
 
 /// A client over a channel that exists already.
 pub(crate) fn over(channel: Channel) -> Client {
-    HaulageClient::with_interceptor(channel, Traced).max_decoding_message_size(ANSWER_BYTES)
+    ring(vec![channel])
+}
+
+fn ring(channels: Vec<Channel>) -> Client {
+    HaulageClient::with_interceptor(Ring::new(channels), Traced).max_decoding_message_size(ANSWER_BYTES)
+}
+
+/// Asks again for a while when a coordinator can't answer now, each time the next one. Only for what may be asked twice.
+pub(crate) async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let since = crate::clock::instant();
+    let mut told = false;
+    loop {
+        let status = match ask().await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) => status,
+        };
+        let passes = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
+        if !passes || crate::clock::instant().saturating_duration_since(since) >= PATIENCE {
+            return Err(status);
+        }
+        if !std::mem::replace(&mut told, true) {
+            crate::output::note(format!("{}; asking again", explain(&status)));
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 /// Asks a run to end; waits for a coordinator that has only just begun to recover it.

@@ -38,6 +38,8 @@ impl Embedded {
         let coordinator = haulage_coordinator::start(CoordinatorConfig {
             ledger: config::sqlite_url(&home.ledger()),
             name: NAME.to_owned(),
+            // There is no port.
+            advertise: String::new(),
             // Nobody can attach from outside, so nobody has to know it.
             cookie: crate::chance::secret(),
             lease: lease::Settings::default(),

@@ -22,6 +22,7 @@ mod follow;
 mod output;
 mod pipeline;
 mod progress;
+mod ring;
 mod signals;
 mod telemetry;
 

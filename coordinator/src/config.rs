@@ -11,6 +11,8 @@ pub struct CoordinatorConfig {
     pub ledger: String,
     /// The coordinator's name: kept in the ledger beside the epoch, and the name of its cluster session.
     pub name: String,
+    /// Where nodes, clients and other coordinators reach this one: `http://host:port`.
+    pub advertise: String,
     /// What nodes must know to attach. Never shown.
     pub cookie: String,
     /// How long a node may be silent.
@@ -24,6 +26,7 @@ impl fmt::Debug for CoordinatorConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CoordinatorConfig")
             .field("name", &self.name)
+            .field("advertise", &self.advertise)
             .field("lease", &self.lease)
             .field("cluster", &self.cluster)
             .finish_non_exhaustive()

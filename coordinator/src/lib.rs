@@ -1,8 +1,11 @@
 //! The coordinator: decides what happens next in every run, and says so to nodes and clients.
 //!
 //! It never opens a source or a destination and never holds a credential for one. Decisions are `haulage_core::run`'s;
-//! this crate decides about nodes ([`deciding`]), writes
-//! down ([`ledger`]), carries out (`actors`), and tells people (`api`).
+//! this crate decides about nodes ([`deciding`]), writes down ([`ledger`]), carries out (`actors`), and tells people
+//! (`api`).
+//!
+//! Several coordinators may share a PostgreSQL ledger: one leads, the others stand by and take over (`terms`). What
+//! leads is a `term`; the port and the interface are there all the time.
 
 mod actors;
 mod api;
@@ -12,6 +15,8 @@ pub mod deciding;
 mod error;
 mod leadership;
 pub mod ledger;
+mod term;
+mod terms;
 mod trace;
 
 use std::future::Future;
@@ -20,115 +25,78 @@ use std::sync::Arc;
 pub use config::CoordinatorConfig;
 pub use error::Error;
 use haulage_core::ids::Epoch;
-use haulage_proto::link::transport;
-use ractor::{Actor, ActorCell, ActorRef};
-use ractor_cluster::NodeServerMessage;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
-use actors::Shared;
-use actors::cluster::Cluster;
-use actors::gateway::ClusterGateway;
-use actors::runs::{Runs, RunsArguments};
-use actors::table::RunTable;
-use api::attach::Attach;
-use api::{Api, Leader, server};
-use leadership::Leadership;
-use ledger::group;
+use api::role::Role;
+use api::{Api, server};
+use terms::Terms;
 
-/// A coordinator that leads. Dropping it stops its actors; its runs stay in the ledger, and the next one goes on with
-/// them.
+/// A coordinator: it leads, or stands by. Dropping it stops its actors; its runs stay in the ledger, and the next leader
+/// goes on with them.
 pub struct Coordinator {
-    leader: Leader,
     api: Api,
-    session: Option<ActorRef<NodeServerMessage>>,
-    actors: Vec<ActorCell>,
-    tasks: Vec<JoinHandle<()>>,
+    // Taken when it is served to its end or stopped.
+    terms: tokio::sync::Mutex<Terms>,
+    ended: tokio::sync::watch::Receiver<Option<String>>,
+    cluster: bool,
 }
 
-/// Opens the ledger, takes the epoch, and goes on with every run that isn't at rest. A run that can't be recovered is
-/// said so in the log and set aside. An earlier leader of the same ledger is deposed by this.
+/// What a coordinator is at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It leads, in this term.
+    Leads(Epoch),
+    /// It stands by; who leads, if somebody does.
+    Stands(Option<ledger::Led>),
+}
+
+/// Opens the ledger and campaigns. Whoever wins goes on with every run that isn't at rest; a run that can't be recovered
+/// is said so in the log and set aside. Whoever loses stands by, and campaigns again when nobody's lease runs. In a ledger
+/// without leases (SQLite) the campaign is always won, and an earlier leader is deposed by it.
 pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
     let ledger = ledger::open(&config.ledger).await?;
-    let epoch = ledger.claim(&config.name, clock::wall()).await?;
-    let open = ledger.open_runs().await?;
-    tracing::info!(
-        epoch = epoch.0,
-        open_runs = open.len(),
-        name = config.name,
-        "this coordinator leads"
-    );
-
-    let leadership = Leadership::new(epoch);
-    let (writer, written) = group::Writer::spawn(Arc::clone(&ledger), epoch);
-    let shared = Arc::new(Shared {
-        ledger: Arc::clone(&ledger),
-        writer,
-        leadership: leadership.clone(),
-        settings: config.lease,
-        table: RunTable::default(),
-        alive: watch::Sender::new(0),
-        misplaced: watch::Sender::default(),
-    });
-    let session = match config.cluster {
-        true => Some(
-            transport::session(&config.name, &config.cookie)
-                .await
-                .map_err(session_error)?,
-        ),
-        false => None,
-    };
-    let (cluster, _) = spawn("cluster", Cluster, Arc::clone(&shared)).await?;
-    let arguments = RunsArguments {
-        shared: Arc::clone(&shared),
-        cluster: cluster.clone(),
-        open,
-    };
-    let (runs, _) = spawn("runs", Runs, arguments).await?;
-    let (gateway, _) = spawn("gateway", ClusterGateway, (Arc::clone(&shared), cluster.clone())).await?;
-
-    // In the order in which they are stopped: first nothing more comes in.
-    let mut actors = vec![gateway.get_cell(), runs.get_cell(), cluster.get_cell()];
-    actors.extend(session.as_ref().map(ActorRef::get_cell));
-    let leader = Leader { shared, cluster, runs };
-    let tasks = vec![
-        tokio::spawn(leadership.clone().watch(ledger)),
-        tokio::spawn(heed_writer(leadership.clone(), written)),
-        tokio::spawn(stop_when_deposed(leadership, actors.clone())),
-    ];
+    let api = Api::coordinating(Arc::clone(&ledger), &config.name);
+    let cluster = config.cluster;
+    let terms = Terms::begin(ledger, config, api.role().clone()).await?;
     Ok(Coordinator {
-        api: Api::leading(leader.clone()),
-        leader,
-        session,
-        actors,
-        tasks,
+        api,
+        ended: terms.ended(),
+        terms: tokio::sync::Mutex::new(terms),
+        cluster,
     })
 }
 
 impl Coordinator {
-    /// The term of this coordinator.
-    pub fn epoch(&self) -> Epoch {
-        self.leader.shared.epoch()
+    /// Whether it leads.
+    pub fn standing(&self) -> Standing {
+        match &*self.api.role().borrow() {
+            Role::Leading(leader) => Standing::Leads(leader.shared.epoch()),
+            Role::Standby(led) => Standing::Stands(led.clone()),
+            Role::Reading => Standing::Stands(None),
+        }
     }
 
-    /// Serves everything on one port until `shutdown`, or until another coordinator leads ([`Error::Deposed`]).
+    /// The term of this coordinator, while it leads.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self.standing() {
+            Standing::Leads(epoch) => Some(epoch),
+            Standing::Stands(_) => None,
+        }
+    }
+
+    /// Serves everything on one port until `shutdown`; then it gives the lead away before it closes the port. Also ends
+    /// ([`Error::Deposed`]) when another process has taken a ledger that has no leases.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        let leadership = self.leader.shared.leadership.clone();
-        let session = self.session.clone();
-        let attach = session.map(|session| Attach {
-            session,
-            leadership: leadership.clone(),
-        });
         let shutdown = async {
             tokio::select! {
                 () = shutdown => {}
-                _ = leadership.wait() => {}
+                _ = self.deposed() => {}
             }
+            self.terms.lock().await.stop().await;
         };
-        server::serve(self.api.clone(), attach, listener, shutdown).await?;
-        match leadership.ended() {
+        server::serve(self.api.clone(), self.cluster, listener, shutdown).await?;
+        match self.ended.borrow().clone() {
             Some(reason) => Err(Error::Deposed(reason)),
             None => Ok(()),
         }
@@ -139,37 +107,28 @@ impl Coordinator {
         server::channel(self.api.clone())
     }
 
-    /// Waits until another coordinator leads, and returns what to tell the user.
+    /// Waits until another process has taken a ledger that has no leases, and returns what to tell the user. Where there
+    /// are leases this never comes: the coordinator stands by then.
     pub async fn deposed(&self) -> String {
-        self.leader.shared.leadership.wait().await
+        let mut ended = self.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await;
+        match reason.ok().and_then(|reason| reason.clone()) {
+            Some(reason) => reason,
+            // It was stopped, which is no such news.
+            None => std::future::pending().await,
+        }
     }
 
-    /// Stops every actor and waits until they have ended. Runs stay in the ledger as they are.
-    pub async fn stop(mut self) {
+    /// Stops every actor, waits until they have ended, and gives the lead away. Runs stay in the ledger as they are.
+    pub async fn stop(self) {
         self.api.close();
-        for task in std::mem::take(&mut self.tasks) {
-            task.abort();
-        }
-        for actor in std::mem::take(&mut self.actors) {
-            // An error means that it has ended already.
-            drop(
-                actor
-                    .stop_and_wait(Some("the coordinator stops".to_owned()), None)
-                    .await,
-            );
-        }
+        self.terms.lock().await.stop().await;
     }
 }
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
         self.api.close();
-        for task in &self.tasks {
-            task.abort();
-        }
-        for actor in &self.actors {
-            actor.stop(Some("the coordinator is gone".to_owned()));
-        }
     }
 }
 
@@ -196,33 +155,5 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.api.close();
-    }
-}
-
-async fn spawn<A: Actor>(
-    name: &'static str,
-    actor: A,
-    arguments: A::Arguments,
-) -> Result<(ActorRef<A::Msg>, JoinHandle<()>), Error> {
-    Actor::spawn(None, actor, arguments)
-        .await
-        .map_err(|source| Error::Spawn { actor: name, source })
-}
-
-fn session_error(error: transport::Error) -> Error {
-    Error::Session(error.to_string())
-}
-
-/// The writer of the ledger is the first to learn that the epoch is lost.
-async fn heed_writer(leadership: Leadership, written: JoinHandle<group::Ended>) {
-    if let Ok(group::Ended::Deposed { theirs, ours }) = written.await {
-        leadership.heed(&ledger::Error::Deposed { theirs, ours });
-    }
-}
-
-async fn stop_when_deposed(leadership: Leadership, actors: Vec<ActorCell>) {
-    drop(leadership.wait().await);
-    for actor in actors {
-        actor.stop(Some("deposed".to_owned()));
     }
 }

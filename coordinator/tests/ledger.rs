@@ -4,6 +4,8 @@ mod support;
 
 #[path = "ledger/group.rs"]
 mod group;
+#[path = "ledger/leader.rs"]
+mod leader;
 #[path = "ledger/places.rs"]
 mod places;
 #[path = "ledger/submit.rs"]
@@ -14,7 +16,7 @@ use std::collections::BTreeSet;
 use haulage_coordinator::ledger::{Appended, Error};
 use haulage_core::event::Outcome;
 use haulage_core::ids::{Epoch, Seq};
-use support::{NOW, Place, append, event, finish, finished, log, start, submission};
+use support::{NOW, Place, append, claim, event, finish, finished, log, start, submission};
 
 /// Runs each test over both databases.
 #[macro_export]
@@ -205,7 +207,7 @@ async fn a_lost_answer_is_given_again(place: Place) {
     let answers = ledger.append(epoch, &others).await.expect("an answer");
     assert_eq!(answers, [Appended::Conflict; 4]);
     // So is the same content by another leader.
-    let next = other.claim("another", NOW).await.expect("an epoch");
+    let next = claim(&*other, "another").await.expect("an epoch");
     assert_eq!(
         other.append(next, &appends).await.expect("an answer"),
         [Appended::Conflict; 2]
@@ -219,9 +221,9 @@ async fn only_the_newest_epoch_writes(place: Place) {
     let nobody = ledger.submit(Epoch(0), &submission(1), false, NOW).await;
     assert!(matches!(nobody, Err(Error::Deposed { .. })), "{nobody:?}");
 
-    let old = ledger.claim("old", NOW).await.expect("an epoch");
+    let old = claim(&*ledger, "old").await.expect("an epoch");
     let run = start(&*ledger, old, 1).await;
-    let new = other.claim("new", NOW).await.expect("an epoch");
+    let new = claim(&*other, "new").await.expect("an epoch");
     assert!(new > old);
     assert_eq!(ledger.epoch().await.expect("an epoch"), new);
     for stale in [old, new_after(new)] {
@@ -255,7 +257,7 @@ async fn claims_never_share_an_epoch(place: Place) {
     for n in 0..20 {
         let ledger = if n % 2 == 0 { ledger.clone() } else { other.clone() };
         claims.push(tokio::spawn(
-            async move { ledger.claim(&format!("leader {n}"), NOW).await },
+            async move { claim(&*ledger, &format!("leader {n}")).await },
         ));
     }
     let mut epochs = BTreeSet::new();

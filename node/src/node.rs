@@ -111,9 +111,10 @@ pub async fn start(config: NodeConfig) -> Result<Node, Error> {
         .await
         .map_err(failed)?;
 
-    let dialer = session
-        .clone()
-        .map(|session| AbortOnDropHandle::new(tokio::spawn(attach::keep_attached(session, endpoints))));
+    let dialer = session.clone().map(|session| {
+        let dialing = attach::keep_attached(session, endpoints, shared.heard());
+        AbortOnDropHandle::new(tokio::spawn(dialing))
+    });
     Ok(Node {
         shared,
         agent,

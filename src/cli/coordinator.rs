@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use haulage_coordinator::{Coordinator, CoordinatorConfig};
+use haulage_coordinator::{Coordinator, CoordinatorConfig, Standing};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::cli::Globals;
 use crate::config::{self, Home};
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use crate::output::{Output, json as to_json};
 use crate::signals::Signals;
 
@@ -19,12 +19,15 @@ const AFTER_HELP: &str = "\
 Examples:
   haulage coordinator                                                  SQLite ledger in .haulage/, for trying it out
   haulage coordinator --listen 0.0.0.0:7400 --ledger postgres://haulage@db/haulage
+  haulage coordinator --listen 0.0.0.0:7400 --advertise c2.internal:7400 --ledger postgres://haulage@db/haulage
 
+Several coordinators with one PostgreSQL ledger: one leads, the others stand by, answer clients all the same, and take over
+within seconds when it ends. Give nodes and clients all the addresses. A SQLite ledger has one coordinator.
 Nodes and coordinators share a secret, the cookie: HAULAGE_COOKIE, or the file that --cookie-file names. Without either
 it is made in .haulage/cookie, where nodes of the same machine find it.
 When it is ready it prints one line with its address on stdout (port 0 takes a free port); logs go to stderr.
-SIGTERM and Ctrl-C stop it gently: runs go on when it, or another one with the same ledger, starts. A second signal
-stops it at once.";
+SIGTERM and Ctrl-C stop it gently: a standby takes over at once, and without one runs go on when a coordinator with the same
+ledger starts. A second signal stops it at once.";
 
 /// Arguments of `coordinator`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +41,10 @@ pub(crate) struct Args {
         default_value = "127.0.0.1:7400"
     )]
     listen: String,
+    /// Where nodes, clients and other coordinators reach this one [default: the address it listens on, with the host's name
+    /// if that is every interface]
+    #[arg(long, value_name = "HOST:PORT", env = "HAULAGE_ADVERTISE")]
+    advertise: Option<String>,
     /// Where the ledger is: postgres://... or sqlite:PATH [default: sqlite, in the home folder]
     #[arg(long, value_name = "URL", env = "HAULAGE_LEDGER", hide_env_values = true)]
     ledger: Option<String>,
@@ -67,7 +74,7 @@ impl Args {
     }
 }
 
-/// Serves until a signal comes or leadership is lost.
+/// Serves until a signal comes, or until another process has taken a ledger that only one can have.
 pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     let mut signals = Signals::listen()?;
     let home = Home::new(&globals.home)?;
@@ -90,15 +97,27 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         .await
         .with_context(|| format!("can't listen on {}", args.listen))?;
     let address = listener.local_addr().context("the listener has no address")?;
+    let advertise = match &args.advertise {
+        Some(advertise) => advertised(advertise)?,
+        None => reachable(address),
+    };
     let coordinator = haulage_coordinator::start(CoordinatorConfig {
         ledger,
+        advertise,
         name: args.name.unwrap_or_else(host),
         cookie,
         lease: haulage_core::lease::Settings::default(),
         cluster: true,
     })
     .await?;
-    ready("coordinator", &url(address), &args.daemon, globals.output())?;
+    let standing = coordinator.standing();
+    ready(
+        "coordinator",
+        &url(address),
+        stands(&standing),
+        &args.daemon,
+        globals.output(),
+    )?;
     let exit = serve(&coordinator, listener, &mut signals).await;
     if matches!(exit, Ok(Exit::Success)) {
         coordinator.stop().await;
@@ -138,20 +157,37 @@ impl DaemonOptions {
 }
 
 /// Says that the daemon can be used, on stdout and in the ready file.
-pub(crate) fn ready(role: &str, what: &str, options: &DaemonOptions, output: Output) -> Result<()> {
+pub(crate) fn ready(
+    role: &str,
+    what: &str,
+    standby_of: Option<String>,
+    options: &DaemonOptions,
+    output: Output,
+) -> Result<()> {
     if let Some(file) = &options.ready_file {
         write_whole(file, &format!("{what}\n"))
             .with_context(|| format!("can't write the ready file {}", file.display()))?;
     }
     if output.is_json() {
-        output.json(&to_json::typed(
-            "ready",
-            json!({"role": role, "address": what, "pid": std::process::id()}),
-        ))?;
+        let mut said = json!({"role": role, "address": what, "pid": std::process::id()});
+        if let Some(leader) = standby_of {
+            said["standby_of"] = leader.into();
+        }
+        output.json(&to_json::typed("ready", said))?;
     } else {
-        output.line(up(role, what))?;
+        let standby = standby_of.map(|leader| format!(" (stands by; {leader} leads)"));
+        output.line(up(role, what) + &standby.unwrap_or_default())?;
     }
     Ok(())
+}
+
+/// Who leads, if this coordinator doesn't.
+fn stands(standing: &Standing) -> Option<String> {
+    match standing {
+        Standing::Leads(_) => None,
+        Standing::Stands(Some(led)) => Some(format!("{} at {}", led.name, led.address)),
+        Standing::Stands(None) => Some("nobody".to_owned()),
+    }
 }
 
 /// The line on stdout. A node that is up may still be refused by its coordinator, so it isn't called ready.
@@ -184,6 +220,29 @@ fn url(address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
+/// The address that others are told, from what the user gave.
+fn advertised(given: &str) -> Result<String> {
+    let address = given.trim().trim_end_matches('/').trim_start_matches("http://");
+    let sound = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && !address.contains('/') && port.parse::<u16>().is_ok());
+    if !sound {
+        return Err(Usage(format!(
+            "--advertise is HOST:PORT, as in c1.internal:7400, not {given:?}"
+        ))
+        .into());
+    }
+    Ok(format!("http://{address}"))
+}
+
+/// The address that others are told, from the one that is listened on.
+fn reachable(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        return format!("http://{}:{}", host(), address.port());
+    }
+    format!("http://{address}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +257,30 @@ mod tests {
         for (address, expected) in cases {
             assert_eq!(url(address.parse().expect("an address")), expected);
         }
+    }
+
+    #[test]
+    fn others_are_told_an_address_that_is_not_every_interface() {
+        for (given, expected) in [
+            ("c1:7400", Some("http://c1:7400")),
+            ("http://c1:7400/", Some("http://c1:7400")),
+            ("[::1]:7400", Some("http://[::1]:7400")),
+            ("c1", None),
+            (":7400", None),
+            ("https://c1:7400", None),
+            ("c1:port", None),
+        ] {
+            assert_eq!(advertised(given).ok().as_deref(), expected, "{given}");
+        }
+        assert_eq!(
+            reachable("10.0.0.1:7400".parse().expect("an address")),
+            "http://10.0.0.1:7400"
+        );
+        let host = host();
+        assert_eq!(
+            reachable("0.0.0.0:7400".parse().expect("an address")),
+            format!("http://{host}:7400")
+        );
     }
 
     #[test]

@@ -24,6 +24,7 @@ Examples:
 Destinations are known to nodes alone: a pipeline says `to: warehouse`, and each node says where that is. With
 secret://NAME the address is in the variable HAULAGE_SECRET_NAME, or in the file NAME under --secrets-dir.
 All nodes of a cluster need the same --store, and sources that mean the same everywhere: s3://, or a shared folder.
+With several coordinators, name all of them, separated by commas: the node finds the one that leads.
 The first line on stdout, and the ready file, say that the node is up and connects; `attached` in its log, and `haulage
 nodes`, say that a coordinator has taken it.
 S3 follows the standard AWS variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, ...).
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         config.coordinators.join(", ")
     );
     let mut node = haulage_node::start(config).await?;
-    ready("node", &what, &args.daemon, globals.output())?;
+    ready("node", &what, None, &args.daemon, globals.output())?;
     tokio::select! {
         error = node.crashed() => return Err(error.into()),
         signal = signals.next() => tracing::info!("{}: finishing what is running; once more to stop at once", signal.name()),

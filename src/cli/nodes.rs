@@ -1,7 +1,7 @@
-//! `haulage nodes`: the nodes that the leader knows.
+//! `haulage nodes`: who leads, and the nodes that the leader knows.
 
 use anyhow::Result;
-use haulage_proto::v1::{ListNodesRequest, Node};
+use haulage_proto::v1::{ListNodesRequest, ListNodesResponse, Node};
 
 use crate::api::{self, Explain as _};
 use crate::cli::{Globals, reach};
@@ -13,7 +13,7 @@ use crate::output::{human, json, note};
 const AFTER_HELP: &str = "\
 Examples:
   haulage nodes --coordinator http://coordinator:7400
-  haulage nodes --output json    one object a line
+  haulage nodes --output json    one object a line; the first says who leads
 
 A node is suspect 3 s after its last heartbeat and lost after 5 s; then its work goes to others.";
 
@@ -25,18 +25,21 @@ pub(crate) struct Args {}
 /// Lists nodes.
 pub(crate) async fn run(_args: Args, globals: &Globals) -> Result<Exit> {
     let output = globals.output();
-    let mut client = reach::required(globals, "; `haulage run` works without nodes").await?;
-    let response = client
-        .list_nodes(api::call(ListNodesRequest {}))
-        .await
-        .explained()?
-        .into_inner();
+    let client = reach::required(globals, "; `haulage run` works without nodes").await?;
+    let response = api::patiently(|| {
+        let mut client = client.clone();
+        async move { client.list_nodes(api::call(ListNodesRequest {})).await }
+    })
+    .await
+    .explained()?;
     if output.is_json() {
+        output.json(&json::leader(&response))?;
         for node in &response.nodes {
             output.json(&json::node(node))?;
         }
         return Ok(Exit::Success);
     }
+    note(leader(&response));
     if response.nodes.is_empty() {
         note("no node has attached yet; start one with: haulage node --coordinator URL");
         return Ok(Exit::Success);
@@ -55,6 +58,24 @@ pub(crate) async fn run(_args: Args, globals: &Globals) -> Result<Exit> {
         response.nodes.iter().map(|node| row(node, now)).collect(),
     ))?;
     Ok(Exit::Success)
+}
+
+/// Who leads, and who was asked.
+fn leader(response: &ListNodesResponse) -> String {
+    let ListNodesResponse {
+        leader, answered_by, ..
+    } = response;
+    let asked = if leader == answered_by {
+        String::new()
+    } else {
+        format!("; asked through {answered_by}, which stands by")
+    };
+    format!(
+        "{leader} leads at {} since {} (epoch {}){asked}",
+        response.leader_address,
+        human::moment(response.leader_since),
+        response.epoch
+    )
 }
 
 fn row(node: &Node, now: u64) -> Vec<String> {

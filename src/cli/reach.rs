@@ -16,17 +16,13 @@ pub(crate) struct Reach {
     _reader: Option<Reader>,
 }
 
-/// A client of the coordinator that was named. Several addresses are tried in turn.
+/// A client of the coordinators that were named: of the first that answers, and when that fails of the next.
 pub(crate) async fn coordinator(addresses: &str) -> Result<Client> {
-    let mut last = None;
-    for address in addresses.split(',').filter(|address| !address.trim().is_empty()) {
-        match api::connect(address).await {
-            Ok(client) => return Ok(client),
-            Err(error) if error.is::<Usage>() => return Err(error),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| Usage("--coordinator is empty; give it as http://HOST:7400".into()).into()))
+    let addresses: Vec<&str> = addresses
+        .split(',')
+        .filter(|address| !address.trim().is_empty())
+        .collect();
+    api::connect(&addresses).await
 }
 
 /// A client that can look at runs: of the coordinator if one is named, else of the home's ledger, which it only reads.

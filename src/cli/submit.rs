@@ -112,9 +112,18 @@ pub(crate) async fn send(
         rerun,
         destinations: places.into_iter().collect(),
     };
-    let mut client = client.clone();
+    let ask = || {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.submit(api::call(request)).await }
+    };
     let work = async {
-        let submitted = client.submit(api::call(request)).await.explained()?.into_inner();
+        // The same submission meets the run that the first try may have started. A rerun that is over by then would be
+        // run once more.
+        let submitted = match rerun {
+            true => ask().await.map(tonic::Response::into_inner),
+            false => api::patiently(ask).await,
+        };
+        let submitted = submitted.explained()?;
         let span = tracing::Span::current();
         span.record("run", &submitted.run_id);
         span.record("disposition", word(submitted.disposition()));

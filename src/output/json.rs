@@ -1,6 +1,6 @@
 //! Runs, events, nodes and rejects as JSON: field names as in the public interface, numbers raw, absent things `null`.
 
-use haulage_proto::v1::{Node, Reject, Run, RunEvent, RunState};
+use haulage_proto::v1::{ListNodesResponse, Node, Reject, Run, RunEvent, RunState};
 use serde_json::{Value, json};
 
 use super::human;
@@ -101,6 +101,20 @@ pub(crate) fn event(event: &RunEvent) -> Value {
         "text": event.text,
         "event": serde_json::from_str::<Value>(&event.json).ok(),
     })
+}
+
+/// Who leads, and who was asked.
+pub(crate) fn leader(response: &ListNodesResponse) -> Value {
+    typed(
+        "leader",
+        json!({
+            "name": response.leader,
+            "address": response.leader_address,
+            "since": response.leader_since,
+            "epoch": response.epoch,
+            "answered_by": response.answered_by,
+        }),
+    )
 }
 
 /// A node.

@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_rows;
 mod cluster;
 mod embedded;
+mod failover;
 mod faults;
 mod foreign;
 mod full_disk;

@@ -131,9 +131,7 @@ impl Actor for Cluster {
             ClusterMessage::List(port) => drop(port.send(state.list(now))),
             ClusterMessage::Agents(port) => drop(port.send(state.alive_agents(now))),
         }
-        for action in state.dispatch.due(clock::steady(), clock::wall()) {
-            state.carry_out(action);
-        }
+        state.carry_out_due();
         state.show();
         Ok(())
     }
@@ -147,9 +145,7 @@ impl Actor for Cluster {
         // Other events would be about children, and there are none: agents are monitored, never linked.
         if let SupervisionEvent::ProcessGroupChanged(_) = event {
             state.look_for_agents();
-            for action in state.dispatch.due(clock::steady(), clock::wall()) {
-                state.carry_out(action);
-            }
+            state.carry_out_due();
         }
         Ok(())
     }
@@ -175,6 +171,16 @@ impl ClusterState {
             .collect();
         let present: Vec<AgentId> = self.agents.keys().copied().collect();
         self.dispatch.agents(&present, clock::steady());
+    }
+
+    /// A leader whose lease may have run out says nothing to nodes; what is due stays due until a renewal succeeds.
+    fn carry_out_due(&mut self) {
+        if !self.shared.leadership.holds() {
+            return;
+        }
+        for action in self.dispatch.due(clock::steady(), clock::wall()) {
+            self.carry_out(action);
+        }
     }
 
     fn carry_out(&self, action: Action) {

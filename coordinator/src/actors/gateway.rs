@@ -46,6 +46,10 @@ impl Actor for ClusterGateway {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             GatewayMessage::Heartbeat(wire, port) => {
+                // Unanswered, and unheard: the node fences itself, and this leader's view of it is the same.
+                if !state.shared.leadership.holds() {
+                    return Ok(());
+                }
                 if let Some((heartbeat, answer)) = state.open::<Heartbeat>(&wire, port) {
                     tell(&state.cluster, ClusterMessage::Heartbeat(heartbeat, answer));
                 }

@@ -7,6 +7,7 @@ use haulage_core::run::Phase;
 use haulage_proto::v1::{CancelRequest, CancelResponse};
 use tonic::Status;
 
+use super::role::Leader;
 use super::{Api, status};
 use crate::actors::run::{CancelError, RunMessage};
 use crate::actors::table::Place;
@@ -16,8 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// What stands in the log for somebody who gave no reason.
 const NO_REASON: &str = "no reason given";
 
-pub(super) async fn cancel(api: &Api, request: CancelRequest) -> Result<CancelResponse, Status> {
-    let leader = api.leader()?;
+pub(super) async fn cancel(api: &Api, leader: &Leader, request: CancelRequest) -> Result<CancelResponse, Status> {
     let run = RunId::new(request.run_id);
     let actor = match leader.shared.table.place(&run) {
         Some(Place::Live(actor)) => actor,

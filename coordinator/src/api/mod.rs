@@ -1,12 +1,15 @@
 //! The public gRPC interface, one concern a file. It turns requests into inputs of the actors and reads of the ledger,
 //! and what comes back into generated types; it decides nothing.
 //!
-//! The same service answers without a leader ([`Api::reading`]): then it only reads what the ledger holds.
+//! What it can do depends on its [`Role`]. A leader answers everything. A standby reads the ledger and passes the rest on
+//! to the leader ([`forward`]). Without a coordinator ([`Api::reading`]) it only reads.
 
 pub(crate) mod attach;
 mod cancel;
+mod forward;
 mod nodes;
 mod rejects;
+pub(crate) mod role;
 mod runs;
 pub(crate) mod server;
 mod status;
@@ -21,52 +24,52 @@ use haulage_core::ids::{RunId, Seq};
 use haulage_core::run::State;
 use haulage_proto::v1;
 use haulage_proto::v1::haulage_server::Haulage;
-use ractor::ActorRef;
 use tokio::sync::watch::Sender;
 use tonic::{Request, Response, Status};
 
-use crate::actors::Shared;
-use crate::actors::cluster::ClusterMessage;
-use crate::actors::runs::RunsMessage;
 use crate::ledger::Ledger;
+use forward::{Forward, Route};
+use role::{Leader, Role};
 
 /// A server stream of the interface.
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// The actors that a leader's API talks to.
-#[derive(Clone)]
-pub(crate) struct Leader {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) cluster: ActorRef<ClusterMessage>,
-    pub(crate) runs: ActorRef<RunsMessage>,
-}
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Api {
     ledger: Arc<dyn Ledger>,
-    leader: Option<Leader>,
+    /// The coordinator's name; empty for a reader.
+    name: String,
+    role: Sender<Role>,
+    forward: Arc<Forward>,
     /// True once the process is going down: streams end instead of holding it up.
     closing: Sender<bool>,
 }
 
 impl Api {
-    /// The interface of a leader.
-    pub(crate) fn leading(leader: Leader) -> Self {
-        Self {
-            ledger: Arc::clone(&leader.shared.ledger),
-            leader: Some(leader),
-            closing: Sender::new(false),
-        }
+    /// The interface of a coordinator. It stands by until its role says something else.
+    pub(crate) fn coordinating(ledger: Arc<dyn Ledger>, name: &str) -> Self {
+        Self::new(ledger, name, Role::Standby(None))
     }
 
     /// The interface of somebody who only reads.
     pub(crate) fn reading(ledger: Arc<dyn Ledger>) -> Self {
+        Self::new(ledger, "", Role::Reading)
+    }
+
+    fn new(ledger: Arc<dyn Ledger>, name: &str, role: Role) -> Self {
         Self {
             ledger,
-            leader: None,
+            name: name.to_owned(),
+            role: Sender::new(role),
+            forward: Arc::default(),
             closing: Sender::new(false),
         }
+    }
+
+    /// What this process is, for whoever changes it and whoever waits for a change.
+    pub(crate) fn role(&self) -> &Sender<Role> {
+        &self.role
     }
 
     /// Ends every stream that would otherwise go on.
@@ -74,14 +77,11 @@ impl Api {
         self.closing.send_replace(true);
     }
 
-    /// The leader's actors, if this leads.
-    fn leader(&self) -> Result<&Leader, Status> {
-        let leader = self.leader.as_ref().ok_or_else(|| {
-            Status::failed_precondition("this only reads the ledger; ask a coordinator, or use `haulage run`")
-        })?;
-        match leader.shared.leadership.ended() {
-            Some(reason) => Err(status::deposed(&reason)),
-            None => Ok(leader),
+    /// The leader's actors, if this process leads.
+    fn leader(&self) -> Option<Leader> {
+        match &*self.role.borrow() {
+            Role::Leading(leader) if leader.shared.leadership.ended().is_none() => Some(leader.clone()),
+            Role::Leading(_) | Role::Standby(_) | Role::Reading => None,
         }
     }
 
@@ -118,7 +118,10 @@ impl Haulage for Api {
     type ListRejectsStream = Outgoing<v1::Reject>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
-        submit::submit(self, request).await.map(Response::new)
+        match self.route(request.metadata())? {
+            Route::Here(leader) => submit::submit(&leader, request).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.submit(forward::passed_on(request)).await),
+        }
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -134,17 +137,42 @@ impl Haulage for Api {
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
-        cancel::cancel(self, request.into_inner()).await.map(Response::new)
+        match self.route(request.metadata())? {
+            Route::Here(leader) => cancel::cancel(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => forward::answered(client.cancel(forward::passed_on(request)).await),
+        }
     }
 
-    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
-        nodes::list(self).await.map(Response::new)
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let mut response = match self.route(request.metadata())? {
+            Route::Here(leader) => nodes::list(&leader).await.map(Response::new)?,
+            Route::There(mut client) => forward::answered(client.list_nodes(forward::passed_on(request)).await)?,
+        };
+        response.get_mut().answered_by.clone_from(&self.name);
+        Ok(response)
     }
 
     async fn list_rejects(
         &self,
         request: Request<v1::ListRejectsRequest>,
     ) -> Result<Response<Self::ListRejectsStream>, Status> {
-        rejects::list(self, request.into_inner()).await.map(Response::new)
+        // Whoever only reads has the nodes of its own process, if any.
+        if matches!(&*self.role.borrow(), Role::Reading) {
+            return rejects::list(self, None, request.into_inner()).await.map(Response::new);
+        }
+        match self.route(request.metadata())? {
+            Route::Here(leader) => rejects::list(self, Some(&leader), request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => {
+                let rows = forward::answered(client.list_rejects(forward::passed_on(request)).await)?.into_inner();
+                Ok(Response::new(Box::pin(rows)))
+            }
+        }
     }
 }

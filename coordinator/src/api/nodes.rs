@@ -8,25 +8,29 @@ use haulage_proto::v1::{ListNodesResponse, Node};
 use ractor::ActorRef;
 use tonic::Status;
 
-use super::{Api, status};
+use super::role::Leader;
+use super::status;
 use crate::actors::cluster::ClusterMessage;
 use crate::deciding::NodeView;
 
 /// The cluster actor never waits for anything.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn list(api: &Api) -> Result<ListNodesResponse, Status> {
-    let leader = api.leader()?;
+pub(super) async fn list(leader: &Leader) -> Result<ListNodesResponse, Status> {
     let nodes = status::answered(leader.cluster.call(ClusterMessage::List, Some(TIMEOUT)).await)?;
     Ok(ListNodesResponse {
         nodes: nodes.into_iter().map(node).collect(),
         epoch: leader.shared.epoch().0,
+        leader: leader.about.name.clone(),
+        leader_address: leader.about.address.clone(),
+        leader_since: leader.about.since.0,
+        answered_by: String::new(),
     })
 }
 
 /// Agents of nodes that are alive; without a leader, those of this process.
-pub(super) async fn agents(api: &Api) -> Result<Vec<ActorRef<AgentMessage>>, Status> {
-    match &api.leader {
+pub(super) async fn agents(leader: Option<&Leader>) -> Result<Vec<ActorRef<AgentMessage>>, Status> {
+    match leader {
         Some(leader) => status::answered(leader.cluster.call(ClusterMessage::Agents, Some(TIMEOUT)).await),
         None => Ok(ractor::pg::get_members(&AGENTS.to_owned())
             .into_iter()

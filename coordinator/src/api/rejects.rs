@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::role::Leader;
 use super::{Api, Outgoing, nodes, status};
 use crate::actors::calls::call_within;
 
@@ -23,7 +24,11 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rows that may wait for a slow client.
 const AHEAD: usize = 64;
 
-pub(super) async fn list(api: &Api, request: v1::ListRejectsRequest) -> Result<Outgoing<v1::Reject>, Status> {
+pub(super) async fn list(
+    api: &Api,
+    leader: Option<&Leader>,
+    request: v1::ListRejectsRequest,
+) -> Result<Outgoing<v1::Reject>, Status> {
     let run = RunId::new(request.run_id);
     let log = api.read(&run).await?;
     let keys: Vec<String> = log
@@ -34,13 +39,13 @@ pub(super) async fn list(api: &Api, request: v1::ListRejectsRequest) -> Result<O
     if keys.is_empty() {
         return Ok(Box::pin(futures::stream::empty()));
     }
-    let agents = nodes::agents(api).await?;
+    let agents = nodes::agents(leader).await?;
     if agents.is_empty() {
         return Err(Status::unavailable(
             "quarantined rows are read by a node, and none is attached; start one with `haulage node`",
         ));
     }
-    let epoch = match &api.leader {
+    let epoch = match leader {
         Some(leader) => leader.shared.epoch(),
         None => api.ledger.epoch().await.map_err(|error| status::ledger(&error))?,
     };

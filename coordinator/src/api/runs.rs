@@ -60,7 +60,7 @@ async fn one(api: &Api, row: RunRow) -> Result<Run, Status> {
 
 /// What running chunks have counted, if this process leads the run and is not far behind the log.
 fn live(api: &Api, run: &RunId, seq: Seq) -> Live {
-    let view = api.leader.as_ref().and_then(|leader| leader.shared.table.view(run));
+    let view = api.leader().and_then(|leader| leader.shared.table.view(run));
     match view {
         // An older snapshot may count a chunk as running that has ended since, and it would count twice.
         Some(view) if view.borrow().seq == seq => view.borrow().live.clone(),

@@ -1,5 +1,5 @@
 //! The one port: the public interface, the nodes' sessions, server reflection (both versions, since older clients know
-//! only the first) and the standard health service. And the same over a pipe in this process, for the command line of
+//! only the first) and the standard health service (a standby serves; only the leader serves [`LEADER`]). And the same over a pipe in this process, for the command line of
 //! the embedded mode.
 
 use std::future::Future;
@@ -11,24 +11,30 @@ use haulage_proto::v1::haulage_server::HaulageServer;
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Channel, Endpoint, Server};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use super::Api;
 use super::attach::Attach;
+use super::role::Role;
 use crate::error::Error;
 
 /// A connection on which nothing comes back for so long is asked, and closed after as long again.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A request at most: a pipeline file and its parameters.
-const REQUEST_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// An answer at most: a run with all its events.
-const RESPONSE_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 /// A frame of a node's session at most, with some room for the framing.
 const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// What the health service calls the lead: SERVING on the coordinator that leads, and on no other. A load balancer that
+/// asks for it sends nodes and clients where they are answered first-hand.
+const LEADER: &str = "haulage.v1.Leader";
 /// How long open calls may take to end once the process is going down.
 const GRACE: Duration = Duration::from_secs(3);
 /// Bytes that may wait in a pipe of this process, in each direction.
@@ -39,12 +45,14 @@ const PIPES: usize = 4;
 /// Serves a port until `shutdown`; then open streams are told, and what hasn't ended after [`GRACE`] is cut off.
 pub(crate) async fn serve(
     api: Api,
-    attach: Option<Attach>,
+    cluster: bool,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<HaulageServer<Api>>().await;
+    let _led = AbortOnDrop(tokio::spawn(show_leader(health.clone(), api.role().subscribe())));
+    let attach = cluster.then(|| Attach { api: api.clone() });
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
@@ -72,6 +80,29 @@ pub(crate) async fn serve(
         Ok(served) => Ok(served?),
         // Sessions of nodes never end by themselves.
         Err(_) => Ok(()),
+    }
+}
+
+/// Keeps the health of [`LEADER`] true.
+async fn show_leader(health: HealthReporter, mut role: watch::Receiver<Role>) {
+    loop {
+        let status = match &*role.borrow_and_update() {
+            Role::Leading(_) => ServingStatus::Serving,
+            Role::Standby(_) | Role::Reading => ServingStatus::NotServing,
+        };
+        health.set_service_status(LEADER, status).await;
+        if role.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A task that ends with what it belongs to.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

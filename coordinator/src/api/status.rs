@@ -1,10 +1,11 @@
 //! Errors as gRPC statuses. The code says whether trying again makes sense, the text says what to do.
 
+use haulage_proto::link::transport::LEADER;
 use ractor::MessagingErr;
 use ractor::rpc::CallResult;
 use tonic::Status;
 
-use crate::ledger::Error;
+use crate::ledger::{Error, Led};
 
 /// What the ledger said.
 pub(super) fn ledger(error: &Error) -> Status {
@@ -19,6 +20,22 @@ pub(super) fn ledger(error: &Error) -> Status {
 /// This coordinator no longer leads.
 pub(super) fn deposed(reason: &str) -> Status {
     Status::unavailable(format!("{reason}; connect to the coordinator that leads now"))
+}
+
+/// This coordinator doesn't lead. `LEADER` in the metadata says who does, for those who can go there.
+pub(super) fn standby(led: Option<&Led>) -> Status {
+    let Some(led) = led else {
+        return Status::unavailable("no coordinator leads at the moment; one takes over within seconds, try again");
+    };
+    let mut status = Status::unavailable(format!(
+        "this coordinator stands by; {} leads, at {}",
+        led.name, led.address
+    ));
+    // Without it if the address isn't text that fits there.
+    if let Ok(address) = led.address.parse() {
+        status.metadata_mut().insert(LEADER, address);
+    }
+    status
 }
 
 /// This process is going down.

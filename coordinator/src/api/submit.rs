@@ -15,7 +15,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 use tracing::Span;
 
-use super::{Api, status};
+use super::role::Leader;
+use super::status;
 use crate::actors::run::RunMessage;
 use crate::actors::runs::RunsMessage;
 use crate::actors::table::Place;
@@ -31,8 +32,7 @@ const UNNAMED: &str = "pipeline.yaml";
 /// The text of a status, as it is encoded: clients take headers of 16 KiB in all.
 const STATUS_BYTES: usize = 12 * 1024;
 
-pub(super) async fn submit(api: &Api, request: Request<SubmitRequest>) -> Result<SubmitResponse, Status> {
-    let leader = api.leader()?;
+pub(super) async fn submit(leader: &Leader, request: Request<SubmitRequest>) -> Result<SubmitResponse, Status> {
     let (span, traceparent) = root(&carrier(request.metadata()));
     let rerun = request.get_ref().rerun;
     // Planning SQL is work for a processor, and this task shares its thread with heartbeats.
@@ -41,7 +41,7 @@ pub(super) async fn submit(api: &Api, request: Request<SubmitRequest>) -> Result
         .await
         .map_err(|error| Status::internal(format!("the pipeline's check failed: {error}")))??;
     let shared = &leader.shared;
-    let submitted = api
+    let submitted = shared
         .ledger
         .submit(shared.epoch(), &submission, rerun, clock::wall())
         .await

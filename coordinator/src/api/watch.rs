@@ -2,6 +2,9 @@
 //!
 //! Snapshots come from the run's actor through a channel that keeps only the newest; events come from the ledger, so
 //! none is missing, however slow the client is. A slow client holds up its own stream and nothing else.
+//!
+//! Where this process doesn't lead, the ledger is looked at instead. A stream goes from one to the other and back as the
+//! lead does: it ends with its run, or with this process, and not because another coordinator leads now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Api, Leader, Outgoing, status};
+use super::role::{Leader, Role};
+use super::{Api, Outgoing, status};
 use crate::actors::table::{Place, Snapshot};
 use crate::clock;
 
@@ -36,7 +40,7 @@ const NO_LEADER: &str = "no coordinator has moved this run on for a while; start
 
 pub(super) async fn watch(api: &Api, request: v1::WatchRequest) -> Result<Outgoing<v1::WatchResponse>, Status> {
     let run = RunId::new(request.run_id);
-    if let Some(leader) = &api.leader
+    if let Some(leader) = api.leader()
         && let Some(Place::SetAside(reason)) = leader.shared.table.place(&run)
     {
         return Err(Status::data_loss(format!("run {run} can't be recovered: {reason}")));
@@ -62,6 +66,14 @@ struct Watcher {
     sender: mpsc::Sender<Result<v1::WatchResponse, Status>>,
 }
 
+/// How to follow a run from here on.
+enum Next {
+    /// Not at all: it is at rest, and the client has been told.
+    AtRest,
+    Ledger,
+    Actor(Leader, watch::Receiver<Arc<Snapshot>>),
+}
+
 /// Why a stream ends before its run is at rest.
 enum End {
     /// The client has gone.
@@ -85,17 +97,28 @@ impl Watcher {
     }
 
     async fn follow(&mut self) -> Result<(), End> {
-        let leader = self.api.leader.clone();
-        if let Some(leader) = &leader
-            && let Some(view) = leader.shared.table.view(&self.run)
-        {
-            return self.follow_actor(leader, view).await;
+        let mut next = match self.view() {
+            Some((leader, view)) => Next::Actor(leader, view),
+            None => Next::Ledger,
+        };
+        loop {
+            next = match next {
+                Next::AtRest => return Ok(()),
+                Next::Ledger => self.follow_ledger().await?,
+                Next::Actor(leader, view) => self.follow_actor(&leader, view).await?,
+            };
         }
-        self.follow_ledger().await
+    }
+
+    /// Where snapshots of the run appear, if this process leads it.
+    fn view(&self) -> Option<(Leader, watch::Receiver<Arc<Snapshot>>)> {
+        let leader = self.api.leader()?;
+        let view = leader.shared.table.view(&self.run)?;
+        Some((leader, view))
     }
 
     /// A run that this process leads.
-    async fn follow_actor(&mut self, leader: &Leader, mut view: watch::Receiver<Arc<Snapshot>>) -> Result<(), End> {
+    async fn follow_actor(&mut self, leader: &Leader, mut view: watch::Receiver<Arc<Snapshot>>) -> Result<Next, End> {
         let mut alive = leader.shared.alive.subscribe();
         let mut misplaced = leader.shared.misplaced.subscribe();
         let mut closing = self.api.closing.subscribe();
@@ -117,7 +140,7 @@ impl Watcher {
                     .await?;
                 told = waits;
                 if is_at_rest(&snapshot.state) {
-                    return Ok(());
+                    return Ok(Next::AtRest);
                 }
                 shown = Some(snapshot);
                 // On a copy: what comes during the pause still counts as news afterwards.
@@ -130,10 +153,16 @@ impl Watcher {
             }
             tokio::select! {
                 // The actor is gone for good, as after the end of a run that was shown already.
-                news = view.changed() => if news.is_err() { return self.follow_ledger().await },
+                news = view.changed() => if news.is_err() { return Ok(Next::Ledger) },
                 _ = alive.changed() => {}
                 _ = misplaced.changed() => {}
-                reason = leader.shared.leadership.wait() => return Err(status::deposed(&reason).into()),
+                reason = leader.shared.leadership.wait() => {
+                    // Where another one may lead, this process stands by and goes on reading.
+                    return match self.api.ledger.is_leased() {
+                        true => Ok(Next::Ledger),
+                        false => Err(status::deposed(&reason).into()),
+                    };
+                }
                 () = closed(&mut closing) => return Err(status::closing().into()),
                 () = self.sender.closed() => return Err(End::Gone),
             }
@@ -141,7 +170,7 @@ impl Watcher {
     }
 
     /// A run at rest, or one that another process leads.
-    async fn follow_ledger(&mut self) -> Result<(), End> {
+    async fn follow_ledger(&mut self) -> Result<Next, End> {
         let mut closing = self.api.closing.subscribe();
         let log = self.api.read(&self.run).await?;
         let (mut state, mut seq) = (log.state, log.seq);
@@ -157,14 +186,20 @@ impl Watcher {
                     .await?;
             }
             if is_at_rest(&state) {
-                return Ok(());
+                return Ok(Next::AtRest);
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => quiet += LOOK,
                 () = closed(&mut closing) => return Err(status::closing().into()),
                 () = self.sender.closed() => return Err(End::Gone),
             }
-            if quiet == QUIET {
+            // This process has come to lead: it knows more than the ledger does.
+            if let Some((leader, view)) = self.view()
+                && leader.shared.table.actor(&self.run).is_some()
+            {
+                return Ok(Next::Actor(leader, view));
+            }
+            if quiet == QUIET && !self.is_led() {
                 self.send(&state, seq, &Live::new(), Vec::new(), Some(NO_LEADER))
                     .await?;
             }
@@ -179,6 +214,11 @@ impl Watcher {
                 seq = *place;
             }
         }
+    }
+
+    /// Whether some coordinator is known to lead.
+    fn is_led(&self) -> bool {
+        matches!(&*self.api.role().borrow(), Role::Leading(_) | Role::Standby(Some(_)))
     }
 
     /// The events between what was sent and `upto`.

@@ -171,7 +171,7 @@ impl Task {
         loop {
             let attempt = match timeout(ATTEMPT, self.ledger.append(self.epoch, appends)).await {
                 Ok(attempt) => attempt,
-                Err(_) => Err(super::Error::Database(sqlx::Error::PoolTimedOut)),
+                Err(_) => Err(super::Error::silent()),
             };
             let error = match attempt {
                 Err(error) if error.is_transient() => error,

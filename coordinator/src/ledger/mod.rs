@@ -14,6 +14,7 @@
 mod address;
 pub mod admit;
 pub mod group;
+mod leader;
 mod postgres;
 mod rows;
 mod schema;
@@ -22,11 +23,14 @@ mod write;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use haulage_core::event::{Event, Outcome};
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::submission::Submission;
+
+pub use leader::{Campaign, Candidate, Led};
 
 /// Why the ledger refused, or could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// The database has not said anything for as long as the caller would wait.
+    pub(crate) fn silent() -> Self {
+        Self::Database(sqlx::Error::PoolTimedOut)
+    }
+
     /// Whether the same call may succeed a moment later. The outcome of the failed call may be unknown; repeating an
     /// append or a submission is harmless ([`Ledger::append`], [`Ledger::submit`]).
     pub fn is_transient(&self) -> bool {
@@ -144,8 +153,8 @@ fn transient(error: &sqlx::Error) -> bool {
 }
 
 /// Opens a ledger to write to: makes it where it is missing and brings its schema up to date, safely also when several
-/// processes do so at once. `url` is `postgres://...` or `sqlite:PATH`. The epoch is claimed separately
-/// ([`Ledger::claim`]).
+/// processes do so at once. `url` is `postgres://...` or `sqlite:PATH`. The epoch is taken separately
+/// ([`Ledger::campaign`]).
 pub async fn open(url: &str) -> Result<Arc<dyn Ledger>, Error> {
     connect(url, Access::Write).await
 }
@@ -226,13 +235,27 @@ pub struct RunRow {
 /// The ledger. One value is shared by every actor of a coordinator.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Raises the epoch and takes it. `leader` is kept for people to read.
-    async fn claim(&self, leader: &str, at: Millis) -> Result<Epoch, Error>;
+    /// Whether leaders hold leases here, so that several coordinators may share this ledger. Without leases every
+    /// campaign is won, which is right for one process and its successors.
+    fn is_leased(&self) -> bool;
+
+    /// Raises the epoch and takes it, unless another leader's lease runs. A refused campaign changes nothing.
+    async fn campaign(&self, candidate: &Candidate<'_>, at: Millis) -> Result<Campaign, Error>;
+
+    /// Extends the lease of an epoch, from now on. [`Error::Deposed`] if the epoch was raised since; a lease that has
+    /// run out without that is extended like any other, since nobody else has led meanwhile.
+    async fn renew(&self, epoch: Epoch, lease: Duration) -> Result<(), Error>;
+
+    /// Ends the lease of an epoch at once, so that the next leader need not wait. The epoch stays until it is raised.
+    async fn resign(&self, epoch: Epoch) -> Result<(), Error>;
+
+    /// Who leads now: whose lease runs, or without leases whoever took the epoch last.
+    async fn leader(&self) -> Result<Option<Led>, Error>;
 
     /// Six hex digits that tell this ledger from others; part of every run's id.
     async fn mark(&self) -> Result<String, Error>;
 
-    /// The epoch that stands now; 0 if nobody has claimed yet.
+    /// The epoch that stands now; 0 if nobody has led yet.
     async fn epoch(&self) -> Result<Epoch, Error>;
 
     /// Starts a run, or finds the one that answers for the same submission (by [`Submission::key`]): the newest if it is

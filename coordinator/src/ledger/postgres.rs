@@ -1,10 +1,13 @@
 //! The ledger in PostgreSQL, for a cluster: schema `haulage_ledger`, next to whatever else the database holds.
 //!
-//! Locks, always in this order: the leader row (`FOR SHARE`; a claim updates it), then heads of runs in the order of
-//! their ids, or the submission's advisory lock. READ COMMITTED is enough, since nothing is judged that isn't locked.
+//! Locks, always in this order: the leader row (`FOR KEY SHARE`; see `leader` for what a campaign takes), then heads of
+//! runs in the order of their ids, or the submission's advisory lock. READ COMMITTED is enough, since nothing is judged
+//! that isn't locked.
 //!
-//! A leader that freezes inside a transaction would hold its share lock, and with it every claim, for as long as its
+//! A leader that freezes inside a transaction would hold its lock, and with it every campaign, for as long as its
 //! connection lives. The server ends such a session ([`LIMITS`]), and whatever the leader says when it wakes up is refused.
+
+mod leader;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -18,18 +21,22 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Transaction};
 
 use super::admit::{Advance, Head, NewEvent, Prior, Stored};
+use super::leader::{Campaign, Candidate, Led};
 use super::rows::{self, signed, unsigned};
 use super::write::{self, NewRun, Session};
 use super::{Access, Append, Appended, Error, Ledger, RunRow, Submitted, address, schema};
 
 /// One for the group writer, the others for submissions and for people who look.
 const CONNECTIONS: u32 = 8;
+/// Beside them, for the leader's row alone: a renewal never waits because people look. More than one, so that one that is
+/// cut off and not yet given up doesn't cost the lease.
+const LEADER_CONNECTIONS: u32 = 3;
 /// How long to wait for a connection before saying that the database can't be reached.
 const ACQUIRE: Duration = Duration::from_secs(10);
-/// What the server does about sessions that stop in the middle. Waiting for a lock lasts longer than an idle
-/// transaction, so that a claim which waits for a frozen leader outlasts it.
+/// What the server does about sessions that stop in the middle. An idle transaction ends before a leader's lease does, so
+/// that one which froze in the middle of an append holds up no campaign; and waiting for a lock lasts longer than both.
 const LIMITS: &str =
-    "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '10s'; SET statement_timeout = '60s'";
+    "SET idle_in_transaction_session_timeout = '2s'; SET lock_timeout = '10s'; SET statement_timeout = '60s'";
 /// Migrations may wait for another process that migrates, and may take long themselves.
 const MIGRATION_LIMITS: &str = "SET lock_timeout = '60s'";
 const SCHEMA: &str = "haulage_ledger";
@@ -37,6 +44,7 @@ const SCHEMA: &str = "haulage_ledger";
 /// A ledger in PostgreSQL.
 pub(super) struct Postgres {
     pool: PgPool,
+    leader: PgPool,
 }
 
 impl Postgres {
@@ -71,20 +79,25 @@ impl Postgres {
             }
         }
         connection.close().await.map_err(failed)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(ACQUIRE)
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    connection.execute(LIMITS).await?;
-                    if access == Access::Read {
-                        connection.execute("SET default_transaction_read_only = on").await?;
-                    }
-                    Ok(())
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE)
+                .after_connect(move |connection, _| {
+                    Box::pin(async move {
+                        connection.execute(LIMITS).await?;
+                        if access == Access::Read {
+                            connection.execute("SET default_transaction_read_only = on").await?;
+                        }
+                        Ok(())
+                    })
                 })
-            })
-            .connect_lazy_with(options);
-        Ok(Self { pool })
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self {
+            pool: pool(CONNECTIONS),
+            leader: pool(LEADER_CONNECTIONS),
+        })
     }
 
     async fn begin(&self) -> Result<Box<dyn Session>, Error> {
@@ -115,15 +128,24 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<sqlx::migrate::App
 
 #[async_trait]
 impl Ledger for Postgres {
-    async fn claim(&self, leader: &str, at: Millis) -> Result<Epoch, Error> {
-        let epoch: i64 = sqlx::query_scalar(
-            "UPDATE haulage_ledger.leader SET epoch = epoch + 1, leader = $1, claimed_at = $2 RETURNING epoch",
-        )
-        .bind(leader)
-        .bind(signed(at.0))
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(Epoch(unsigned(epoch)))
+    fn is_leased(&self) -> bool {
+        true
+    }
+
+    async fn campaign(&self, candidate: &Candidate<'_>, at: Millis) -> Result<Campaign, Error> {
+        leader::campaign(&self.leader, candidate, at).await
+    }
+
+    async fn renew(&self, epoch: Epoch, lease: Duration) -> Result<(), Error> {
+        leader::renew(&self.leader, epoch, lease).await
+    }
+
+    async fn resign(&self, epoch: Epoch) -> Result<(), Error> {
+        leader::resign(&self.leader, epoch).await
+    }
+
+    async fn leader(&self) -> Result<Option<Led>, Error> {
+        leader::led(&self.leader).await
     }
 
     async fn mark(&self) -> Result<String, Error> {
@@ -192,7 +214,7 @@ impl Session for PostgresSession {
     }
 
     async fn epoch(&mut self) -> Result<Epoch, Error> {
-        let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM haulage_ledger.leader FOR SHARE")
+        let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM haulage_ledger.leader FOR KEY SHARE")
             .fetch_one(&mut *self.transaction)
             .await?;
         Ok(Epoch(unsigned(epoch)))

@@ -2,7 +2,8 @@
 //!
 //! Writes take SQLite's write lock when they begin (`BEGIN IMMEDIATE`), on the one connection of this process that
 //! writes: so nothing is ever judged that another writer changes meanwhile, and no lock is upgraded, which SQLite would
-//! refuse without waiting. Readers have connections of their own and, thanks to WAL, never wait for a writer.
+//! refuse without waiting. There is no lease, and a campaign is always won: a file belongs to one process, whose lock
+//! on the home keeps others away, and one that comes back must not wait for itself. Readers have connections of their own and, thanks to WAL, never wait for a writer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -17,6 +18,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePo
 use sqlx::{QueryBuilder, SqliteConnection, Transaction};
 
 use super::admit::{Advance, Head, NewEvent, Prior, Stored};
+use super::leader::{Campaign, Candidate, Led};
 use super::rows::{self, signed, unsigned};
 use super::write::{self, NewRun, Session};
 use super::{Access, Append, Appended, Error, Ledger, RunRow, Submitted, schema};
@@ -147,14 +149,44 @@ async fn applied(connection: &mut SqliteConnection) -> Result<Vec<AppliedMigrati
 
 #[async_trait]
 impl Ledger for Sqlite {
-    async fn claim(&self, leader: &str, at: Millis) -> Result<Epoch, Error> {
+    fn is_leased(&self) -> bool {
+        false
+    }
+
+    async fn campaign(&self, candidate: &Candidate<'_>, at: Millis) -> Result<Campaign, Error> {
         let epoch: i64 =
             sqlx::query_scalar("UPDATE leader SET epoch = epoch + 1, leader = ?, claimed_at = ? RETURNING epoch")
-                .bind(leader)
+                .bind(candidate.name)
                 .bind(signed(at.0))
                 .fetch_one(&self.writer)
                 .await?;
-        Ok(Epoch(unsigned(epoch)))
+        Ok(Campaign::Won(Epoch(unsigned(epoch))))
+    }
+
+    async fn renew(&self, epoch: Epoch, _: Duration) -> Result<(), Error> {
+        let theirs = self.epoch().await?;
+        match theirs == epoch {
+            true => Ok(()),
+            false => Err(Error::Deposed { theirs, ours: epoch }),
+        }
+    }
+
+    async fn resign(&self, _: Epoch) -> Result<(), Error> {
+        // There is nothing that the next one would have to wait for.
+        Ok(())
+    }
+
+    async fn leader(&self) -> Result<Option<Led>, Error> {
+        let (epoch, name, since): (i64, String, i64) = sqlx::query_as("SELECT epoch, leader, claimed_at FROM leader")
+            .fetch_one(&self.readers)
+            .await?;
+        Ok((epoch > 0).then(|| Led {
+            epoch: Epoch(unsigned(epoch)),
+            name,
+            address: String::new(),
+            since: Millis(unsigned(since)),
+            left: None,
+        }))
     }
 
     async fn mark(&self) -> Result<String, Error> {

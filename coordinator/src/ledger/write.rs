@@ -1,7 +1,8 @@
 //! The two writing transactions, `append` and `submit`, once for both databases.
 //!
-//! Both check the epoch first, in the transaction that writes and under a lock that a claim has to wait for. So there
-//! are two orders only: the write commits and the claim comes after it, or the claim commits and the write is refused.
+//! Both check the epoch first, in the transaction that writes and under a lock that a campaign has to wait for. So
+//! there are two orders only: the write commits and the new epoch comes after it, or the epoch commits and the write is
+//! refused.
 //!
 //! A run's head is locked before it is judged. Whoever wrote before has committed by then, also a connection that was
 //! cut in the middle of its COMMIT; that is why a refused append can be held against what stands.
@@ -31,7 +32,7 @@ pub(super) trait Session: Send {
     /// The ledger's mark.
     async fn mark(&mut self) -> Result<String, Error>;
 
-    /// The epoch that stands, under a lock that a claim waits for.
+    /// The epoch that stands, under a lock that a campaign waits for.
     async fn epoch(&mut self) -> Result<Epoch, Error>;
 
     /// Locks the runs that exist of these (given in order, without repetition) and says where their logs end.
@@ -150,7 +151,7 @@ pub(super) async fn submit(
     )))
 }
 
-/// An epoch of 0 leads nothing: nobody has claimed it.
+/// An epoch of 0 leads nothing: nobody has won it.
 async fn check_epoch(session: &mut dyn Session, ours: Epoch) -> Result<(), Error> {
     let theirs = session.epoch().await?;
     if theirs != ours || ours == Epoch(0) {

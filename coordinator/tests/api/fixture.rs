@@ -69,6 +69,7 @@ impl Stage {
         CoordinatorConfig {
             ledger: self.ledger(),
             name: "test".to_owned(),
+            advertise: "http://127.0.0.1:7400".to_owned(),
             cookie: "cookie".to_owned(),
             lease: lease::Settings {
                 lease_ms: 5_000,

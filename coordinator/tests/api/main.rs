@@ -1,5 +1,5 @@
 //! The coordinator as its clients and nodes see it: the real actors, the real API over an in-process channel, a real
-//! SQLite ledger, and nodes that are scripted. Real nodes come in the end-to-end tests.
+//! SQLite ledger (PostgreSQL where there are several), and nodes that are scripted. Real nodes come in the end-to-end tests.
 
 mod agent;
 mod fixture;
@@ -9,3 +9,4 @@ mod nodes;
 mod port;
 mod restart;
 mod runs;
+mod standby;

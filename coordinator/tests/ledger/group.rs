@@ -3,11 +3,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 use haulage_coordinator::ledger::group::{self, Ended, Writer};
-use haulage_coordinator::ledger::{self, Append, Appended, Error, Ledger, RunRow, Submitted};
+use haulage_coordinator::ledger::{self, Append, Appended, Campaign, Candidate, Error, Led, Ledger, RunRow, Submitted};
 use haulage_core::event::Event;
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::submission::Submission;
@@ -17,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::support::{NOW, Place, append, event, log, start};
+use crate::support::{Place, append, claim, event, log, start};
 
 crate::over_both!(
     a_thousand_appends_of_many_runs,
@@ -72,8 +73,24 @@ impl Ledger for Gated {
         }
     }
 
-    async fn claim(&self, leader: &str, at: Millis) -> Result<Epoch, Error> {
-        self.inner.claim(leader, at).await
+    fn is_leased(&self) -> bool {
+        self.inner.is_leased()
+    }
+
+    async fn campaign(&self, candidate: &Candidate<'_>, at: Millis) -> Result<Campaign, Error> {
+        self.inner.campaign(candidate, at).await
+    }
+
+    async fn renew(&self, epoch: Epoch, lease: Duration) -> Result<(), Error> {
+        self.inner.renew(epoch, lease).await
+    }
+
+    async fn resign(&self, epoch: Epoch) -> Result<(), Error> {
+        self.inner.resign(epoch).await
+    }
+
+    async fn leader(&self) -> Result<Option<Led>, Error> {
+        self.inner.leader().await
     }
 
     async fn mark(&self) -> Result<String, Error> {
@@ -280,7 +297,7 @@ async fn a_lost_epoch_ends_everything(place: Place) {
         sending.push(one);
         wait_for("the first transaction", || (!gated.groups().is_empty()).then_some(())).await;
     }
-    let theirs = other.claim("another", NOW).await.expect("an epoch");
+    let theirs = claim(&*other, "another").await.expect("an epoch");
     gated.gate.add_permits(1000);
     // One in the transaction, two in the queue, one that comes later.
     sending.push(queue(&writer, append(&run, 1, vec![event(1)])));
@@ -350,7 +367,7 @@ async fn a_connection_cut_at_commit_neither_loses_nor_doubles() {
 async fn a_leader_frozen_in_its_transaction_is_deposed_all_the_same() {
     let place = Place::postgres().await;
     let (ledger, proxy) = behind_a_proxy(&place).await;
-    let old = ledger.claim("frozen", NOW).await.expect("an epoch");
+    let old = claim(&*ledger, "frozen").await.expect("an epoch");
     let run = start(&*ledger, old, 1).await;
     let (writer, task) = Writer::spawn(ledger.clone(), old);
     proxy.next_commit(Commit::Freezes);
@@ -358,8 +375,7 @@ async fn a_leader_frozen_in_its_transaction_is_deposed_all_the_same() {
     proxy.frozen().await;
 
     let standby = place.open().await;
-    let new = standby
-        .claim("standby", NOW)
+    let new = claim(&*standby, "standby")
         .await
         .expect("an epoch, once the server has ended the frozen session");
     assert!(new > old);

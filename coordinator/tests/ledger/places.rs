@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Executor as _};
 use tokio::time::timeout;
 
-use crate::support::{NOW, Place, append, event, finish, log, start, submission};
+use crate::support::{NOW, Place, append, claim, event, finish, log, start, submission};
 
 crate::over_both!(
     a_restart_sees_everything,
@@ -35,10 +35,7 @@ async fn a_restart_sees_everything(place: Place) {
     assert_eq!(ledger.epoch().await.expect("an epoch"), Epoch(1));
     assert_eq!(ledger.open_runs().await.expect("open runs"), std::slice::from_ref(&run));
     assert_eq!(log(&*ledger, &run).await.len(), 2);
-    assert_eq!(
-        ledger.claim("after the restart", NOW).await.expect("an epoch"),
-        Epoch(2)
-    );
+    assert_eq!(claim(&*ledger, "after the restart").await.expect("an epoch"), Epoch(2));
     let attached = ledger
         .submit(Epoch(2), &submission(1), false, NOW)
         .await
@@ -97,7 +94,7 @@ async fn a_reader_reads_and_changes_nothing(place: Place) {
         .expect("an answer");
     assert_eq!(log(&*reader, &run).await.len(), 2);
 
-    assert!(matches!(reader.claim("reader", NOW).await, Err(Error::Database(_))));
+    assert!(matches!(claim(&*reader, "reader").await, Err(Error::Database(_))));
     assert!(matches!(
         reader.submit(epoch, &submission(2), false, NOW).await,
         Err(Error::Database(_))

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use haulage_coordinator::ledger::{self, Append, Appended, Ledger};
+use haulage_coordinator::ledger::{self, Append, Appended, Campaign, Candidate, Error, Ledger};
 use haulage_core::event::{Event, Outcome};
 use haulage_core::ids::{Attempt, Epoch, Millis, NodeName, RunId, Seq, Work};
 use haulage_core::submission::Submission;
@@ -54,7 +55,7 @@ impl Place {
     /// A ledger that leads, with another handle on it.
     pub(crate) async fn lead(&self) -> (Arc<dyn Ledger>, Arc<dyn Ledger>, Epoch) {
         let (ledger, other) = (self.open().await, self.open().await);
-        let epoch = ledger.claim("test", NOW).await.expect("an epoch");
+        let epoch = claim(&*ledger, "test").await.expect("an epoch");
         (ledger, other, epoch)
     }
 
@@ -80,6 +81,25 @@ impl Place {
                 connection.close().await.expect("a closed connection");
             }
         }
+    }
+}
+
+/// A campaign of somebody who leads for `lease` unless it renews.
+pub(crate) async fn campaign(ledger: &dyn Ledger, name: &str, lease: Duration) -> Result<Campaign, Error> {
+    let address = format!("http://{name}:7400");
+    let candidate = Candidate {
+        name,
+        address: &address,
+        lease,
+    };
+    ledger.campaign(&candidate, NOW).await
+}
+
+/// A new epoch, whose lease keeps nobody waiting.
+pub(crate) async fn claim(ledger: &dyn Ledger, name: &str) -> Result<Epoch, Error> {
+    match campaign(ledger, name, Duration::ZERO).await? {
+        Campaign::Won(epoch) => Ok(epoch),
+        Campaign::Lost(led) => panic!("{name} lost to {led:?}"),
     }
 }
 

@@ -21,7 +21,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
 use super::gateway;
-use super::shared::Shared;
+use super::shared::{Rhythm, Shared};
 use super::supervisor::SupervisorMessage;
 use crate::trace::Carrier;
 
@@ -129,6 +129,7 @@ impl State {
         self.lease_ms = hello.lease_ms.max(1);
         self.heartbeat_ms = hello.heartbeat_ms.clamp(1, self.lease_ms);
         self.greeted = Some(now);
+        self.hear();
         // The leader counts from when it hears the answer, which is later.
         self.lease(myself, now, self.lease_ms)?;
         // The first heartbeat goes at once: waiting out an interval of before could outlast a short lease.
@@ -198,6 +199,7 @@ impl State {
         if !self.with.shared.admit(epoch) {
             return Ok(());
         }
+        self.hear();
         if !std::mem::replace(&mut self.heard, true) {
             tracing::info!("heartbeats are answered again");
         }
@@ -221,6 +223,13 @@ impl State {
             self.with.supervisor.cast(dropped)?;
         }
         self.lease(myself, sent, grant.lease_ms)
+    }
+
+    fn hear(&self) {
+        self.with.shared.hear(Rhythm {
+            heartbeat_ms: self.heartbeat_ms,
+            lease_ms: self.lease_ms,
+        });
     }
 
     /// Another process has this node's name and lives. An error ends the node as a whole: two of one name would be given

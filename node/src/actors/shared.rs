@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use haulage_core::checkpoint::Counts;
 use haulage_core::ids::{Epoch, NodeName};
+use haulage_core::lease::{HEARTBEAT_MS, LEASE_MS};
 use haulage_proto::link::message::AttemptKey;
 use haulage_proto::link::wire::{self, Meta, Wire};
 use ractor::RpcReplyPort;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::trace::Carrier;
 
@@ -44,6 +46,22 @@ impl Progress {
     }
 }
 
+/// How often a coordinator that was heard wants to hear from this node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rhythm {
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) lease_ms: u64,
+}
+
+impl Default for Rhythm {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: HEARTBEAT_MS,
+            lease_ms: LEASE_MS,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -55,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) places: BTreeMap<String, String>,
     epoch: AtomicU64,
     refused: AtomicBool,
+    heard: watch::Sender<Rhythm>,
     held: Mutex<BTreeMap<AttemptKey, Arc<Progress>>>,
 }
 
@@ -67,6 +86,7 @@ impl Shared {
             places,
             epoch: AtomicU64::new(0),
             refused: AtomicBool::new(false),
+            heard: watch::Sender::default(),
             held: Mutex::default(),
         }
     }
@@ -88,6 +108,16 @@ impl Shared {
 
     pub(crate) fn is_refused(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
+    }
+
+    /// A leader greeted this node, or answered its heartbeat.
+    pub(crate) fn hear(&self, rhythm: Rhythm) {
+        self.heard.send_replace(rhythm);
+    }
+
+    /// Changes whenever a leader is heard.
+    pub(crate) fn heard(&self) -> watch::Receiver<Rhythm> {
+        self.heard.subscribe()
     }
 
     /// The envelope of what this node says.

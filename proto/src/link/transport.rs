@@ -15,6 +15,7 @@
 //!
 //! Deliberately not here: when to dial, whom, and how long to wait before the next try.
 
+use std::future::Future as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
@@ -42,6 +43,9 @@ pub const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// Frames that may wait for the connection, in each direction, before the writer has to wait.
 const FRAMES_IN_FLIGHT: usize = 16;
 
+/// In the metadata of a refusal by a coordinator that doesn't lead: the leader's address, if there is one.
+pub const LEADER: &str = "haulage-leader";
+
 /// Why a session could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,13 +67,22 @@ pub type Outbound = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
 #[derive(Debug)]
 pub struct Dialed {
     closed: oneshot::Receiver<()>,
+    hang_up: Option<oneshot::Sender<()>>,
 }
 
 impl Dialed {
     /// Returns once the session has let go of the stream, for whatever reason.
-    pub async fn closed(self) {
+    pub async fn closed(&mut self) {
         // An error means that the other half was dropped, which is the news.
-        let _gone = self.closed.await;
+        let _gone = (&mut self.closed).await;
+    }
+
+    /// Ends the session as if the peer had closed the stream: for a peer that says nothing any more.
+    pub fn hang_up(&mut self) {
+        if let Some(hang_up) = self.hang_up.take() {
+            // An error means that the session has ended already.
+            hang_up.send(()).ok();
+        }
     }
 }
 
@@ -101,7 +114,7 @@ pub fn accept(
     inbound: Streaming<Frame>,
     peer: impl Into<String>,
 ) -> Result<Outbound, Error> {
-    let (stream, outbound, _closed) = FrameStream::new(inbound, peer.into());
+    let (stream, outbound, _dialed) = FrameStream::new(inbound, peer.into());
     node_server
         .cast(NodeServerMessage::ConnectionOpenedExternal {
             stream: Box::new(stream),
@@ -123,14 +136,14 @@ pub async fn dial(
         .attach(ReceiverStream::new(outbound))
         .await
         .map_err(|status| Error::Refused(Box::new(status)))?;
-    let (stream, closed) = FrameStream::over(response.into_inner(), sender, peer.into());
+    let (stream, dialed) = FrameStream::over(response.into_inner(), sender, peer.into());
     node_server
         .cast(NodeServerMessage::ConnectionOpenedExternal {
             stream: Box::new(stream),
             is_server: false,
         })
         .map_err(|_| Error::Ended)?;
-    Ok(Dialed { closed })
+    Ok(dialed)
 }
 
 /// Differs for every start of a process, also on one machine within one clock tick of the system.
@@ -151,25 +164,31 @@ struct FrameStream<S> {
 }
 
 impl<S> FrameStream<S> {
-    fn new(inbound: S, peer: String) -> (Self, mpsc::Receiver<Frame>, oneshot::Receiver<()>) {
+    fn new(inbound: S, peer: String) -> (Self, mpsc::Receiver<Frame>, Dialed) {
         let (sender, outbound) = mpsc::channel(FRAMES_IN_FLIGHT);
-        let (stream, closed) = Self::over(inbound, sender, peer);
-        (stream, outbound, closed)
+        let (stream, dialed) = Self::over(inbound, sender, peer);
+        (stream, outbound, dialed)
     }
 
-    fn over(inbound: S, sender: mpsc::Sender<Frame>, peer: String) -> (Self, oneshot::Receiver<()>) {
+    fn over(inbound: S, sender: mpsc::Sender<Frame>, peer: String) -> (Self, Dialed) {
         let (alive, closed) = oneshot::channel();
+        let (hang_up, hung_up) = oneshot::channel();
         let reader = FrameReader {
             inbound,
             frame: Vec::new(),
             read: 0,
+            line: Line::Up(hung_up),
             _alive: alive,
         };
         let writer = FrameWriter {
             sender: PollSender::new(sender),
             pending: Vec::new(),
         };
-        (Self { reader, writer, peer }, closed)
+        let dialed = Dialed {
+            closed,
+            hang_up: Some(hang_up),
+        };
+        (Self { reader, writer, peer }, dialed)
     }
 }
 
@@ -191,8 +210,17 @@ struct FrameReader<S> {
     inbound: S,
     frame: Vec<u8>,
     read: usize,
+    line: Line,
     // Dropped with the reader, which is how the dialer learns that the session is over.
     _alive: oneshot::Sender<()>,
+}
+
+/// Whether the dialer still wants the stream.
+enum Line {
+    Up(oneshot::Receiver<()>),
+    /// There is nobody who could hang up.
+    Kept,
+    HungUp,
 }
 
 impl<S> AsyncRead for FrameReader<S>
@@ -200,6 +228,14 @@ where
     S: Stream<Item = Result<Frame, Status>> + Unpin,
 {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Line::Up(hung_up) = &mut self.line
+            && let Poll::Ready(said) = Pin::new(hung_up).poll(cx)
+        {
+            self.line = if said.is_ok() { Line::HungUp } else { Line::Kept };
+        }
+        if let Line::HungUp = self.line {
+            return Poll::Ready(Ok(()));
+        }
         // An empty frame is no end of the stream, so it is skipped.
         while self.read == self.frame.len() {
             match ready!(self.inbound.poll_next_unpin(cx)) {
@@ -277,7 +313,7 @@ mod tests {
         mpsc::Receiver<Frame>,
     ) {
         let (feed, inbound) = mpsc::channel(8);
-        let (stream, outbound, _closed) = FrameStream::new(ReceiverStream::new(inbound), "peer".to_owned());
+        let (stream, outbound, _dialed) = FrameStream::new(ReceiverStream::new(inbound), "peer".to_owned());
         (feed, stream, outbound)
     }
 
@@ -356,7 +392,8 @@ mod tests {
     #[tokio::test]
     async fn a_gone_peer_breaks_the_pipe_and_a_gone_reader_tells_the_dialer() {
         let (_feed, inbound) = mpsc::channel(1);
-        let (stream, outbound, closed) = FrameStream::<Inbound>::new(ReceiverStream::new(inbound), "peer".to_owned());
+        let (stream, outbound, mut dialed) =
+            FrameStream::<Inbound>::new(ReceiverStream::new(inbound), "peer".to_owned());
         let (reader, mut writer) = Box::new(stream).split();
         drop(outbound);
         writer.write_all(b"x").await.expect("gathered");
@@ -365,7 +402,29 @@ mod tests {
             io::ErrorKind::BrokenPipe
         );
         drop(reader);
-        timeout(Duration::from_secs(5), Dialed { closed }.closed())
+        timeout(Duration::from_secs(5), dialed.closed())
+            .await
+            .expect("told at once");
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_ends_the_stream_also_of_a_silent_peer() {
+        let (_feed, inbound) = mpsc::channel(1);
+        let (stream, _outbound, mut dialed) =
+            FrameStream::<Inbound>::new(ReceiverStream::new(inbound), "peer".to_owned());
+        let (mut reader, _writer) = Box::new(stream).split();
+        let reading = tokio::spawn(async move {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).await.map(|read| (read, all))
+        });
+        dialed.hang_up();
+        let (read, all) = timeout(Duration::from_secs(5), reading)
+            .await
+            .expect("it ends")
+            .expect("no panic")
+            .expect("an end, not an error");
+        assert_eq!((read, all), (0, Vec::new()));
+        timeout(Duration::from_secs(5), dialed.closed())
             .await
             .expect("told at once");
     }

@@ -1,5 +1,5 @@
-//! A cluster as an operator starts it: one coordinator and some nodes, each a process of the binary, on ports that the
-//! system chose.
+//! A cluster as an operator starts it: one coordinator or several and some nodes, each a process of the binary, on ports
+//! that the system chose.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -31,10 +31,12 @@ pub(crate) struct Settings {
 pub(crate) struct Cluster {
     folder: PathBuf,
     settings: Settings,
-    /// Where clients find the coordinator.
+    /// Where clients find the coordinators: all their addresses, separated by commas.
     pub(crate) address: String,
-    /// The coordinator's process.
+    /// The coordinator's process; the one that leads first, if there are several.
     pub(crate) coordinator: Service,
+    /// The others, which stand by.
+    pub(crate) standbys: Vec<Service>,
     /// The nodes by name.
     pub(crate) nodes: Vec<(String, Service)>,
 }
@@ -42,19 +44,30 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts a cluster with its files in `folder`, and waits until every node is alive.
     pub(crate) async fn start(folder: &Path, settings: Settings) -> Result<Self> {
+        Self::start_with(folder, settings, &["coordinator"]).await
+    }
+
+    /// Starts a cluster with coordinators of these names, of which the first one leads.
+    pub(crate) async fn start_with(folder: &Path, settings: Settings, coordinators: &[&str]) -> Result<Self> {
         let cookie = folder.join("cookie");
         std::fs::write(&cookie, "a secret of this test\n")?;
-        let mut coordinator = coordinator(folder, &settings, "127.0.0.1:0").spawn("coordinator")?;
-        let ready = coordinator.line_with("127.0.0.1:").await?;
-        let address = format!(
-            "http://{}",
-            address_in(&ready).with_context(|| format!("no address in {ready:?}"))?
-        );
+        let mut addresses = Vec::new();
+        let mut services = Vec::new();
+        for name in coordinators {
+            let verb = coordinator(folder, &settings, "127.0.0.1:0").args(["--name", name]);
+            let mut service = verb.spawn(name)?;
+            let ready = service.line_with("haulage coordinator ready").await?;
+            let address = address_in(&ready).with_context(|| format!("no address in {ready:?}"))?;
+            addresses.push(format!("http://{address}"));
+            services.push(service);
+        }
+        let standbys = services.split_off(1);
         let mut cluster = Self {
             folder: folder.to_owned(),
             settings,
-            address,
-            coordinator,
+            address: addresses.join(","),
+            coordinator: services.pop().context("a cluster has a coordinator")?,
+            standbys,
             nodes: Vec::new(),
         };
         for number in 1..=cluster.settings.nodes {
@@ -81,6 +94,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// The address of one coordinator, by its place in the list of names.
+    pub(crate) fn address_of(&self, place: usize) -> Result<&str> {
+        self.address.split(',').nth(place).context("no such coordinator")
+    }
+
+    /// A call of the binary as a client of one coordinator alone.
+    pub(crate) fn client_of(&self, place: usize) -> Result<Verb> {
+        Ok(self.client().env("HAULAGE_COORDINATOR", self.address_of(place)?))
+    }
+
     /// A call of the binary as a client of this cluster.
     pub(crate) fn client(&self) -> Verb {
         Verb::new(&self.folder)
@@ -90,9 +113,13 @@ impl Cluster {
 
     /// Submits a pipeline and returns the run's id and what became of the submission.
     pub(crate) async fn submit(&self, pipeline: &Path, more: &[&str]) -> Result<(String, String)> {
+        Self::submit_as(self.client(), pipeline, more).await
+    }
+
+    /// Submits as this client.
+    pub(crate) async fn submit_as(client: Verb, pipeline: &Path, more: &[&str]) -> Result<(String, String)> {
         let args: [OsString; 2] = ["submit".into(), pipeline.into()];
-        let output = self
-            .client()
+        let output = client
             .args(args)
             .args(["--output", "json"])
             .args(more)
