@@ -161,7 +161,11 @@ pub fn trace_id(traceparent: &str) -> String {
 fn error(state: &State) -> String {
     match (state.stuck(), state.undoing_waits(), state.failure()) {
         (Some((step, failure)), _, _) => {
-            format!("{step} can't be undone: {failure}; when that is put right, submit it again, and undoing goes on")
+            let run = state.run().map(ToString::to_string).unwrap_or_default();
+            format!(
+                "{step} can't be undone: {failure}; put that right and have it undone (`haulage saga retry {run}`, or submit \
+                 it again), or leave it as it is (`haulage saga abandon {run} --reason TEXT`)"
+            )
         }
         (None, Some((step, away)), Some(failure)) => {
             format!("{failure}; undoing {step} waits and is tried again: {away}")

@@ -23,6 +23,7 @@ pub(crate) mod reach;
 pub(crate) mod rejects;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod saga;
 pub(crate) mod show;
 pub(crate) mod sources;
 pub(crate) mod submit;
@@ -141,6 +142,8 @@ pub(crate) enum Verb {
     Show(show::Args),
     /// Ask a run to end, and undo what it has started
     Cancel(cancel::Args),
+    /// Decide about a run that is stuck: try again to undo it, or leave a step as it is
+    Saga(saga::Args),
     /// List the rows of a run that went to quarantine, with file, line, reason and raw text
     Rejects(rejects::Args),
     /// List the nodes of a cluster
@@ -178,6 +181,7 @@ impl Cli {
             | Verb::Runs(_)
             | Verb::Show(_)
             | Verb::Cancel(_)
+            | Verb::Saga(_)
             | Verb::Rejects(_)
             | Verb::Nodes(_) => Role {
                 name: "client",
@@ -200,6 +204,7 @@ impl Cli {
             Verb::Runs(args) => Box::pin(runs::run(args, &globals)).await,
             Verb::Show(args) => Box::pin(show::run(args, &globals)).await,
             Verb::Cancel(args) => Box::pin(cancel::run(args, &globals)).await,
+            Verb::Saga(args) => Box::pin(saga::run(args, &globals)).await,
             Verb::Rejects(args) => Box::pin(rejects::run(args, &globals)).await,
             Verb::Nodes(args) => Box::pin(nodes::run(args, &globals)).await,
             Verb::Coordinator(args) => Box::pin(coordinator::run(args, &globals)).await,

@@ -253,7 +253,8 @@ async fn that_is_refused_leaves_the_run_stuck_until_it_is_submitted_again() -> R
         "can't be undone",
         "permission denied",
         "user loader",
-        "submit it again",
+        "haulage saga retry",
+        "haulage saga abandon",
     ] {
         ensure!(
             said.contains(part),
@@ -270,7 +271,7 @@ async fn that_is_refused_leaves_the_run_stuck_until_it_is_submitted_again() -> R
         .cluster
         .watch(&stage.run)
         .await?
-        .failure(&["stuck", "submit it again"])?;
+        .failure(&["stuck", "haulage saga retry"])?;
     stage.check_target_untouched().await?;
 
     // Submitted again it tries again: once more in vain, then with the permission given back.

@@ -51,10 +51,10 @@ pub(crate) enum RunMessage {
     Grant { number: u64, work: Work, node: NodeName },
     /// An attempt has ended; the node repeats it until it is acknowledged.
     Done(Done, Answer),
-    /// A user wants the run to end.
-    Cancel {
-        reason: String,
-        port: RpcReplyPort<Result<(), CancelError>>,
+    /// Somebody wants something of the run, and waits to hear whether it stands.
+    Ask {
+        input: Input,
+        port: RpcReplyPort<Result<Seq, AskError>>,
     },
     /// What running attempts have counted so far.
     Progress(Vec<(Work, Attempt, Counts)>),
@@ -64,12 +64,12 @@ pub(crate) enum RunMessage {
     Show,
 }
 
-/// Why a run was not cancelled.
+/// Why the run does not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CancelError {
+pub(crate) enum AskError {
     #[error("{0}")]
     Refused(#[from] Refused),
-    #[error("the ledger can't be written at the moment; cancel again")]
+    #[error("the ledger can't be written at the moment; ask again")]
     Ledger,
 }
 
@@ -99,7 +99,7 @@ enum Reply {
     Nobody,
     Grant(u64),
     Done(Answer),
-    Cancel(RpcReplyPort<Result<(), CancelError>>),
+    Ask(RpcReplyPort<Result<Seq, AskError>>),
 }
 
 /// The fold of the log up to `seq`.
@@ -166,7 +166,7 @@ impl Actor for RunActor {
                 state.take(Input::Grant { work, node }, Reply::Grant(number));
             }
             RunMessage::Done(done, answer) => state.take(assignment::input(done), Reply::Done(answer)),
-            RunMessage::Cancel { reason, port } => state.take(Input::Cancel { reason }, Reply::Cancel(port)),
+            RunMessage::Ask { input, port } => state.take(input, Reply::Ask(port)),
             RunMessage::Progress(progress) => state.progress(progress),
             RunMessage::Flush => state.flush().await?,
             RunMessage::Show => {
@@ -304,6 +304,7 @@ impl RunState {
 
     /// What was pending stands: says so to whoever waits.
     fn answer(&mut self, mut refusals: HashMap<usize, Refused>) {
+        let seq = self.log.as_ref().map_or(Seq(0), |log| log.seq);
         for (place, pending) in self.pending.drain(..).enumerate() {
             let refused = refusals.remove(&place);
             match pending.reply {
@@ -311,7 +312,7 @@ impl RunState {
                 Reply::Grant(number) => self.grants_seen = self.grants_seen.max(number),
                 // A refused or stale outcome is acknowledged too: nobody will ever want it.
                 Reply::Done(answer) => answer.send(&DoneReply { acknowledged: true }),
-                Reply::Cancel(port) => drop(port.send(refused.map_or(Ok(()), |refused| Err(refused.into())))),
+                Reply::Ask(port) => drop(port.send(refused.map_or(Ok(seq), |refused| Err(refused.into())))),
             }
         }
     }
@@ -357,7 +358,7 @@ impl RunState {
                 }
                 Reply::Grant(number) => self.grants_seen = self.grants_seen.max(number),
                 Reply::Done(answer) => answer.send(&DoneReply { acknowledged: false }),
-                Reply::Cancel(port) => drop(port.send(Err(CancelError::Ledger))),
+                Reply::Ask(port) => drop(port.send(Err(AskError::Ledger))),
             }
         }
         self.pending = kept;

@@ -3,10 +3,12 @@
 //!
 //! The same service answers without a leader ([`Api::reading`]): then it only reads what the ledger holds.
 
+mod ask;
 pub(crate) mod attach;
 mod cancel;
 mod nodes;
 mod rejects;
+mod resolve;
 mod runs;
 pub(crate) mod server;
 mod status;
@@ -135,6 +137,10 @@ impl Haulage for Api {
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         cancel::cancel(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
+        resolve::resolve(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {

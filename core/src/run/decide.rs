@@ -1,10 +1,11 @@
 //! What an input means for a run: new events, or a refusal that tells a person why.
 
-use super::{Phase, State};
+use super::outstanding::Wanted;
+use super::{MAX_RESTAGED, MAX_SET_ASIDE, Phase, State};
 use crate::checkpoint::ChunkReport;
 use crate::event::{Event, Outcome, PlannedStage, StepReport, StuckDecision};
 use crate::failure::{Class, Failure};
-use crate::ids::{Attempt, Millis, NodeName, RunId, StepKind, Work};
+use crate::ids::{Attempt, ChunkId, Millis, NodeName, RunId, StepId, StepKind, Work};
 use crate::submission::Submission;
 
 /// First wait after a failure; doubles with each.
@@ -62,6 +63,15 @@ pub enum Input {
         decision: StuckDecision,
         /// Why.
         reason: String,
+        /// Who.
+        by: String,
+    },
+    /// Somebody wants what the run has published to be taken back.
+    Revert {
+        /// Why.
+        reason: String,
+        /// Who.
+        by: String,
     },
     /// `Effect::Settle` is outstanding.
     Settle,
@@ -90,6 +100,12 @@ pub enum Refused {
     /// There is no compensation that waits for a decision.
     #[error("the run isn't stuck")]
     NotStuck,
+    /// It is published, and on its way back already.
+    #[error("the run is published and being reverted: there is nothing to cancel")]
+    BeingReverted,
+    /// It isn't over, or has left nothing behind.
+    #[error("only a published run can be reverted; one that is not over can be cancelled")]
+    NotPublished,
     /// A grant for work that isn't waiting for a node.
     #[error("that work isn't waiting for a node")]
     NotOutstanding,
@@ -119,10 +135,11 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
         Input::Dropped { work, attempt, node } => Ok(dropped(state, work, *attempt, node, now)),
         Input::NodeLost { node, silent_ms } => Ok(node_lost(state, node, *silent_ms, now)),
         Input::Cancel { reason } => cancel(state, reason, now),
-        Input::Decide { decision, reason } => match state.phase() {
+        Input::Decide { decision, reason, by } => match state.phase() {
             Phase::Stuck => Ok(vec![Event::Unstuck {
                 decision: *decision,
                 reason: reason.clone(),
+                by: by.clone(),
                 at: now,
             }]),
             Phase::Empty
@@ -131,9 +148,11 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
             | Phase::Verifying
             | Phase::Publishing
             | Phase::Cleaning
+            | Phase::Recalling
             | Phase::RollingBack
             | Phase::AtRest(_) => Err(Refused::NotStuck),
         },
+        Input::Revert { reason, by } => revert(state, reason, by, now),
         Input::Settle => Ok(settle(state, now)),
     }
 }
@@ -286,6 +305,8 @@ fn backoff_ms(state: &State, work: &Work, attempt: Attempt) -> u64 {
 fn cancel(state: &State, reason: &str, now: Millis) -> Result<Vec<Event>, Refused> {
     match state.phase() {
         Phase::Empty | Phase::AtRest(_) => Err(Refused::AtRest),
+        Phase::Recalling => Err(Refused::BeingReverted),
+        Phase::RollingBack | Phase::Stuck if state.revert.is_some() => Err(Refused::BeingReverted),
         Phase::RollingBack | Phase::Stuck => Ok(Vec::new()),
         Phase::Discovering | Phase::Loading | Phase::Verifying | Phase::Publishing | Phase::Cleaning => {
             if state.saga.publish_begun() {
@@ -302,17 +323,46 @@ fn cancel(state: &State, reason: &str, now: Millis) -> Result<Vec<Event>, Refuse
     }
 }
 
+fn revert(state: &State, reason: &str, by: &str, now: Millis) -> Result<Vec<Event>, Refused> {
+    match state.phase() {
+        Phase::AtRest(Outcome::Published) => Ok(vec![Event::RevertRequested {
+            reason: reason.to_owned(),
+            by: by.to_owned(),
+            at: now,
+        }]),
+        // Asking twice is harmless.
+        Phase::AtRest(Outcome::Reverted) | Phase::Recalling => Ok(Vec::new()),
+        Phase::RollingBack | Phase::Stuck if state.revert.is_some() => Ok(Vec::new()),
+        Phase::Empty
+        | Phase::Discovering
+        | Phase::Loading
+        | Phase::Verifying
+        | Phase::Publishing
+        | Phase::Cleaning
+        | Phase::RollingBack
+        | Phase::Stuck
+        | Phase::AtRest(Outcome::Failed | Outcome::Cancelled) => Err(Refused::NotPublished),
+    }
+}
+
 /// What follows from the state alone.
 fn settle(state: &State, now: Millis) -> Vec<Event> {
     match state.phase() {
         Phase::Empty | Phase::AtRest(_) | Phase::Stuck => Vec::new(),
         Phase::RollingBack => settle_rollback(state, now),
+        Phase::Recalling => settle_recall(state, now),
         Phase::Discovering | Phase::Loading | Phase::Verifying | Phase::Publishing | Phase::Cleaning => {
-            if let Some(failure) = reason_to_roll_back(state) {
+            let wanted = state.wanted();
+            if let Some(failure) = state.reason_to_roll_back(&wanted) {
                 return vec![Event::RollbackStarted { failure, at: now }];
             }
-            let finished = state.saga.all_done(StepKind::Publish) && state.planned && state.wanted().is_empty();
-            if finished {
+            if !wanted.is_empty() || !state.planned {
+                return Vec::new();
+            }
+            if !state.lost.is_empty() {
+                return vec![restage(state, now)];
+            }
+            if state.saga.all_done(StepKind::Publish) {
                 vec![Event::Finished {
                     outcome: Outcome::Published,
                     at: now,
@@ -324,16 +374,118 @@ fn settle(state: &State, now: Millis) -> Vec<Event> {
     }
 }
 
-fn reason_to_roll_back(state: &State) -> Option<Failure> {
-    if let Some(reason) = &state.cancel {
-        return Some(Failure {
-            class: Class::Permanent,
-            message: format!("cancelled: {reason}"),
-        });
+impl State {
+    /// Why the run can't go on, unless it rolls back already. A chunk that takes nodes down is no reason while others can
+    /// still be worked off: so one run finds all of them.
+    pub(super) fn reason_to_roll_back(&self, wanted: &Wanted<'_>) -> Option<Failure> {
+        if let Some(reason) = &self.cancel {
+            return Some(Failure::permanent(format!("cancelled: {reason}")));
+        }
+        let mut set_aside = Vec::new();
+        for work in self.given_up.iter().filter(|work| wanted.contains(work)) {
+            let Some(failure) = self.tries.get(work).and_then(|tries| tries.given_up.as_ref()) else {
+                continue;
+            };
+            match (work, failure.class) {
+                (Work::Chunk(chunk), Class::Poison) => set_aside.push((*chunk, failure)),
+                (
+                    Work::Discover | Work::Chunk(_) | Work::Step(_) | Work::Compensate(_),
+                    Class::Transient | Class::Permanent | Class::Poison | Class::Fenced | Class::StagingLost,
+                ) => return Some(failure.clone()),
+            }
+        }
+        if set_aside.is_empty() || (set_aside.len() < self.open.len() && set_aside.len() < MAX_SET_ASIDE) {
+            return None;
+        }
+        Some(self.poisoned(&set_aside))
     }
-    let wanted = state.wanted();
-    let given_up = state.given_up.iter().find(|work| wanted.contains(work))?;
-    state.tries.get(given_up).and_then(|tries| tries.given_up.clone())
+
+    /// Names every chunk that was set aside, by what a person can look at.
+    fn poisoned(&self, set_aside: &[(ChunkId, &Failure)]) -> Failure {
+        let specs = || self.stages.iter().flat_map(|stage| &stage.chunks);
+        let name = |(chunk, failure): &(ChunkId, &Failure)| {
+            let place = specs()
+                .find(|spec| spec.chunk == *chunk)
+                .map_or_else(String::new, |spec| {
+                    let end = spec
+                        .end
+                        .map_or_else(|| "its end".to_owned(), |end| format!("byte {end}"));
+                    format!(
+                        " ({}, from line {} at byte {} to {end})",
+                        spec.object, spec.start.line, spec.start.offset
+                    )
+                });
+            format!("{failure}{place}")
+        };
+        let named: Vec<String> = set_aside.iter().map(name).collect();
+        let chunks = if named.len() == 1 { "chunk was" } else { "chunks were" };
+        Failure::poison(format!("{} {chunks} set aside: {}", named.len(), named.join("; ")))
+    }
+}
+
+/// Stages again what is lost; or not, when rows of the run may be visible already, or when it has happened too often.
+fn restage(state: &State, now: Millis) -> Event {
+    let said: Vec<&str> = state.lost.values().map(|failure| failure.message.as_str()).collect();
+    let said = said.join("; ");
+    let published = state.saga.loads().iter().any(|load| {
+        let step = StepId {
+            kind: StepKind::Publish,
+            load: load.clone(),
+        };
+        state.saga.report(&step).is_some()
+    });
+    let reason = if published {
+        Some(format!(
+            "{said}; another load of the run is published already, so it is not staged again: run the pipeline again"
+        ))
+    } else if state.restaged >= MAX_RESTAGED {
+        Some(format!(
+            "{said}; that has happened {} times in this run: look at the log of the database server",
+            state.restaged + 1
+        ))
+    } else {
+        None
+    };
+    if let Some(reason) = reason {
+        return Event::RollbackStarted {
+            failure: Failure::permanent(reason),
+            at: now,
+        };
+    }
+    let feeds = |stage: &&PlannedStage| stage.loads.iter().any(|load| state.lost.contains_key(load));
+    Event::Restaged {
+        loads: state.lost.keys().cloned().collect(),
+        stages: state.stages.iter().filter(feeds).map(|stage| stage.stage).collect(),
+        round: state.restaged + 1,
+        at: now,
+    }
+}
+
+/// Every destination has said whether its load can be taken back.
+fn settle_recall(state: &State, now: Millis) -> Vec<Event> {
+    if !state.wanted().is_empty() {
+        return Vec::new();
+    }
+    if state.saga.all_done(StepKind::Recall) {
+        let reason = state.revert.as_deref().unwrap_or_default();
+        let failure = Failure::permanent(format!("reverted: {reason}"));
+        return vec![Event::RollbackStarted { failure, at: now }];
+    }
+    let refusals: Vec<&str> = state
+        .given_up
+        .iter()
+        .filter(|work| matches!(work, Work::Step(step) if step.kind == StepKind::Recall))
+        .filter_map(|work| state.tries.get(work)?.given_up.as_ref())
+        .map(|failure| failure.message.as_str())
+        .collect();
+    let failure = Failure::permanent(format!("can't be reverted: {}", refusals.join("; ")));
+    vec![
+        Event::RevertRefused { failure, at: now },
+        Event::Finished {
+            outcome: Outcome::Published,
+            at: now,
+        },
+    ]
 }
 
 fn settle_rollback(state: &State, now: Millis) -> Vec<Event> {
@@ -341,7 +493,9 @@ fn settle_rollback(state: &State, now: Millis) -> Vec<Event> {
         if state.in_flight().next().is_some() {
             return Vec::new();
         }
-        let outcome = if state.rollback_by_cancel {
+        let outcome = if state.revert.is_some() {
+            Outcome::Reverted
+        } else if state.rollback_by_cancel {
             Outcome::Cancelled
         } else {
             Outcome::Failed
