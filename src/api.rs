@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use haulage_proto::v1::haulage_client::HaulageClient;
-use haulage_proto::v1::{CancelRequest, ResolveRequest};
+use haulage_proto::v1::{CancelRequest, ResolveRequest, RevertRequest};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -81,6 +81,15 @@ pub(crate) async fn cancel(client: &Client, run_id: &str, reason: &str) -> Resul
 pub(crate) async fn resolve(client: &Client, request: &ResolveRequest) -> Result<u64, Status> {
     patiently(async || {
         let answer = client.clone().resolve(call(request.clone())).await?;
+        Ok(answer.into_inner().seq)
+    })
+    .await
+}
+
+/// Asks for what a run has published to be taken back; the place in its log where that stands.
+pub(crate) async fn revert(client: &Client, request: &RevertRequest) -> Result<u64, Status> {
+    patiently(async || {
+        let answer = client.clone().revert(call(request.clone())).await?;
         Ok(answer.into_inner().seq)
     })
     .await

@@ -265,13 +265,14 @@ impl Follower<'_> {
 /// Whether there is nothing more to see.
 fn ended(run: &Run) -> Option<Ended> {
     match run.state() {
-        RunState::Published | RunState::Failed | RunState::Cancelled => Some(Ended::AtRest),
+        RunState::Published | RunState::Failed | RunState::Cancelled | RunState::Reverted => Some(Ended::AtRest),
         RunState::Stuck => Some(Ended::Stuck),
         RunState::Unspecified
         | RunState::Discovering
         | RunState::Loading
         | RunState::Verifying
         | RunState::Publishing
-        | RunState::RollingBack => None,
+        | RunState::RollingBack
+        | RunState::Reverting => None,
     }
 }

@@ -84,11 +84,13 @@ pub fn run_state(phase: Phase) -> v1::RunState {
         Phase::Loading => v1::RunState::Loading,
         Phase::Verifying => v1::RunState::Verifying,
         Phase::Publishing | Phase::Cleaning => v1::RunState::Publishing,
+        Phase::Recalling => v1::RunState::Reverting,
         Phase::RollingBack => v1::RunState::RollingBack,
         Phase::Stuck => v1::RunState::Stuck,
         Phase::AtRest(Outcome::Published) => v1::RunState::Published,
         Phase::AtRest(Outcome::Failed) => v1::RunState::Failed,
         Phase::AtRest(Outcome::Cancelled) => v1::RunState::Cancelled,
+        Phase::AtRest(Outcome::Reverted) => v1::RunState::Reverted,
     }
 }
 

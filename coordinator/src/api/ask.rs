@@ -43,6 +43,7 @@ async fn actor(api: &Api, run: &RunId, to_do: &str) -> Result<ActorRef<RunMessag
             | Phase::Verifying
             | Phase::Publishing
             | Phase::Cleaning
+            | Phase::Recalling
             | Phase::RollingBack
             | Phase::Stuck => recovering(run),
         }),
@@ -61,6 +62,6 @@ pub(super) fn words(name: &str, text: &str) -> Result<String, Status> {
     Ok(text.to_owned())
 }
 
-fn recovering(run: &RunId) -> Status {
+pub(super) fn recovering(run: &RunId) -> Status {
     Status::unavailable(format!("run {run} is being recovered; try again"))
 }

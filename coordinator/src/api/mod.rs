@@ -9,6 +9,7 @@ mod cancel;
 mod nodes;
 mod rejects;
 mod resolve;
+mod revert;
 mod runs;
 pub(crate) mod server;
 mod status;
@@ -141,6 +142,10 @@ impl Haulage for Api {
 
     async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
         resolve::resolve(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn revert(&self, request: Request<v1::RevertRequest>) -> Result<Response<v1::RevertResponse>, Status> {
+        revert::revert(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {

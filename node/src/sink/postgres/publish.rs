@@ -11,7 +11,7 @@ use haulage_core::failure::Failure;
 use tokio::time::sleep;
 
 use super::Postgres;
-use super::bookkeeping::{Area, Method, Record, State, ended, hold, queue_on};
+use super::bookkeeping::{Area, Method, Record, State, ended, hold, queue_on, same_round};
 use super::connect::Lease;
 use super::failure::{Place, code};
 use super::insert;
@@ -132,6 +132,7 @@ async fn publish(
         Some(record) => record,
         None => return Err(ended(load, "not prepared").into()),
     };
+    same_round(load, &record)?;
     match record.state {
         State::Sealed => {}
         State::Published => {
