@@ -84,7 +84,10 @@ pub(super) async fn may_undo(
         None => Reach::Whole,
         Some(_) if by_run => Reach::OwnRows,
         Some(runs) => {
-            return Err(refused(load, &format!("{runs} published to {} later", target.text())));
+            return Err(refused(
+                load,
+                &format!("run {runs} has published to {} since", target.text()),
+            ));
         }
     };
     let area = Area::of(load);

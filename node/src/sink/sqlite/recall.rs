@@ -74,7 +74,7 @@ pub(super) async fn may_undo(
     let reach = match later {
         None => Reach::Whole,
         Some(_) if by_run => Reach::OwnRows,
-        Some(runs) => return Err(refused(load, &format!("{runs} published to {table} later"))),
+        Some(runs) => return Err(refused(load, &format!("run {runs} has published to {table} since"))),
     };
     let area = Area::of(load);
     let needs: &[&String] = match record.method {
