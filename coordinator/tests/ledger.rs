@@ -6,6 +6,8 @@ mod support;
 mod group;
 #[path = "ledger/places.rs"]
 mod places;
+#[path = "ledger/revert.rs"]
+mod revert;
 #[path = "ledger/submit.rs"]
 mod submit;
 

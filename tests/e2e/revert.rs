@@ -89,7 +89,7 @@ async fn in_the_middle_survives_the_leader_and_a_lost_answer() -> Result<()> {
     numbers.source(3_000)?;
     let before = numbers.contents().await?;
     let loads = loads();
-    let loads: Vec<&str> = loads.iter().map(String::as_str).collect();
+    let loads: Vec<&str> = loads.iter().step_by(2).map(String::as_str).take(4).collect();
     let run = numbers.submit(&loads, &[]).await?;
     numbers.cluster.watch(&run).await?.success()?;
     let args = ["revert", &run, "--reason", "the wrong month"];
