@@ -20,6 +20,7 @@
 
 mod decide;
 mod outstanding;
+mod settle;
 #[cfg(test)]
 mod tests;
 

@@ -15,6 +15,7 @@ crate::on_all!(
     later_runs_go_first,
     appended_rows_go_from_among_later_ones,
     a_rerun_goes_before_what_it_replaced,
+    records_of_an_earlier_release_are_brought_up_to_date,
     a_later_round_opens_what_was_verified,
     an_area_that_lost_its_rows_is_made_anew,
 );
@@ -191,6 +192,26 @@ async fn a_rerun_goes_before_what_it_replaced(world: &World) {
     assert_eq!(all_of(world).await, before);
     take_back(world, &first).await;
     assert_eq!(all_of(world).await, start);
+}
+
+async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
+    existing(world).await;
+    let before = all_of(world).await;
+    let load = kept("a", Mode::Merge, &["id"], 1);
+    world.publish(&load, ROWS).await.expect("published");
+    let records = if world.is_postgres() {
+        "haulage.loads"
+    } else {
+        "_haulage_loads"
+    };
+    for column in ["settled_at", "round"] {
+        world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;
+    }
+    let destination = world.reopened().await;
+    destination.recall(&load).await.expect("it can be");
+    destination.cleanup(&load).await.expect("cleaned");
+    destination.revert(&load).await.expect("reverted");
+    assert_eq!(all_of(world).await, before);
 }
 
 async fn a_later_round_opens_what_was_verified(world: &World) {
