@@ -289,7 +289,7 @@ fn steps_and_loads() {
         "d",
         "loads:\n  l: {from: s, to: warehouse, table: t, mode: append, keep_previous: 101}",
         &[
-            "5:71 `keep_previous` of load `l` must be 0 to 100 | each keeps what a run replaced or changed: of `replace`, a \
+            "5:70 `keep_previous` of load `l` must be 0 to 100 | each keeps what a run replaced or changed: of `replace`, a \
              whole table",
         ],
     );
