@@ -6,8 +6,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use haulage_proto::v1::CancelRequest;
 use haulage_proto::v1::haulage_client::HaulageClient;
+use haulage_proto::v1::{CancelRequest, ResolveRequest, RevertRequest};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
@@ -25,9 +25,9 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// An answer at most: a run of many chunks with all its events.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
-/// A run that is just being recovered can be cancelled a moment later.
-const CANCEL_TRIES: u32 = 40;
-const CANCEL_PAUSE: Duration = Duration::from_millis(250);
+/// A run that is just being recovered takes what is asked of it a moment later.
+const ASK_TRIES: u32 = 40;
+const ASK_PAUSE: Duration = Duration::from_millis(250);
 
 /// The client, as every verb uses it.
 pub(crate) type Client = HaulageClient<InterceptedService<Ring, Traced>>;
@@ -115,21 +115,42 @@ where
     }
 }
 
-/// Asks a run to end; waits for a coordinator that has only just begun to recover it.
+/// Asks a run to end.
 pub(crate) async fn cancel(client: &Client, run_id: &str, reason: &str) -> Result<(), Status> {
-    let mut client = client.clone();
+    let request = CancelRequest {
+        run_id: run_id.to_owned(),
+        reason: reason.to_owned(),
+    };
+    patiently(async || client.clone().cancel(call(request.clone())).await.map(drop)).await
+}
+
+/// Decides about a run that is stuck; the place in its log where that stands.
+pub(crate) async fn resolve(client: &Client, request: &ResolveRequest) -> Result<u64, Status> {
+    patiently(async || {
+        let answer = client.clone().resolve(call(request.clone())).await?;
+        Ok(answer.into_inner().seq)
+    })
+    .await
+}
+
+/// Asks for what a run has published to be taken back; the place in its log where that stands.
+pub(crate) async fn revert(client: &Client, request: &RevertRequest) -> Result<u64, Status> {
+    patiently(async || {
+        let answer = client.clone().revert(call(request.clone())).await?;
+        Ok(answer.into_inner().seq)
+    })
+    .await
+}
+
+/// Asks something of a run; waits for a coordinator that has only just begun to recover it.
+async fn patiently<T>(ask: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
     let mut tries = 0;
     loop {
-        let request = CancelRequest {
-            run_id: run_id.to_owned(),
-            reason: reason.to_owned(),
-        };
-        match client.cancel(call(request)).await {
-            Ok(_) => return Ok(()),
-            Err(status) if status.code() == Code::Unavailable && tries < CANCEL_TRIES => tries += 1,
-            Err(status) => return Err(status),
+        match ask().await {
+            Err(status) if status.code() == Code::Unavailable && tries < ASK_TRIES => tries += 1,
+            answer => return answer,
         }
-        tokio::time::sleep(CANCEL_PAUSE).await;
+        tokio::time::sleep(ASK_PAUSE).await;
     }
 }
 

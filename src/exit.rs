@@ -38,6 +38,8 @@ impl Exit {
             RunState::Published => Self::Success,
             RunState::Cancelled => Self::Interrupted,
             RunState::Failed
+            | RunState::Reverting
+            | RunState::Reverted
             | RunState::Stuck
             | RunState::Unspecified
             | RunState::Discovering

@@ -60,12 +60,26 @@ pub(crate) async fn follow(
     signals: &mut Signals,
     output: Output,
 ) -> Result<Followed> {
+    follow_from(client, run_id, 0, on_signal, signals, output).await
+}
+
+/// The same after something that was asked of the run: where its log was shorter than `asked`, it had not heard yet, and
+/// an end that it had come to then is none any more.
+pub(crate) async fn follow_from(
+    client: &Client,
+    run_id: &str,
+    asked: u64,
+    on_signal: OnSignal,
+    signals: &mut Signals,
+    output: Output,
+) -> Result<Followed> {
     let mut follower = Follower {
         client: client.clone(),
         run_id,
         on_signal,
         progress: Progress::new(output, clock::instant()),
         run: None,
+        asked,
         seen: 0,
         interrupted: false,
     };
@@ -84,6 +98,7 @@ struct Follower<'a> {
     on_signal: OnSignal,
     progress: Progress,
     run: Option<Run>,
+    asked: u64,
     /// The place of the last event that was shown.
     seen: u64,
     interrupted: bool,
@@ -182,7 +197,7 @@ impl Follower<'_> {
                         }
                     }
                     Ok(None) => {
-                        return Ok(match self.run.as_ref().and_then(ended) {
+                        return Ok(match self.run.as_ref().filter(|run| run.seq >= self.asked).and_then(ended) {
                             Some(ended) => Connection::Ended(ended),
                             None => Connection::Lost { status: None, heard },
                         });
@@ -213,7 +228,11 @@ impl Follower<'_> {
             self.seen = self.seen.max(last.seq);
         }
         // Many events come in several messages around the same run: the end is with the last of them.
-        let ended = if self.seen >= run.seq { ended(&run) } else { None };
+        let ended = if self.seen >= run.seq.max(self.asked) {
+            ended(&run)
+        } else {
+            None
+        };
         self.run = Some(run);
         Ok(ended)
     }
@@ -249,13 +268,14 @@ impl Follower<'_> {
 /// Whether there is nothing more to see.
 fn ended(run: &Run) -> Option<Ended> {
     match run.state() {
-        RunState::Published | RunState::Failed | RunState::Cancelled => Some(Ended::AtRest),
+        RunState::Published | RunState::Failed | RunState::Cancelled | RunState::Reverted => Some(Ended::AtRest),
         RunState::Stuck => Some(Ended::Stuck),
         RunState::Unspecified
         | RunState::Discovering
         | RunState::Loading
         | RunState::Verifying
         | RunState::Publishing
-        | RunState::RollingBack => None,
+        | RunState::RollingBack
+        | RunState::Reverting => None,
     }
 }

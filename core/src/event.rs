@@ -95,6 +95,17 @@ pub enum Event {
         /// When.
         at: Millis,
     },
+    /// What some loads had staged is gone: the stages that feed them are worked off again.
+    Restaged {
+        /// Whose staging area holds less than the chunks reported.
+        loads: Vec<LoadName>,
+        /// The stages whose chunks are open again.
+        stages: Vec<StageId>,
+        /// How often this has happened to the run, from 1.
+        round: u32,
+        /// When.
+        at: Millis,
+    },
     /// Somebody asked for the run to end. Refused once the first publish has been assigned.
     CancelRequested {
         /// Why, in the user's words.
@@ -124,10 +135,29 @@ pub enum Event {
         decision: StuckDecision,
         /// Why, in the operator's words.
         reason: String,
+        /// Who says so, as their client names them; empty if nobody was named.
+        #[serde(default)]
+        by: String,
         /// When.
         at: Millis,
     },
-    /// The run is at rest. Always the last event.
+    /// Somebody asked for what the run has published to be taken back. Only ever after `finished` as published.
+    RevertRequested {
+        /// Why, in the user's words.
+        reason: String,
+        /// Who says so, as their client names them; empty if nobody was named.
+        by: String,
+        /// When.
+        at: Millis,
+    },
+    /// A load can't be taken back, so none is; the run stays published.
+    RevertRefused {
+        /// Why, and what to revert first.
+        failure: Failure,
+        /// When.
+        at: Millis,
+    },
+    /// The run is at rest. The last event, but for a revert of a published run.
     Finished {
         /// How it ended.
         outcome: Outcome,
@@ -156,6 +186,8 @@ pub enum Outcome {
     Failed,
     /// Rolled back because somebody asked for it.
     Cancelled,
+    /// Published, and later taken back because somebody asked for it.
+    Reverted,
 }
 
 /// A stage as discovery planned it.
@@ -193,10 +225,13 @@ impl Event {
             Self::StepDone { .. } => "step_done",
             Self::Compensated { .. } => "compensated",
             Self::AttemptFailed { .. } => "attempt_failed",
+            Self::Restaged { .. } => "restaged",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::RollbackStarted { .. } => "rollback_started",
             Self::Stuck { .. } => "stuck",
             Self::Unstuck { .. } => "unstuck",
+            Self::RevertRequested { .. } => "revert_requested",
+            Self::RevertRefused { .. } => "revert_refused",
             Self::Finished { .. } => "finished",
         }
     }
@@ -211,10 +246,13 @@ impl Event {
             | Self::StepDone { at, .. }
             | Self::Compensated { at, .. }
             | Self::AttemptFailed { at, .. }
+            | Self::Restaged { at, .. }
             | Self::CancelRequested { at, .. }
             | Self::RollbackStarted { at, .. }
             | Self::Stuck { at, .. }
             | Self::Unstuck { at, .. }
+            | Self::RevertRequested { at, .. }
+            | Self::RevertRefused { at, .. }
             | Self::Finished { at, .. } => *at,
         }
     }
@@ -284,25 +322,44 @@ impl Event {
                 ),
                 None => format!("{work}, attempt {attempt}, failed on node {node}: {failure}"),
             },
+            Self::Restaged {
+                loads, stages, round, ..
+            } => {
+                let names: Vec<&str> = loads.iter().map(LoadName::as_str).collect();
+                format!(
+                    "what was staged for {} is gone; {} stage(s) are staged again, for the {round}. time",
+                    names.join(", "),
+                    stages.len()
+                )
+            }
             Self::CancelRequested { reason, .. } => format!("cancel requested: {reason}"),
             Self::RollbackStarted { failure, .. } => format!("rolling back: {failure}"),
             Self::Stuck { step, failure, .. } => format!("stuck: {step} can't be undone: {failure}"),
-            Self::Unstuck { decision, reason, .. } => match decision {
-                StuckDecision::Retry => format!("operator says retry: {reason}"),
-                StuckDecision::Abandon => format!("operator says abandon: {reason}"),
-            },
+            Self::Unstuck {
+                decision, reason, by, ..
+            } => {
+                let by = if by.is_empty() { "operator" } else { by };
+                match decision {
+                    StuckDecision::Retry => format!("{by} says retry: {reason}"),
+                    StuckDecision::Abandon => format!("{by} says abandon: {reason}"),
+                }
+            }
+            Self::RevertRequested { reason, by, .. } if by.is_empty() => format!("revert requested: {reason}"),
+            Self::RevertRequested { reason, by, .. } => format!("{by} says revert: {reason}"),
+            Self::RevertRefused { failure, .. } => format!("not reverted, the run stays published: {failure}"),
             Self::Finished { outcome, .. } => outcome.word().to_owned(),
         }
     }
 }
 
 impl Outcome {
-    /// `published`, `failed` or `cancelled`.
+    /// `published`, `failed`, `cancelled` or `reverted`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Published => "published",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Reverted => "reverted",
         }
     }
 }

@@ -14,6 +14,8 @@ pub enum Class {
     Poison,
     /// A newer attempt or epoch exists. The attempt has no effect, and says nothing about the work.
     Fenced,
+    /// Rows that were staged are gone: a crash of a database server empties unlogged tables. They are staged again.
+    StagingLost,
 }
 
 /// A failure as it stands in the ledger. Never holds a secret or a connection string.
@@ -39,6 +41,22 @@ impl Failure {
     pub fn permanent(message: impl Into<String>) -> Self {
         Self {
             class: Class::Permanent,
+            message: message.into(),
+        }
+    }
+
+    /// Less is staged than was.
+    pub fn staging_lost(message: impl Into<String>) -> Self {
+        Self {
+            class: Class::StagingLost,
+            message: message.into(),
+        }
+    }
+
+    /// Work that takes nodes down.
+    pub fn poison(message: impl Into<String>) -> Self {
+        Self {
+            class: Class::Poison,
             message: message.into(),
         }
     }

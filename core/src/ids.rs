@@ -141,6 +141,8 @@ pub enum StepKind {
     Publish,
     /// Drops what a published run no longer needs. Not compensated.
     Cleanup,
+    /// Before a published run is reverted: asks whether the load can be taken back. Changes nothing.
+    Recall,
 }
 
 /// One step of the saga of a run.
@@ -159,6 +161,7 @@ impl fmt::Display for StepId {
             StepKind::Verify => "verify",
             StepKind::Publish => "publish",
             StepKind::Cleanup => "cleanup",
+            StepKind::Recall => "recall",
         };
         write!(f, "{kind} {}", self.load)
     }

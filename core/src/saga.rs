@@ -1,9 +1,11 @@
 //! The saga of a run: which step comes next, and in which order started steps are undone.
 //!
 //! ```text
-//!            prepare ─► (chunks) ─► verify ─► publish ─► cleanup
-//!               │                                │pivot
-//!   rollback:   └◄── discard ◄────── revert ◄────┘         in reverse order of the start, one at a time
+//!            prepare ─► (chunks) ─► verify ─► publish ─► cleanup ─► at rest ─► recall
+//!               ▲ ▲          staging lost│        │pivot                          │on purpose, later
+//!               │ └──────────────────────┘        ▼                               ▼
+//!   rollback:   └◄── discard ◄────────────────  revert  ◄─────────────────────────┘
+//!                                       in reverse order of the start, one at a time
 //! ```
 //!
 //! Steps run at least once and are idempotent. Every *started* step that has an effect is compensated, also one that
@@ -83,6 +85,13 @@ impl Saga {
         self.steps.insert(step.clone(), Progress::Abandoned);
     }
 
+    /// A step that was done has to be done again: what it made is gone. It stays in its place of the order.
+    pub fn reopen(&mut self, step: &StepId) {
+        if let Some(progress @ Progress::Done(_)) = self.steps.get_mut(step) {
+            *progress = Progress::Started;
+        }
+    }
+
     /// Where a step stands; `None` if it never started.
     pub fn progress(&self, step: &StepId) -> Option<&Progress> {
         self.steps.get(step)
@@ -144,7 +153,7 @@ impl Saga {
 fn has_effect(kind: StepKind) -> bool {
     match kind {
         StepKind::Prepare | StepKind::Publish => true,
-        StepKind::Verify | StepKind::Cleanup => false,
+        StepKind::Verify | StepKind::Cleanup | StepKind::Recall => false,
     }
 }
 

@@ -6,19 +6,27 @@
 //! - `panic@chunk:0.1:segment:1` panics once per process, when that segment of that chunk has been staged and before
 //!   it is committed: the worst moment, since everything is done and nothing stands.
 //! - `slow@segment:200ms` waits that long in every segment.
+//! - `abort@chunk:0.1` takes the whole process down, at the same moment in any segment of that chunk: poison.
+//! - `slow@compensation:200ms` waits that long before every compensation.
+//! - `again@compensation` loses the answer to every compensation once, after it has taken effect: it is done again.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use haulage_core::ids::{ChunkId, StageId};
+use haulage_core::failure::Failure;
+use haulage_core::ids::{ChunkId, RunId, StageId, StepId};
 
 /// The variable that holds the faults.
 pub const VARIABLE: &str = "HAULAGE_FAULT";
 
 /// A text that names no fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("HAULAGE_FAULT: {0:?} is no fault; expected panic@chunk:STAGE.INDEX:segment:N or slow@segment:MILLISECONDSms")]
+#[error(
+    "HAULAGE_FAULT: {0:?} is no fault; expected panic@chunk:STAGE.INDEX:segment:N, slow@segment:MILLISECONDSms, \
+     abort@chunk:STAGE.INDEX, slow@compensation:MILLISECONDSms or again@compensation"
+)]
 pub struct Error(String);
 
 /// The faults to inflict; the default is none.
@@ -27,6 +35,10 @@ pub struct Fault {
     panic: Option<(ChunkId, u32)>,
     panicked: Arc<AtomicBool>,
     slow: Option<Duration>,
+    abort: Vec<ChunkId>,
+    slow_compensation: Option<Duration>,
+    again: bool,
+    answered: Arc<Mutex<BTreeSet<(RunId, StepId)>>>,
 }
 
 impl Fault {
@@ -46,11 +58,13 @@ impl Fault {
             if let Some(place) = part.strip_prefix("panic@chunk:") {
                 fault.panic = Some(place_of(place).ok_or_else(wrong)?);
             } else if let Some(time) = part.strip_prefix("slow@segment:") {
-                let ms = time
-                    .strip_suffix("ms")
-                    .and_then(|ms| ms.parse().ok())
-                    .ok_or_else(wrong)?;
-                fault.slow = Some(Duration::from_millis(ms));
+                fault.slow = Some(duration_of(time).ok_or_else(wrong)?);
+            } else if let Some(chunk) = part.strip_prefix("abort@chunk:") {
+                fault.abort.push(chunk_of(chunk).ok_or_else(wrong)?);
+            } else if let Some(time) = part.strip_prefix("slow@compensation:") {
+                fault.slow_compensation = Some(duration_of(time).ok_or_else(wrong)?);
+            } else if part == "again@compensation" {
+                fault.again = true;
             } else {
                 return Err(wrong());
             }
@@ -63,21 +77,51 @@ impl Fault {
         if let Some(slow) = self.slow {
             tokio::time::sleep(slow).await;
         }
+        if self.abort.contains(&chunk) {
+            std::process::abort();
+        }
         if self.panic == Some((chunk, segment)) && !self.panicked.swap(true, Ordering::SeqCst) {
             panic!("the fault that {VARIABLE} asked for, at segment {segment} of chunk {chunk}");
         }
+    }
+
+    /// Called when a compensation is about to begin.
+    pub(crate) async fn before_compensation(&self) {
+        if let Some(slow) = self.slow_compensation {
+            tokio::time::sleep(slow).await;
+        }
+    }
+
+    /// Called when a compensation has taken effect; an error is what comes of its answer.
+    pub(crate) fn after_compensation(&self, run: &RunId, step: &StepId) -> Result<(), Failure> {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.again && answered.insert((run.clone(), step.clone())) {
+            return Err(Failure::transient(format!(
+                "the fault that {VARIABLE} asked for: the answer to undoing {step} is lost"
+            )));
+        }
+        Ok(())
     }
 }
 
 /// `STAGE.INDEX:segment:N`.
 fn place_of(text: &str) -> Option<(ChunkId, u32)> {
     let (chunk, segment) = text.split_once(":segment:")?;
-    let (stage, index) = chunk.split_once('.')?;
-    let chunk = ChunkId {
+    Some((chunk_of(chunk)?, segment.parse().ok()?))
+}
+
+/// `STAGE.INDEX`.
+fn chunk_of(text: &str) -> Option<ChunkId> {
+    let (stage, index) = text.split_once('.')?;
+    Some(ChunkId {
         stage: StageId(stage.parse().ok()?),
         index: index.parse().ok()?,
-    };
-    Some((chunk, segment.parse().ok()?))
+    })
+}
+
+/// `200ms`.
+fn duration_of(text: &str) -> Option<Duration> {
+    text.strip_suffix("ms")?.parse().ok().map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -99,7 +143,14 @@ mod tests {
         );
         assert_eq!(fault.slow, Some(Duration::from_millis(200)));
         assert!(Fault::parse("").expect("none").panic.is_none());
-        for wrong in ["panic", "panic@chunk:0:segment:1", "slow@segment:2s", "panic@chunk:0.1"] {
+        for wrong in [
+            "panic",
+            "panic@chunk:0:segment:1",
+            "slow@segment:2s",
+            "panic@chunk:0.1",
+            "abort@chunk:1",
+            "slow@compensation",
+        ] {
             assert!(Fault::parse(wrong).is_err(), "{wrong}");
         }
     }

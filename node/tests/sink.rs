@@ -5,6 +5,8 @@
 mod contract;
 #[path = "sink/errors.rs"]
 mod errors;
+#[path = "sink/later.rs"]
+mod later;
 #[path = "support/load.rs"]
 mod load;
 #[path = "sink/publishing.rs"]

@@ -139,6 +139,8 @@ pub struct Load {
     pub mode: Mode,
     /// Key columns: unique in the target. Required by `merge`.
     pub key: Vec<String>,
+    /// Of how many published runs of the table, the newest, what it held before is kept, so that they can be reverted.
+    pub keep_previous: u32,
     /// Where it is declared.
     pub place: Place,
 }

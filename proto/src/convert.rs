@@ -84,11 +84,13 @@ pub fn run_state(phase: Phase) -> v1::RunState {
         Phase::Loading => v1::RunState::Loading,
         Phase::Verifying => v1::RunState::Verifying,
         Phase::Publishing | Phase::Cleaning => v1::RunState::Publishing,
+        Phase::Recalling => v1::RunState::Reverting,
         Phase::RollingBack => v1::RunState::RollingBack,
         Phase::Stuck => v1::RunState::Stuck,
         Phase::AtRest(Outcome::Published) => v1::RunState::Published,
         Phase::AtRest(Outcome::Failed) => v1::RunState::Failed,
         Phase::AtRest(Outcome::Cancelled) => v1::RunState::Cancelled,
+        Phase::AtRest(Outcome::Reverted) => v1::RunState::Reverted,
     }
 }
 
@@ -161,7 +163,11 @@ pub fn trace_id(traceparent: &str) -> String {
 fn error(state: &State) -> String {
     match (state.stuck(), state.undoing_waits(), state.failure()) {
         (Some((step, failure)), _, _) => {
-            format!("{step} can't be undone: {failure}; when that is put right, submit it again, and undoing goes on")
+            let run = state.run().map(ToString::to_string).unwrap_or_default();
+            format!(
+                "{step} can't be undone: {failure}; put that right and have it undone (`haulage saga retry {run}`, or submit \
+                 it again), or leave it as it is (`haulage saga abandon {run} --reason TEXT`)"
+            )
         }
         (None, Some((step, away)), Some(failure)) => {
             format!("{failure}; undoing {step} waits and is tried again: {away}")

@@ -26,13 +26,16 @@ pub(crate) fn close(followed: &Followed, run_id: &str, globals: &Globals) -> io:
             reason(run)
         )),
         RunState::Failed => note(format!("error: {}", reason(run))),
-        RunState::Cancelled => note(reason(run)),
+        RunState::Cancelled | RunState::Reverted => note(reason(run)),
+        // It was to be reverted, and can't be.
+        RunState::Published if !run.error.is_empty() => note(format!("error: {}", run.error)),
         RunState::Unspecified
         | RunState::Discovering
         | RunState::Loading
         | RunState::Verifying
         | RunState::Publishing
         | RunState::RollingBack
+        | RunState::Reverting
         | RunState::Published => {}
     }
     Ok(Exit::of_state(run.state()))

@@ -21,8 +21,10 @@ pub(crate) mod pipeline_options;
 pub(crate) mod plan;
 pub(crate) mod reach;
 pub(crate) mod rejects;
+pub(crate) mod revert;
 pub(crate) mod run;
 pub(crate) mod runs;
+pub(crate) mod saga;
 pub(crate) mod show;
 pub(crate) mod sources;
 pub(crate) mod submit;
@@ -141,6 +143,10 @@ pub(crate) enum Verb {
     Show(show::Args),
     /// Ask a run to end, and undo what it has started
     Cancel(cancel::Args),
+    /// Take back what a published run has made visible: every table is as it was before
+    Revert(revert::Args),
+    /// Decide about a run that is stuck: try again to undo it, or leave a step as it is
+    Saga(saga::Args),
     /// List the rows of a run that went to quarantine, with file, line, reason and raw text
     Rejects(rejects::Args),
     /// List the nodes of a cluster
@@ -178,6 +184,8 @@ impl Cli {
             | Verb::Runs(_)
             | Verb::Show(_)
             | Verb::Cancel(_)
+            | Verb::Revert(_)
+            | Verb::Saga(_)
             | Verb::Rejects(_)
             | Verb::Nodes(_) => Role {
                 name: "client",
@@ -200,6 +208,8 @@ impl Cli {
             Verb::Runs(args) => Box::pin(runs::run(args, &globals)).await,
             Verb::Show(args) => Box::pin(show::run(args, &globals)).await,
             Verb::Cancel(args) => Box::pin(cancel::run(args, &globals)).await,
+            Verb::Revert(args) => Box::pin(revert::run(args, &globals)).await,
+            Verb::Saga(args) => Box::pin(saga::run(args, &globals)).await,
             Verb::Rejects(args) => Box::pin(rejects::run(args, &globals)).await,
             Verb::Nodes(args) => Box::pin(nodes::run(args, &globals)).await,
             Verb::Coordinator(args) => Box::pin(coordinator::run(args, &globals)).await,

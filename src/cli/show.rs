@@ -20,14 +20,17 @@ Examples:
 /// So many of the last events are shown without `--all`.
 const LAST: usize = 12;
 /// Kinds of events that are always shown: they explain what is out of the ordinary.
-const REMARKABLE: [&str; 8] = [
+const REMARKABLE: [&str; 11] = [
     "submitted",
     "planned",
     "attempt_failed",
+    "restaged",
     "cancel_requested",
     "rollback_started",
     "stuck",
     "unstuck",
+    "revert_requested",
+    "revert_refused",
     "finished",
 ];
 
@@ -134,8 +137,8 @@ fn log(events: &[RunEvent], all: bool, output: Output) -> std::io::Result<()> {
             visible(&event.text)
         );
         let tone = match event.kind.as_str() {
-            "attempt_failed" | "cancel_requested" => Some(Tone::Warn),
-            "rollback_started" | "stuck" => Some(Tone::Bad),
+            "attempt_failed" | "restaged" | "cancel_requested" | "revert_requested" => Some(Tone::Warn),
+            "rollback_started" | "stuck" | "revert_refused" => Some(Tone::Bad),
             _ => None,
         };
         output.line(tone.map_or_else(|| line.clone(), |tone| output.paint(tone, &line)))?;

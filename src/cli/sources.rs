@@ -94,7 +94,7 @@ impl Checked {
         let listed = client.clone().list_runs(api::call(request)).await;
         let runs = listed.explained()?.into_inner().runs;
         Ok(runs.into_iter().find(|run| {
-            let over = matches!(run.state(), RunState::Failed | RunState::Cancelled);
+            let over = matches!(run.state(), RunState::Failed | RunState::Cancelled | RunState::Reverted);
             !over && run.run_id.contains(mark)
         }))
     }

@@ -14,7 +14,7 @@ pub(crate) fn tone(run: &Run) -> Tone {
     match run.state() {
         RunState::Published => Tone::Good,
         RunState::Failed | RunState::Stuck => Tone::Bad,
-        RunState::Cancelled | RunState::RollingBack => Tone::Warn,
+        RunState::Cancelled | RunState::RollingBack | RunState::Reverting | RunState::Reverted => Tone::Warn,
         RunState::Unspecified
         | RunState::Discovering
         | RunState::Loading
@@ -146,6 +146,8 @@ fn load_line(load: &Load, state: RunState) -> String {
     let what = match state {
         RunState::Published => format!("{} published", human::counted(load.published, "row")),
         RunState::Failed | RunState::Cancelled => "nothing published, as it was before".to_owned(),
+        RunState::Reverted => "taken back, as it was before".to_owned(),
+        RunState::Reverting => "published, to be taken back".to_owned(),
         RunState::RollingBack | RunState::Stuck => "being undone".to_owned(),
         RunState::Unspecified
         | RunState::Discovering

@@ -83,6 +83,8 @@ pub(crate) fn doing(run: &Run) -> &'static str {
         RunState::Published => "published",
         RunState::Failed => "failed",
         RunState::Cancelled => "cancelled",
+        RunState::Reverting => "asking every destination whether the run can be taken back",
+        RunState::Reverted => "reverted",
         RunState::Unspecified => "waiting",
     }
 }

@@ -253,7 +253,8 @@ async fn that_is_refused_leaves_the_run_stuck_until_it_is_submitted_again() -> R
         "can't be undone",
         "permission denied",
         "user loader",
-        "submit it again",
+        "haulage saga retry",
+        "haulage saga abandon",
     ] {
         ensure!(
             said.contains(part),
@@ -270,17 +271,97 @@ async fn that_is_refused_leaves_the_run_stuck_until_it_is_submitted_again() -> R
         .cluster
         .watch(&stage.run)
         .await?
-        .failure(&["stuck", "submit it again"])?;
+        .failure(&["stuck", "haulage saga retry"])?;
     stage.check_target_untouched().await?;
 
-    // Submitted again it tries again: once more in vain, then with the permission given back.
+    // Submitted again it tries again, in vain; so does an operator; and with the permission given back it is undone.
     let (same, disposition) = stage.cluster.submit(&stage.pipeline, &[]).await?;
     ensure!(same == stage.run && disposition == "attached", "{same} {disposition}");
     stage.until_stuck(2).await?;
+    let retry = ["saga", "retry", &stage.run, "--by", "ops", "--reason"];
+    let tried = stage
+        .cluster
+        .client()
+        .args(retry)
+        .args(["as it is", "--watch"])
+        .output()
+        .await?;
+    tried.failure(&["stuck", "haulage saga abandon"])?;
+    stage.until_stuck(3).await?;
     stage.give_staging_to("loader").await?;
-    stage.cluster.submit(&stage.pipeline, &[]).await?;
+    let tried = stage
+        .cluster
+        .client()
+        .args(retry)
+        .args(["rights are back", "--watch"])
+        .output()
+        .await?;
+    tried.success()?;
+    let said = stage.cluster.show_to_people(&stage.run).await?;
+    ensure!(said.contains("ops says retry: rights are back"), "{said}");
+    let again = stage.cluster.client().args(retry).args(["once more"]).output().await?;
+    again.failure(&["is at rest: there is nothing to decide"])?;
+    let nobody = stage
+        .cluster
+        .client()
+        .args(["saga", "retry", "nobody"])
+        .output()
+        .await?;
+    nobody.failure(&["there is no run nobody"])?;
     let shown = stage.cluster.until_rest(&stage.run).await?;
     check_state(&shown, "failed")?;
     stage.check_undone().await?;
     stage.check_next_run().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_is_refused_is_abandoned_step_by_step_by_an_operator() -> Result<()> {
+    let postgres = server("loader").await?;
+    let url = postgres.url_as("loader", "warehouse");
+    let stage = Stage::loading(postgres, url).await?;
+    let early = ["saga", "abandon", &stage.run, "--reason", "too early"];
+    let early = stage.cluster.client().args(early).output().await?;
+    early.failure(&["the run isn't stuck"])?;
+    stage.give_staging_to("postgres").await?;
+    stage.until_stuck(1).await?;
+    let unreasoned = stage
+        .cluster
+        .client()
+        .args(["saga", "abandon", &stage.run])
+        .output()
+        .await?;
+    ensure!(unreasoned.code == 2, "a reason is needed: {}", unreasoned.stderr);
+    for times in 1..=2 {
+        stage.until_stuck(times).await?;
+        let abandon = [
+            "saga",
+            "abandon",
+            &stage.run,
+            "--by",
+            "ops",
+            "--reason",
+            "the dba drops it",
+        ];
+        let said = stage
+            .cluster
+            .client()
+            .args(abandon)
+            .args(["--output", "json"])
+            .output()
+            .await?
+            .success()?;
+        let said = said.json_lines()?;
+        ensure!(
+            said[0]["decision"] == "abandon" && said[0]["run_id"] == stage.run.as_str(),
+            "{said:?}"
+        );
+    }
+    let shown = stage.cluster.until_rest(&stage.run).await?;
+    check_state(&shown, "failed")?;
+    let decided = events(&shown, "unstuck");
+    ensure!(
+        decided.len() == 2 && decided.iter().all(|event| event["event"]["by"] == "ops"),
+        "{decided:?}"
+    );
+    stage.check_target_untouched().await
 }

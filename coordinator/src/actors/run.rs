@@ -43,10 +43,10 @@ pub(crate) enum RunMessage {
     Grant { number: u64, work: Work, node: NodeName },
     /// An attempt has ended; the node repeats it until it is acknowledged.
     Done(Done, Answer),
-    /// A user wants the run to end.
-    Cancel {
-        reason: String,
-        port: RpcReplyPort<Result<(), CancelError>>,
+    /// Somebody wants something of the run, and waits to hear whether it stands.
+    Ask {
+        input: Input,
+        port: RpcReplyPort<Result<Seq, AskError>>,
     },
     /// What running attempts have counted so far.
     Progress(Vec<(Work, Attempt, Counts)>),
@@ -56,12 +56,12 @@ pub(crate) enum RunMessage {
     Show,
 }
 
-/// Why a run was not cancelled.
+/// Why the run does not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CancelError {
+pub(crate) enum AskError {
     #[error("{0}")]
     Refused(#[from] Refused),
-    #[error("the ledger can't be written at the moment; cancel again")]
+    #[error("the ledger can't be written at the moment; ask again")]
     Ledger,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct RunArguments {
 /// Who waits for what becomes of an input.
 enum Waiting {
     Done(Answer),
-    Cancel(RpcReplyPort<Result<(), CancelError>>),
+    Ask(RpcReplyPort<Result<Seq, AskError>>),
 }
 
 pub(crate) struct RunState {
@@ -127,7 +127,7 @@ impl Actor for RunActor {
             RunMessage::Input(input) => state.log.take(input),
             RunMessage::Grant { number, work, node } => state.log.grant(number, work, node),
             RunMessage::Done(done, answer) => state.log.ask(deciding::input(done), Waiting::Done(answer)),
-            RunMessage::Cancel { reason, port } => state.log.ask(Input::Cancel { reason }, Waiting::Cancel(port)),
+            RunMessage::Ask { input, port } => state.log.ask(input, Waiting::Ask(port)),
             RunMessage::Progress(progress) => {
                 state.progress(progress);
                 return Ok(());
@@ -246,9 +246,10 @@ impl RunState {
     }
 
     fn carry_out(&mut self, actions: Vec<RunAction<Waiting>>) {
+        let seq = self.log.state().map_or(Seq(0), |(_, seq)| seq);
         for action in actions {
             match action {
-                RunAction::Answer { to, answer } => to.answer(answer),
+                RunAction::Answer { to, answer } => to.answer(answer, seq),
                 RunAction::Post(post) => {
                     tell(&self.args.cluster, ClusterMessage::Post(post));
                     self.show_in_time();
@@ -315,16 +316,17 @@ impl RunState {
 }
 
 impl Waiting {
-    fn answer(self, answer: deciding::Answer) {
+    /// `seq` is up to where the log stands.
+    fn answer(self, answer: deciding::Answer, seq: Seq) {
         match (self, answer) {
             // A refused or stale outcome is acknowledged too: nobody will ever want it.
             (Self::Done(to), deciding::Answer::Stands | deciding::Answer::Refused(_)) => {
                 to.send(&DoneReply { acknowledged: true });
             }
             (Self::Done(to), deciding::Answer::NotNow) => to.send(&DoneReply { acknowledged: false }),
-            (Self::Cancel(port), deciding::Answer::Stands) => drop(port.send(Ok(()))),
-            (Self::Cancel(port), deciding::Answer::Refused(refused)) => drop(port.send(Err(refused.into()))),
-            (Self::Cancel(port), deciding::Answer::NotNow) => drop(port.send(Err(CancelError::Ledger))),
+            (Self::Ask(port), deciding::Answer::Stands) => drop(port.send(Ok(seq))),
+            (Self::Ask(port), deciding::Answer::Refused(refused)) => drop(port.send(Err(refused.into()))),
+            (Self::Ask(port), deciding::Answer::NotNow) => drop(port.send(Err(AskError::Ledger))),
         }
     }
 }

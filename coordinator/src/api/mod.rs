@@ -4,11 +4,14 @@
 //! What it can do depends on its [`Role`]. A leader answers everything. A standby reads the ledger and passes the rest on
 //! to the leader ([`forward`]). Without a coordinator ([`Api::reading`]) it only reads.
 
+mod ask;
 pub(crate) mod attach;
 mod cancel;
 mod forward;
 mod nodes;
 mod rejects;
+mod resolve;
+mod revert;
 pub(crate) mod role;
 mod runs;
 pub(crate) mod server;
@@ -142,6 +145,24 @@ impl Haulage for Api {
                 .await
                 .map(Response::new),
             Route::There(mut client) => forward::answered(client.cancel(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn resolve(&self, request: Request<v1::ResolveRequest>) -> Result<Response<v1::ResolveResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => resolve::resolve(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => forward::answered(client.resolve(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn revert(&self, request: Request<v1::RevertRequest>) -> Result<Response<v1::RevertResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => revert::revert(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => forward::answered(client.revert(forward::passed_on(request)).await),
         }
     }
 

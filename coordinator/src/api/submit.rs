@@ -67,8 +67,14 @@ pub(super) async fn submit(leader: &Leader, request: Request<SubmitRequest>) -> 
             // Whoever submits a stuck run again has seen to what kept it from being undone. Refused if it isn't stuck.
             if let (Disposition::Attached, Some(Place::Live(actor))) = (submitted.disposition, shared.table.place(&run))
             {
-                let (decision, reason) = (StuckDecision::Retry, "submitted again".to_owned());
-                tell(&actor, RunMessage::Input(Input::Decide { decision, reason }));
+                tell(
+                    &actor,
+                    RunMessage::Input(Input::Decide {
+                        decision: StuckDecision::Retry,
+                        reason: "submitted again".to_owned(),
+                        by: String::new(),
+                    }),
+                );
             }
         }
         Disposition::AlreadyPublished => {}

@@ -20,6 +20,7 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
                 expected_rows: expected.rows,
                 expected_segments: expected.segments,
                 load: step.load.clone(),
+                round: state.round(),
             }
         }
     };

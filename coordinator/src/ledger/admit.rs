@@ -13,8 +13,8 @@ use super::{Append, Appended, Disposition, Error, Submitted};
 pub struct Head {
     /// The place of its last event.
     pub last: Seq,
-    /// Whether that is `finished`.
-    pub at_rest: bool,
+    /// If that is `finished`: how.
+    pub at_rest: Option<Outcome>,
 }
 
 /// An append with its events as they will stand in the database.
@@ -85,7 +85,7 @@ pub fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) ->
     for encoded in appends {
         let Append { run, expected, events } = encoded.append;
         let head = match heads.get_mut(run) {
-            Some(head) if head.last == *expected && !head.at_rest => head,
+            Some(head) if head.last == *expected && goes_on(head, events) => head,
             Some(_) | None => {
                 admission.answers.push(Appended::Conflict);
                 continue;
@@ -105,7 +105,11 @@ pub fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) ->
                 body,
             });
         }
-        head.at_rest = finished.is_some();
+        head.at_rest = if events.is_empty() {
+            head.at_rest
+        } else {
+            finished.map(|(_, outcome)| outcome)
+        };
         admission.answers.push(Appended::At(head.last));
         if !events.is_empty() {
             admission.advances.insert(
@@ -118,6 +122,15 @@ pub fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) ->
         }
     }
     admission
+}
+
+/// Whether a log may go on with these events. One that has ended does so in one way only: a published run is reverted.
+fn goes_on(head: &Head, events: &[Event]) -> bool {
+    match head.at_rest {
+        None => true,
+        Some(Outcome::Published) => matches!(events.first(), Some(Event::RevertRequested { .. })),
+        Some(Outcome::Failed | Outcome::Cancelled | Outcome::Reverted) => false,
+    }
 }
 
 /// Whether a refused append is one that was already written by this leader and whose answer was lost. `stored` is what

@@ -8,8 +8,9 @@
 //! gathers the appends of all runs. The writing transactions (`write`), what may stand (`admit`) and what rows mean
 //! (`rows`) exist once for both databases; `postgres` and `sqlite` hold their connections and their SQL.
 //!
-//! Only this module touches the ledger's tables. It does not fold events and does not know what they mean, but for two:
-//! `submitted` opens a run's log and `finished` closes it, and nothing stands after that.
+//! Only this module touches the ledger's tables. It does not fold events and does not know what they mean, but for three:
+//! `submitted` opens a run's log and `finished` closes it, and nothing stands after that, but that `revert_requested`
+//! opens the log of a published run once more.
 
 mod address;
 pub mod admit;
@@ -270,7 +271,8 @@ pub trait Ledger: Send + Sync {
     ///
     /// Repeating an append whose answer was lost is a success: events that already stand at exactly the expected places,
     /// written in the same epoch with the same content, are answered with [`Appended::At`], not with a conflict.
-    /// An append to a run that has finished, or that doesn't exist, is a conflict.
+    /// An append to a run that has finished, or that doesn't exist, is a conflict; but for one that begins with
+    /// `revert_requested`, to a run that has finished as published: that one is open again.
     async fn append(&self, epoch: Epoch, appends: &[Append]) -> Result<Vec<Appended>, Error>;
 
     /// A run's events after a place, in order and without a gap. Empty if the run doesn't exist.

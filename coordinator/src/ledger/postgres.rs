@@ -222,14 +222,14 @@ impl Session for PostgresSession {
 
     async fn heads(&mut self, runs: &[&RunId]) -> Result<HashMap<RunId, Head>, Error> {
         let names: Vec<&str> = runs.iter().map(|run| run.as_str()).collect();
-        let heads: Vec<(String, i64, bool)> = sqlx::query_as(
-            "SELECT run, last_seq, finished_at IS NOT NULL FROM haulage_ledger.runs
+        let heads: Vec<(String, i64, Option<String>)> = sqlx::query_as(
+            "SELECT run, last_seq, outcome FROM haulage_ledger.runs
              WHERE run = ANY($1) ORDER BY run FOR NO KEY UPDATE",
         )
         .bind(names)
         .fetch_all(&mut *self.transaction)
         .await?;
-        Ok(heads.into_iter().map(rows::head).collect())
+        heads.into_iter().map(rows::head).collect()
     }
 
     async fn insert(&mut self, epoch: Epoch, events: &[NewEvent<'_>]) -> Result<(), Error> {

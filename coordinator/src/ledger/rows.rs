@@ -48,15 +48,13 @@ pub(super) fn run_row((run, pipeline, submitted_at, finished_at, how): Listed) -
     })
 }
 
-/// Run, place of its last event, whether it has finished.
-pub(super) fn head((run, last, at_rest): (String, i64, bool)) -> (RunId, Head) {
-    (
-        RunId(run),
-        Head {
-            last: Seq(unsigned(last)),
-            at_rest,
-        },
-    )
+/// Run, place of its last event, how it has finished.
+pub(super) fn head((run, last, how): (String, i64, Option<String>)) -> Result<(RunId, Head), Error> {
+    let head = Head {
+        last: Seq(unsigned(last)),
+        at_rest: how.as_deref().map(outcome).transpose()?,
+    };
+    Ok((RunId(run), head))
 }
 
 /// Place, epoch, body.
@@ -89,6 +87,7 @@ pub(super) fn outcome_text(outcome: Outcome) -> &'static str {
         Outcome::Published => "published",
         Outcome::Failed => "failed",
         Outcome::Cancelled => "cancelled",
+        Outcome::Reverted => "reverted",
     }
 }
 
@@ -97,6 +96,7 @@ fn outcome(text: &str) -> Result<Outcome, Error> {
         "published" => Ok(Outcome::Published),
         "failed" => Ok(Outcome::Failed),
         "cancelled" => Ok(Outcome::Cancelled),
+        "reverted" => Ok(Outcome::Reverted),
         other => Err(Error::Database(sqlx::Error::Decode(
             format!("unknown outcome {other:?} of a run").into(),
         ))),

@@ -262,12 +262,12 @@ impl Session for SqliteSession {
     async fn heads(&mut self, runs: &[&RunId]) -> Result<HashMap<RunId, Head>, Error> {
         let mut heads = HashMap::with_capacity(runs.len());
         for run in runs {
-            let head: Option<(String, i64, bool)> =
-                sqlx::query_as("SELECT run, last_seq, finished_at IS NOT NULL FROM runs WHERE run = ?")
+            let head: Option<(String, i64, Option<String>)> =
+                sqlx::query_as("SELECT run, last_seq, outcome FROM runs WHERE run = ?")
                     .bind(run.as_str())
                     .fetch_optional(&mut *self.transaction)
                     .await?;
-            heads.extend(head.map(rows::head));
+            heads.extend(head.map(rows::head).transpose()?);
         }
         Ok(heads)
     }

@@ -6,6 +6,7 @@ mod fixture;
 
 mod failure;
 mod nodes;
+mod operator;
 mod port;
 mod restart;
 mod runs;

@@ -1,10 +1,11 @@
 //! What an input means for a run: new events, or a refusal that tells a person why.
 
+use super::settle::settle;
 use super::{Phase, State};
 use crate::checkpoint::ChunkReport;
 use crate::event::{Event, Outcome, PlannedStage, StepReport, StuckDecision};
-use crate::failure::{Class, Failure};
-use crate::ids::{Attempt, Millis, NodeName, RunId, StepKind, Work};
+use crate::failure::Failure;
+use crate::ids::{Attempt, Millis, NodeName, RunId, Work};
 use crate::submission::Submission;
 
 /// First wait after a failure; doubles with each.
@@ -62,6 +63,15 @@ pub enum Input {
         decision: StuckDecision,
         /// Why.
         reason: String,
+        /// Who.
+        by: String,
+    },
+    /// Somebody wants what the run has published to be taken back.
+    Revert {
+        /// Why.
+        reason: String,
+        /// Who.
+        by: String,
     },
     /// `Effect::Settle` is outstanding.
     Settle,
@@ -90,6 +100,12 @@ pub enum Refused {
     /// There is no compensation that waits for a decision.
     #[error("the run isn't stuck")]
     NotStuck,
+    /// It is published, and on its way back already.
+    #[error("the run is published and being reverted: there is nothing to cancel")]
+    BeingReverted,
+    /// It isn't over, or has left nothing behind.
+    #[error("only a published run can be reverted; one that is not over can be cancelled")]
+    NotPublished,
     /// A grant for work that isn't waiting for a node.
     #[error("that work isn't waiting for a node")]
     NotOutstanding,
@@ -119,10 +135,11 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
         Input::Dropped { work, attempt, node } => Ok(dropped(state, work, *attempt, node, now)),
         Input::NodeLost { node, silent_ms } => Ok(node_lost(state, node, *silent_ms, now)),
         Input::Cancel { reason } => cancel(state, reason, now),
-        Input::Decide { decision, reason } => match state.phase() {
+        Input::Decide { decision, reason, by } => match state.phase() {
             Phase::Stuck => Ok(vec![Event::Unstuck {
                 decision: *decision,
                 reason: reason.clone(),
+                by: by.clone(),
                 at: now,
             }]),
             Phase::Empty
@@ -131,9 +148,11 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
             | Phase::Verifying
             | Phase::Publishing
             | Phase::Cleaning
+            | Phase::Recalling
             | Phase::RollingBack
             | Phase::AtRest(_) => Err(Refused::NotStuck),
         },
+        Input::Revert { reason, by } => revert(state, reason, by, now),
         Input::Settle => Ok(settle(state, now)),
     }
 }
@@ -286,6 +305,8 @@ fn backoff_ms(state: &State, work: &Work, attempt: Attempt) -> u64 {
 fn cancel(state: &State, reason: &str, now: Millis) -> Result<Vec<Event>, Refused> {
     match state.phase() {
         Phase::Empty | Phase::AtRest(_) => Err(Refused::AtRest),
+        Phase::Recalling => Err(Refused::BeingReverted),
+        Phase::RollingBack | Phase::Stuck if state.revert.is_some() => Err(Refused::BeingReverted),
         Phase::RollingBack | Phase::Stuck => Ok(Vec::new()),
         Phase::Discovering | Phase::Loading | Phase::Verifying | Phase::Publishing | Phase::Cleaning => {
             if state.saga.publish_begun() {
@@ -302,59 +323,24 @@ fn cancel(state: &State, reason: &str, now: Millis) -> Result<Vec<Event>, Refuse
     }
 }
 
-/// What follows from the state alone.
-fn settle(state: &State, now: Millis) -> Vec<Event> {
+fn revert(state: &State, reason: &str, by: &str, now: Millis) -> Result<Vec<Event>, Refused> {
     match state.phase() {
-        Phase::Empty | Phase::AtRest(_) | Phase::Stuck => Vec::new(),
-        Phase::RollingBack => settle_rollback(state, now),
-        Phase::Discovering | Phase::Loading | Phase::Verifying | Phase::Publishing | Phase::Cleaning => {
-            if let Some(failure) = reason_to_roll_back(state) {
-                return vec![Event::RollbackStarted { failure, at: now }];
-            }
-            let finished = state.saga.all_done(StepKind::Publish) && state.planned && state.wanted().is_empty();
-            if finished {
-                vec![Event::Finished {
-                    outcome: Outcome::Published,
-                    at: now,
-                }]
-            } else {
-                Vec::new()
-            }
-        }
-    }
-}
-
-fn reason_to_roll_back(state: &State) -> Option<Failure> {
-    if let Some(reason) = &state.cancel {
-        return Some(Failure {
-            class: Class::Permanent,
-            message: format!("cancelled: {reason}"),
-        });
-    }
-    let wanted = state.wanted();
-    let given_up = state.given_up.iter().find(|work| wanted.contains(work))?;
-    state.tries.get(given_up).and_then(|tries| tries.given_up.clone())
-}
-
-fn settle_rollback(state: &State, now: Millis) -> Vec<Event> {
-    let Some(step) = state.saga.next_compensation() else {
-        if state.in_flight().next().is_some() {
-            return Vec::new();
-        }
-        let outcome = if state.rollback_by_cancel {
-            Outcome::Cancelled
-        } else {
-            Outcome::Failed
-        };
-        return vec![Event::Finished { outcome, at: now }];
-    };
-    let tries = state.tries.get(&Work::Compensate(step.clone()));
-    match tries.and_then(|tries| tries.given_up.clone()) {
-        Some(failure) => vec![Event::Stuck {
-            step: step.clone(),
-            failure,
+        Phase::AtRest(Outcome::Published) => Ok(vec![Event::RevertRequested {
+            reason: reason.to_owned(),
+            by: by.to_owned(),
             at: now,
-        }],
-        None => Vec::new(),
+        }]),
+        // Asking twice is harmless.
+        Phase::AtRest(Outcome::Reverted) | Phase::Recalling => Ok(Vec::new()),
+        Phase::RollingBack | Phase::Stuck if state.revert.is_some() => Ok(Vec::new()),
+        Phase::Empty
+        | Phase::Discovering
+        | Phase::Loading
+        | Phase::Verifying
+        | Phase::Publishing
+        | Phase::Cleaning
+        | Phase::RollingBack
+        | Phase::Stuck
+        | Phase::AtRest(Outcome::Failed | Outcome::Cancelled) => Err(Refused::NotPublished),
     }
 }

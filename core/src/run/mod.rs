@@ -1,14 +1,18 @@
 //! A run, folded from its log.
 //!
 //! ```text
+//!                                 ┌── staging lost ◄──┬───────────┐
+//!                                 ▼                   │           │ of the first publish
 //!   submitted ─► discovering ─► preparing ─► loading ─► verifying ─► publishing ─► cleaning ─► published
-//!                     └────────────┴────────────┴───────────┴───────────┘
-//!                     a failure for good, or a cancel before publishing began
-//!                                           ▼
-//!                                     rolling back ──────────────► failed | cancelled
-//!                                       │      ▲
-//!                                       ▼      │ retry | abandon
-//!                                        stuck
+//!                     └────────────┴────────────┴───────────┴───────────┘             refused ▲ │ revert, later
+//!                     a failure for good, or a cancel before publishing began                 │ ▼
+//!                                           ▼                                           recalling
+//!                                     rolling back ◄──────────────────────────────────────────┘
+//!                                       │  │   ▲
+//!                                       │  ▼   │ retry | abandon
+//!                                       │ stuck
+//!                                       ▼
+//!                                     failed | cancelled | reverted
 //! ```
 //!
 //! [`State::apply`] only records; [`decide`] makes events of inputs and never changes a state; [`State::outstanding`]
@@ -16,6 +20,7 @@
 
 mod decide;
 mod outstanding;
+mod settle;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +32,7 @@ pub use outstanding::Effect;
 use crate::checkpoint::{ChunkReport, Counts};
 use crate::event::{Event, Outcome, PlannedStage, StepReport, StuckDecision};
 use crate::failure::{Class, Failure};
-use crate::ids::{Attempt, ChunkId, LoadName, Millis, NodeName, RunId, StepId, StepKind, Work};
+use crate::ids::{Attempt, ChunkId, LoadName, Millis, NodeName, RunId, StageId, StepId, StepKind, Work};
 use crate::saga::Saga;
 use crate::submission::Submission;
 
@@ -38,6 +43,12 @@ pub const MAX_FAILURES: u32 = 8;
 pub const MAX_DISCOVER_FAILURES: u32 = 5;
 /// Nodes that may be lost over one piece of work before it counts as poison.
 pub const MAX_LOST: u32 = 3;
+
+/// Chunks that took nodes down and are set aside while the rest goes on, before the run is given up all the same: what
+/// takes down one node after the other is hardly the fault of a few rows.
+pub const MAX_SET_ASIDE: usize = 16;
+/// How often a run stages again what a destination has lost. A server that crashes more often than that needs its operator.
+pub const MAX_RESTAGED: u32 = 3;
 
 /// Where a run is, coarsely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +65,8 @@ pub enum Phase {
     Publishing,
     /// Published; leftovers are removed.
     Cleaning,
+    /// Published, and to be taken back: whether that is possible is asked at every destination.
+    Recalling,
     /// Everything started is undone.
     RollingBack,
     /// Undoing keeps failing; an operator has to decide.
@@ -107,6 +120,12 @@ pub struct State {
     rollback_by_cancel: bool,
     stuck: Option<(StepId, Failure)>,
     undoing_waits: Option<(StepId, Failure)>,
+    // Loads whose staging area holds less than was staged; what the destination said.
+    lost: BTreeMap<LoadName, Failure>,
+    restaged: u32,
+    // Why the published run is to be taken back.
+    revert: Option<String>,
+    refused: Option<Failure>,
     finished: Option<(Outcome, Millis)>,
     retries: u32,
     restarts: u32,
@@ -185,6 +204,7 @@ impl State {
                 self.restarts = self.restarts.saturating_add(*restarts);
                 self.record_failure(work, node, failure, node_lost_after_ms.is_some(), *not_before);
             }
+            Event::Restaged { stages, round, .. } => self.restage(stages, *round),
             Event::CancelRequested { reason, .. } => self.cancel = Some(reason.clone()),
             Event::RollbackStarted { failure, .. } => {
                 self.rollback_by_cancel = self.cancel.is_some();
@@ -195,6 +215,11 @@ impl State {
                 self.undoing_waits = None;
             }
             Event::Unstuck { decision, .. } => self.unstick(*decision),
+            Event::RevertRequested { reason, .. } => self.request_revert(reason),
+            Event::RevertRefused { failure, .. } => {
+                self.revert = None;
+                self.refused = Some(failure.clone());
+            }
             Event::Finished { outcome, at } => self.finished = Some((*outcome, *at)),
         }
     }
@@ -221,6 +246,9 @@ impl State {
         } else {
             self.given_up.remove(work);
         }
+        if let (Work::Step(step), Class::StagingLost, None) = (work, failure.class, &tries.given_up) {
+            self.lost.insert(step.load.clone(), failure.clone());
+        }
         if let (Work::Compensate(step), None, false) = (work, &tries.given_up, lost) {
             self.undoing_waits = Some((step.clone(), failure.clone()));
         }
@@ -230,17 +258,69 @@ impl State {
         }
     }
 
+    /// The stages' chunks are open again, and whatever stood on their rows has to be done again.
+    fn restage(&mut self, stages: &[StageId], round: u32) {
+        self.restaged = round;
+        self.lost.clear();
+        let planned = std::mem::take(&mut self.stages);
+        for stage in planned.iter().filter(|planned| stages.contains(&planned.stage)) {
+            for spec in &stage.chunks {
+                self.reports.remove(&spec.chunk);
+                self.open.insert(spec.chunk);
+                self.forgive(&Work::Chunk(spec.chunk));
+            }
+            for load in &stage.loads {
+                for kind in [StepKind::Prepare, StepKind::Verify, StepKind::Publish] {
+                    let step = StepId {
+                        kind,
+                        load: load.clone(),
+                    };
+                    if kind != StepKind::Publish {
+                        self.saga.reopen(&step);
+                    }
+                    self.forgive(&Work::Step(step));
+                }
+            }
+        }
+        self.stages = planned;
+    }
+
+    /// Earlier failures say nothing about what is tried now.
+    fn forgive(&mut self, work: &Work) {
+        self.given_up.remove(work);
+        if let Some(tries) = self.tries.get_mut(work) {
+            tries.failures = 0;
+            tries.given_up = None;
+            tries.not_before = Millis(0);
+        }
+    }
+
+    fn request_revert(&mut self, reason: &str) {
+        if !matches!(self.finished, Some((Outcome::Published, _))) {
+            return;
+        }
+        self.finished = None;
+        self.refused = None;
+        self.revert = Some(reason.to_owned());
+        for load in self.saga.loads().to_vec() {
+            let step = StepId {
+                kind: StepKind::Recall,
+                load,
+            };
+            // Asked anew: an earlier answer was about an earlier moment.
+            self.saga.reopen(&step);
+            self.forgive(&Work::Step(step));
+        }
+    }
+
     fn unstick(&mut self, decision: StuckDecision) {
         let Some((step, _)) = self.stuck.take() else { return };
         match decision {
             StuckDecision::Retry => {
                 let work = Work::Compensate(step);
-                self.given_up.remove(&work);
+                self.forgive(&work);
                 if let Some(tries) = self.tries.get_mut(&work) {
-                    tries.failures = 0;
                     tries.lost = 0;
-                    tries.given_up = None;
-                    tries.not_before = Millis(0);
                 }
             }
             StuckDecision::Abandon => self.saga.abandon(&step),
@@ -316,9 +396,14 @@ impl State {
         expected
     }
 
-    /// Why the run rolls back or has failed.
+    /// Why the run rolls back or has failed, or why it could not be reverted.
     pub fn failure(&self) -> Option<&Failure> {
-        self.rollback.as_ref()
+        self.rollback.as_ref().or(self.refused.as_ref())
+    }
+
+    /// How often what was staged was lost and staged again. Steps and chunks of an earlier round have no effect.
+    pub fn round(&self) -> u32 {
+        self.restaged
     }
 
     /// The step that can't be undone, and why.
@@ -360,6 +445,8 @@ impl State {
             Phase::Stuck
         } else if self.rollback.is_some() {
             Phase::RollingBack
+        } else if self.revert.is_some() {
+            Phase::Recalling
         } else if !self.planned {
             Phase::Discovering
         } else if self.reports.len() < self.chunks || !self.saga.all_done(StepKind::Prepare) {
@@ -396,6 +483,11 @@ fn given_up(work: &Work, tries: &Tries, failure: &Failure) -> Option<Failure> {
     };
     match failure.class {
         Class::Permanent | Class::Poison => Some(failure.clone()),
+        Class::StagingLost => match work {
+            // The run stages again, or not: that is decided for all loads together.
+            Work::Step(step) if matches!(step.kind, StepKind::Verify | StepKind::Publish) => None,
+            Work::Discover | Work::Chunk(_) | Work::Step(_) | Work::Compensate(_) => Some(failure.clone()),
+        },
         Class::Transient | Class::Fenced if tries.failures >= most => Some(Failure {
             class: Class::Permanent,
             message: format!(

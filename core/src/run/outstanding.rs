@@ -96,8 +96,12 @@ impl State {
         if !hold_back {
             self.add_dispatches(&wanted, window, now, &mut effects);
         }
-        let given_up = self.given_up.iter().any(|work| wanted.contains(work));
-        if given_up || (self.cancel.is_some() && self.rollback.is_none()) || effects.is_empty() {
+        let ends = if self.rollback.is_some() {
+            self.given_up.iter().any(|work| wanted.contains(work))
+        } else {
+            self.reason_to_roll_back(&wanted).is_some()
+        };
+        if ends || effects.is_empty() {
             effects.push(Effect::Settle);
         }
         effects
@@ -141,10 +145,16 @@ impl State {
             let next = self.saga.next_compensation();
             return Wanted::Works(next.map(|step| Work::Compensate(step.clone())).into_iter().collect());
         }
+        let steps = |kind| -> BTreeSet<Work> { self.saga.open(kind).into_iter().map(Work::Step).collect() };
+        if self.revert.is_some() {
+            // Every load is asked, so that a refusal names everything that is in the way.
+            let mut recall = steps(StepKind::Recall);
+            recall.retain(|work| !self.given_up.contains(work));
+            return Wanted::Works(recall);
+        }
         if !self.planned {
             return Wanted::Works(BTreeSet::from([Work::Discover]));
         }
-        let steps = |kind| -> BTreeSet<Work> { self.saga.open(kind).into_iter().map(Work::Step).collect() };
         let prepare = steps(StepKind::Prepare);
         if !prepare.is_empty() {
             return Wanted::Works(prepare);
@@ -152,8 +162,10 @@ impl State {
         if !self.open.is_empty() {
             return Wanted::Chunks(&self.open);
         }
-        let verify = steps(StepKind::Verify);
-        if !verify.is_empty() {
+        // All of them answer before anything is staged again: one crash of a server is one round for the run.
+        let mut verify = steps(StepKind::Verify);
+        verify.retain(|work| !matches!(work, Work::Step(step) if self.lost.contains_key(&step.load)));
+        if !verify.is_empty() || !self.lost.is_empty() {
             return Wanted::Works(verify);
         }
         if let Some(publish) = self.saga.next_publish() {

@@ -1,6 +1,7 @@
 //! Tables for single decisions, and properties over generated logs and every prefix of them.
 
 mod generated;
+mod later;
 mod tables;
 
 use std::collections::BTreeMap;

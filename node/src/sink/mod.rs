@@ -7,6 +7,9 @@
 //! one transaction: rows, load record, additive DDL and the (run, epoch) marker under a lock on the target, and it
 //! finds its own marker when it is repeated. Revert, discard and cleanup tolerate absence and can be repeated.
 //!
+//! What a publish replaces or changes is kept, as a table or as before-images, until newer runs have published to the
+//! target: a run is reverted while it fails, and on purpose later, by the same call.
+//!
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
 mod name;
@@ -46,6 +49,10 @@ pub struct LoadContext {
     pub schema: SchemaRef,
     /// The published run that this one replaces, when it was run again on purpose.
     pub replaces: Option<RunId>,
+    /// Of how many published runs of the target, the newest, a cleanup keeps what a revert needs.
+    pub keep_previous: u32,
+    /// How often the run has staged again what was lost. Steps of an earlier round are fenced.
+    pub round: u32,
 }
 
 impl LoadContext {
@@ -153,6 +160,8 @@ mod tests {
             key: vec!["id".into()],
             schema: Arc::new(Schema::empty()),
             replaces: None,
+            keep_previous: 1,
+            round: 0,
         };
         let key = load.without_value("id", 7).to_string();
         assert!(
@@ -209,7 +218,8 @@ pub trait Destination: Send + Sync {
     /// What publishing this load would do. Touches nothing. A failure if the destination can't be used at all.
     async fn inspect(&self, load: &LoadContext) -> Result<Inspection, Failure>;
 
-    /// Makes the staging area. Repeatable; permanent failure if the target's columns can't take the load's rows.
+    /// Makes the staging area. Repeatable; permanent failure if the target's columns can't take the load's rows. In a
+    /// higher round than before it opens a verified area again, and makes it anew if rows and markers there don't agree.
     async fn prepare(&self, load: &LoadContext) -> Result<StepReport, Failure>;
 
     /// Raises the chunk's fence to `attempt` and returns the markers that stand, by segment.
@@ -230,11 +240,16 @@ pub trait Destination: Send + Sync {
     ) -> Result<Box<dyn SegmentWriter>, Failure>;
 
     /// Holds the staging area against what the chunks reported, and builds what publishing needs (indexes).
-    /// Permanent failure naming the key if the load's key isn't unique among the staged rows.
+    /// Permanent failure naming the key if the load's key isn't unique among the staged rows; `StagingLost` if less is
+    /// there than was staged.
     async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
 
     /// Makes the load visible in one transaction; says so again when it already is.
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
+
+    /// Whether the publish of this run, if it happened, could be undone now. Touches nothing; permanent failure with what
+    /// to do first.
+    async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure>;
 
     /// Undoes the publish of this run, if it happened: the target is as it was before. Repeatable.
     async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure>;
@@ -242,7 +257,8 @@ pub trait Destination: Send + Sync {
     /// Drops the staging area of this run, and fences whatever still writes to it. Repeatable, tolerates absence.
     async fn discard(&self, load: &LoadContext) -> Result<StepReport, Failure>;
 
-    /// After the whole run is published: drops staging and what only a revert by a failing run would need. Repeatable.
+    /// After the whole run is published: drops staging, and what reverts need of all but the newest `keep_previous`
+    /// published runs of the target. Repeatable.
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure>;
 }
 

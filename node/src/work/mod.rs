@@ -102,6 +102,7 @@ fn span(tools: &Toolbox, order: &Order) -> Span {
                 StepKind::Verify => "step verify",
                 StepKind::Publish => "step publish",
                 StepKind::Cleanup => "step cleanup",
+                StepKind::Recall => "step recall",
             },
             id,
         ),

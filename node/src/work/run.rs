@@ -216,6 +216,8 @@ fn bare(
         key: load.key.clone(),
         schema: Arc::new(Schema::empty()),
         replaces,
+        keep_previous: load.keep_previous,
+        round: 0,
     })
 }
 

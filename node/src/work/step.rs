@@ -8,6 +8,8 @@ use haulage_core::ids::{LoadName, StepId, StepKind};
 
 use super::run::RunContext;
 use super::{Order, Toolbox};
+use haulage_proto::link::message::Task;
+
 use crate::sink::{Destination, Expected, LoadContext};
 
 /// Does the step.
@@ -17,28 +19,46 @@ pub(crate) async fn run(
     step: &StepId,
     expected: Expected,
 ) -> Result<StepReport, Failure> {
+    if step.kind == StepKind::Recall {
+        let (destination, load) = target(tools, order, &step.load).await?;
+        return destination.recall(&load).await;
+    }
     let context = tools.context(order).await?;
-    let load = context.load(order, &step.load)?;
+    let mut load = context.load(order, &step.load)?;
+    load.round = round(order);
     let destination = tools.destination(context.definition(), &step.load).await?;
     match step.kind {
         StepKind::Prepare => destination.prepare(&load).await,
         StepKind::Verify => destination.verify(&load, expected).await,
         StepKind::Publish => destination.publish(&load, expected).await,
         StepKind::Cleanup => destination.cleanup(&load).await,
+        StepKind::Recall => destination.recall(&load).await,
+    }
+}
+
+/// How often the run has staged again what was lost.
+fn round(order: &Order) -> u32 {
+    match &order.assignment.task {
+        Task::Step { round, .. } => *round,
+        Task::Discover | Task::Chunk { .. } => 0,
     }
 }
 
 /// Undoes the step, also one of which nothing ever happened.
 pub(crate) async fn compensate(tools: &Toolbox, order: &Order, step: &StepId) -> Result<StepReport, Failure> {
     let (destination, load) = target(tools, order, &step.load).await?;
-    match step.kind {
-        StepKind::Prepare => destination.discard(&load).await,
-        StepKind::Publish => destination.revert(&load).await,
-        StepKind::Verify | StepKind::Cleanup => Ok(StepReport {
+    let fault = &tools.config().fault;
+    fault.before_compensation().await;
+    let report = match step.kind {
+        StepKind::Prepare => destination.discard(&load).await?,
+        StepKind::Publish => destination.revert(&load).await?,
+        StepKind::Verify | StepKind::Cleanup | StepKind::Recall => StepReport {
             rows: 0,
             detail: format!("{step} left nothing to undo"),
-        }),
-    }
+        },
+    };
+    fault.after_compensation(&order.assignment.key.run, step)?;
+    Ok(report)
 }
 
 /// Undoing must not depend on what may have been the reason for it: when a source is gone and the plan can't be made

@@ -134,7 +134,10 @@ async fn verify_counts(world: &World) {
             .verify(&load, Expected { rows, segments })
             .await
             .expect_err("another number");
-        assert_eq!(failure.class, Class::Permanent, "{failure}");
+        // Less than was staged can be staged again; more is somebody else's.
+        let lost = rows > 2 || segments > 2;
+        let class = if lost { Class::StagingLost } else { Class::Permanent };
+        assert_eq!(failure.class, class, "{failure}");
         assert!(
             failure.message.contains(&format!(
                 "reported {} in {}",

@@ -325,7 +325,7 @@ async fn a_crash_of_the_server_is_noticed() {
         .verify(&other, expected)
         .await
         .expect_err("staging is empty");
-    assert_eq!(failure.class, Class::Permanent);
+    assert_eq!(failure.class, Class::StagingLost);
     assert!(failure.message.contains("crash"), "{failure}");
     world.destination.discard(&other).await.expect("discarded");
     // What is to become the target survives.

@@ -231,6 +231,7 @@ impl Leader {
             expected_rows: rows,
             expected_segments: segments,
             load: load.clone(),
+            round: 0,
         };
         self.perform(Work::Step(StepId { kind, load }), task).await
     }

@@ -36,6 +36,8 @@ pub(crate) fn load(run: &str, mode: Mode, key: &[&str]) -> LoadContext {
             Field::new("amount", DataType::Float64, true),
         ])),
         replaces: None,
+        keep_previous: 0,
+        round: 0,
     }
 }
 

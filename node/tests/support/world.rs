@@ -44,6 +44,15 @@ impl World {
         }
     }
 
+    /// Another destination that leads to the same place, as a node that was started again has it.
+    pub(crate) async fn reopened(&self) -> Arc<dyn Destination> {
+        let url = match &self.kind {
+            Kind::Postgres { url, .. } => url.clone(),
+            Kind::Sqlite { folder } => format!("sqlite:{}", folder.path().join("new/warehouse.db").display()),
+        };
+        registry::open("warehouse", &url).await.expect("a destination")
+    }
+
     /// The server, and the address of the database in it.
     pub(crate) fn server(&self) -> (&Postgres, &str) {
         match &self.kind {

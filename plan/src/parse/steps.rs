@@ -145,6 +145,11 @@ fn unknown_from<'a>(report: &mut Report, what: &str, name: &str, place: Place, n
     report.maybe(place, message, did_you_mean(name, names));
 }
 
+/// Published runs of a table that stay revertible, unless the load says otherwise: the newest.
+const KEPT: u32 = 1;
+/// And at most.
+const MAX_KEPT: u32 = 100;
+
 pub(super) fn loads(report: &mut Report, node: &Node, names: &[String]) -> IndexMap<LoadName, Load> {
     let mut loads: IndexMap<LoadName, Load> = IndexMap::new();
     let mut targets: HashMap<(String, String), String> = HashMap::new();
@@ -172,7 +177,12 @@ pub(super) fn loads(report: &mut Report, node: &Node, names: &[String]) -> Index
 
 fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option<Load> {
     let what = format!("load `{}`", key.text);
-    let fields = Fields::read(report, node, &what, &["from", "to", "table", "mode", "key"])?;
+    let fields = Fields::read(
+        report,
+        node,
+        &what,
+        &["from", "to", "table", "mode", "key", "keep_previous"],
+    )?;
     let mut need = |field: &str, help: &str| match fields.get(field) {
         Some(node) => fields::text(report, node, &format!("`{field}` of {what}")),
         None => {
@@ -217,6 +227,18 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
             "say which columns tell rows apart: `key: [id]`",
         );
     }
+    let keep_previous = fields.get("keep_previous").and_then(|node| {
+        let what = format!("`keep_previous` of {what}");
+        let runs = fields::count(report, node, &what)?;
+        match u32::try_from(runs) {
+            Ok(runs) if runs <= MAX_KEPT => Some(runs),
+            Ok(_) | Err(_) => {
+                let help = "each keeps what a run replaced or changed: of `replace`, a whole table";
+                report.help(node.place, format!("{what} must be 0 to {MAX_KEPT}"), help);
+                None
+            }
+        }
+    });
     Some(Load {
         name: LoadName::new(key.text.clone()),
         from: from?.0.to_owned(),
@@ -224,6 +246,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         table: table?.0.to_owned(),
         mode: mode?,
         key: key_columns,
+        keep_previous: keep_previous.unwrap_or(KEPT),
         place: key.place,
     })
 }

@@ -85,11 +85,13 @@ steps:
       FROM valid v JOIN airlines a ON a.code = v.carrier
 loads:
   flights: {from: named, to: warehouse, table: public.flights, mode: merge, key: [year, carrier]}
-  raw: {from: raw, to: lake, table: raw, mode: replace, key: year}
+  raw: {from: raw, to: lake, table: raw, mode: replace, key: year, keep_previous: 3}
 "#;
     let definition = parse_and_bind(text, "p.yaml", &params(&[("top", "2014")])).expect("a right file");
     assert_eq!(definition.pipeline, "flights-2013");
     assert_eq!(definition.checkpoint_rows, 50_000);
+    let kept: Vec<u32> = definition.loads.values().map(|load| load.keep_previous).collect();
+    assert_eq!(kept, [1, 3]);
     assert_eq!(definition.params["day"], ScalarValue::Date32(Some(15706)));
     assert_eq!(definition.params["top"], ScalarValue::Int32(Some(2014)));
     let SourceKind::Csv(raw) = &definition.sources["raw"].kind;
@@ -281,6 +283,14 @@ fn steps_and_loads() {
         &[
             "5:13 load `l` takes rows from `x`, which is neither a source nor a step | there is: raw, s",
             "5:47 unknown mode `upsert` of load `l` | write `merge`",
+        ],
+    );
+    check(
+        "d",
+        "loads:\n  l: {from: s, to: warehouse, table: t, mode: append, keep_previous: 101}",
+        &[
+            "5:70 `keep_previous` of load `l` must be 0 to 100 | each keeps what a run replaced or changed: of `replace`, a \
+             whole table",
         ],
     );
     check(

@@ -106,8 +106,11 @@ pub enum Task {
         expected_rows: u64,
         /// Segments that the chunks reported as standing for this load, in total.
         expected_segments: u64,
-        /// Rows published so far by this load, for compensations and cleanups.
+        /// The load.
         load: LoadName,
+        /// How often the run has staged again what was lost. A step of an earlier round has no effect.
+        #[serde(default)]
+        round: u32,
     },
 }
 

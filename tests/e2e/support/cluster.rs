@@ -77,6 +77,21 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts every node anew that has ended, under its old name; how many.
+    pub(crate) fn revive_nodes(&mut self) -> Result<usize> {
+        let mut ended = Vec::new();
+        for (name, node) in &mut self.nodes {
+            if node.has_ended()? {
+                ended.push(name.clone());
+            }
+        }
+        self.nodes.retain(|(name, _)| !ended.contains(name));
+        for name in &ended {
+            self.add_node(name)?;
+        }
+        Ok(ended.len())
+    }
+
     /// Starts one more node.
     pub(crate) fn add_node(&mut self, name: &str) -> Result<()> {
         let settings = &self.settings;

@@ -262,6 +262,11 @@ impl Service {
             .unwrap_or_default()
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// SIGKILL, and waits until the process is gone.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.start_kill()?;

@@ -28,6 +28,8 @@ impl World<'_> {
             0 => Err(Failure::permanent("it will never work")),
             1 | 2 => Err(Failure::transient("it may work later")),
             3 => Err(Failure::fenced("somebody newer is here")),
+            4 => Err(Failure::staging_lost("the server crashed")),
+            5 if self.choose(4) == 0 => Err(Failure::poison("it ate the memory")),
             _ => Ok(completion(work, &LOADS, CHUNKS)),
         }
     }
@@ -50,6 +52,7 @@ impl World<'_> {
                 return Input::Decide {
                     decision: StuckDecision::Abandon,
                     reason: "an operator".into(),
+                    by: String::new(),
                 };
             }
             3 => {
@@ -70,6 +73,7 @@ impl World<'_> {
             return Input::Decide {
                 decision: StuckDecision::Retry,
                 reason: "an operator".into(),
+                by: String::new(),
             };
         }
         match effects[self.choose(effects.len())].clone() {
@@ -104,11 +108,18 @@ fn log_of(bytes: &[u8]) -> Vec<Event> {
     let mut state = State::fold(&log);
     let mut now = 10;
     for _ in 0..4_000 {
-        if matches!(state.phase(), Phase::AtRest(_)) {
+        let published = state.phase() == Phase::AtRest(Outcome::Published);
+        let again = published && !world.exhausted() && world.choose(2) == 0;
+        if matches!(state.phase(), Phase::AtRest(_)) && !again {
             break;
         }
         now += 100;
-        let input = if world.exhausted() {
+        let input = if again {
+            Input::Revert {
+                reason: "the wrong month".into(),
+                by: "ops".into(),
+            }
+        } else if world.exhausted() {
             well(&state)
         } else {
             world.input(&state)
@@ -140,6 +151,7 @@ fn well(state: &State) -> Input {
         None => Input::Decide {
             decision: StuckDecision::Retry,
             reason: "an operator".into(),
+            by: String::new(),
         },
     }
 }
@@ -224,7 +236,7 @@ proptest! {
         let mut done = BTreeSet::new();
         let mut undone = Vec::new();
         let mut attempts: BTreeMap<Work, Attempt> = BTreeMap::new();
-        let mut rolling_back = false;
+        let (mut rolling_back, mut reverting) = (false, false);
         let mut abandoned = 0;
         for event in &log {
             match event {
@@ -255,7 +267,21 @@ proptest! {
                     rolling_back = true;
                 }
                 Event::Unstuck { decision: StuckDecision::Abandon, .. } => abandoned += 1,
-                Event::Finished { outcome, .. } => prop_assert_eq!(*outcome == Outcome::Published, !rolling_back),
+                Event::Restaged { .. } => {
+                    prop_assert!(!rolling_back && !started.iter().any(|step| step.kind == StepKind::Publish && done.contains(step)));
+                    staged.clear();
+                    done.retain(|step: &StepId| !matches!(step.kind, StepKind::Prepare | StepKind::Verify));
+                }
+                Event::RevertRequested { .. } => {
+                    prop_assert!(!rolling_back && !reverting);
+                    reverting = true;
+                    done.retain(|step: &StepId| step.kind != StepKind::Recall);
+                }
+                Event::RevertRefused { .. } => reverting = false,
+                Event::Finished { outcome, .. } => {
+                    prop_assert_eq!(*outcome == Outcome::Published, !rolling_back);
+                    prop_assert_eq!(*outcome == Outcome::Reverted, reverting);
+                }
                 Event::Submitted { .. } | Event::Planned { .. } | Event::AttemptFailed { .. }
                 | Event::CancelRequested { .. } | Event::Stuck { .. } | Event::Unstuck { .. } => {}
             }

@@ -2,10 +2,10 @@
 
 use super::*;
 
-const LOADS: [&str; 2] = ["a", "b"];
+pub(super) const LOADS: [&str; 2] = ["a", "b"];
 
 /// Carries out what is outstanding until `stop` says so or the run is at rest; every attempt succeeds.
-fn drive(log: &mut Vec<Event>, stop: impl Fn(&State) -> bool) -> State {
+pub(super) fn drive(log: &mut Vec<Event>, stop: impl Fn(&State) -> bool) -> State {
     let mut state = State::fold(log.iter());
     for _ in 0..200 {
         if stop(&state) {
@@ -40,7 +40,7 @@ fn drive(log: &mut Vec<Event>, stop: impl Fn(&State) -> bool) -> State {
     state
 }
 
-fn fail(state: &mut State, log: &mut Vec<Event>, class: Class) {
+pub(super) fn fail(state: &mut State, log: &mut Vec<Event>, class: Class) {
     let (work, attempt, node) = {
         let (work, attempt, node) = state.in_flight().next().expect("something is in flight");
         (work.clone(), attempt, node.clone())
@@ -62,7 +62,7 @@ fn fail(state: &mut State, log: &mut Vec<Event>, class: Class) {
     }
 }
 
-fn running(kind: StepKind, load: &'static str) -> impl Fn(&State) -> bool {
+pub(super) fn running(kind: StepKind, load: &'static str) -> impl Fn(&State) -> bool {
     move |state| {
         state.in_flight().any(|(work, _, _)| {
             *work
@@ -74,7 +74,7 @@ fn running(kind: StepKind, load: &'static str) -> impl Fn(&State) -> bool {
     }
 }
 
-fn kinds(log: &[Event]) -> Vec<String> {
+pub(super) fn kinds(log: &[Event]) -> Vec<String> {
     log.iter()
         .filter_map(|event| match event {
             Event::StepDone { step, .. } => Some(step.to_string()),
@@ -85,7 +85,10 @@ fn kinds(log: &[Event]) -> Vec<String> {
             | Event::Planned { .. }
             | Event::ChunkStaged { .. }
             | Event::AttemptFailed { .. }
+            | Event::Restaged { .. }
             | Event::CancelRequested { .. }
+            | Event::RevertRequested { .. }
+            | Event::RevertRefused { .. }
             | Event::RollbackStarted { .. }
             | Event::Stuck { .. }
             | Event::Unstuck { .. } => None,
@@ -317,6 +320,7 @@ fn a_compensation_that_keeps_failing_waits_for_an_operator() {
             &Input::Decide {
                 decision,
                 reason: "seen to".into(),
+                by: "ops".into(),
             },
             Millis(8),
         )

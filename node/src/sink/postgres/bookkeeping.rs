@@ -7,10 +7,13 @@
 //!     +------discard-----+---------------> discarded <--discard---+   (a published load stays published)
 //! ```
 //!
+//! A prepare of a later round, after a crash has emptied unlogged staging, opens a sealed record again.
+//!
 //! Only `staged` takes chunks; `sealed` may be published; `reverted` and `discarded` are tombstones that fence every late
 //! writer of that run. Staging itself is three tables a load, named by [`area`](crate::sink::name::area): `stage_` the
 //! rows, `marks_` the markers, with the same persistence as the rows so that a crash which truncates one truncates the
-//! other, and after a publish `prev_` or `before_` and `keys_` for a revert.
+//! other, and after a publish `prev_` or `before_` and `keys_` for a revert. `settled_at` says that the whole run is
+//! published, so that nothing but a revert on purpose needs them any more; `cleaned_at` that they are gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -52,8 +55,12 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     published_at timestamptz,
     ended_at timestamptz,
     cleaned_at timestamptz,
+    settled_at timestamptz,
+    round integer NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load)
 );
+ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
+    ADD COLUMN IF NOT EXISTS round integer NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
@@ -154,6 +161,8 @@ pub(super) struct Record {
     pub(super) cleaned: bool,
     /// The first transaction id after those of the staged rows, once they are verified.
     pub(super) staged_until: Option<i64>,
+    /// How often the run had staged again what was lost, when this load was prepared last.
+    pub(super) round: u32,
 }
 
 /// The tables of a load's staging area.
@@ -170,7 +179,11 @@ pub(super) struct Area {
 
 impl Area {
     pub(super) fn of(load: &LoadContext) -> Self {
-        let id = area(&load.run, &load.load);
+        Self::named(area(&load.run, &load.load))
+    }
+
+    /// The area with this suffix, as the record has it.
+    pub(super) fn named(id: String) -> Self {
         Self {
             stage: format!("haulage.stage_{id}"),
             marks: format!("haulage.marks_{id}"),
@@ -196,7 +209,7 @@ pub(super) async fn ensure(lease: &mut Lease, known: &AtomicBool) -> Result<(), 
     if known.load(Ordering::Relaxed) {
         return Ok(());
     }
-    if !is_there(lease).await? {
+    if !is_current(lease).await? {
         let sql = format!(
             "BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA} COMMIT"
         );
@@ -221,6 +234,17 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
     }
 }
 
+/// Whether the schema is there, as this release makes it.
+async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
+    sqlx::query_scalar(
+        "SELECT to_regclass('haulage.fences') IS NOT NULL AND EXISTS (SELECT 1 FROM pg_attribute
+         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'round' AND NOT attisdropped)",
+    )
+    .fetch_one(lease.connection())
+    .await
+    .map_err(|error| lease.place().failure("looking for schema haulage", error))
+}
+
 async fn is_there(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar("SELECT to_regclass('haulage.fences') IS NOT NULL")
         .fetch_one(lease.connection())
@@ -242,15 +266,15 @@ pub(super) enum Lock {
 pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
     let sql = match lock {
         Lock::None => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round ",
             "FROM haulage.loads WHERE run = $1 AND load = $2"
         ),
         Lock::Share => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
         ),
         Lock::Update => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
         ),
     };
@@ -277,6 +301,7 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
         sequence: row.try_get(8)?,
         cleaned: row.try_get(9)?,
         staged_until: row.try_get(10)?,
+        round: row.try_get::<i32, _>(11)? as u32,
     })
 }
 
@@ -363,6 +388,17 @@ pub(super) async fn set_state(lease: &mut Lease, load: &LoadContext, state: Stat
             .place()
             .failure(&format!("marking load {} as {}", load.load, state.text()), error)),
     }
+}
+
+/// Refuses, as `Fenced`, a step of an earlier round: what it was to verify or publish is being staged again.
+pub(super) fn same_round(load: &LoadContext, record: &Record) -> Result<(), Failure> {
+    if record.round > load.round {
+        return Err(Failure::fenced(format!(
+            "load {} of run {} has been opened again for round {}, this is round {}",
+            load.load, load.run, record.round, load.round
+        )));
+    }
+    Ok(())
 }
 
 /// Queues on the target: two runs publish to one table one after the other.

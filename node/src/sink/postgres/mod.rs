@@ -21,6 +21,7 @@ mod insert;
 mod inspect;
 mod numeric;
 mod publish;
+mod recall;
 mod revert;
 mod segment;
 mod snapshots;
@@ -99,6 +100,10 @@ impl Destination for Postgres {
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         self.publish_load(load, expected).await
+    }
+
+    async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.recall_load(load).await
     }
 
     async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {

@@ -12,7 +12,7 @@ use haulage_core::words::counted;
 use tokio::time::sleep;
 
 use super::Postgres;
-use super::bookkeeping::{Area, Method, Record, State, ended, hold, queue_on};
+use super::bookkeeping::{Area, Method, Record, State, ended, hold, queue_on, same_round};
 use super::connect::Lease;
 use super::failure::{Place, code};
 use super::insert;
@@ -135,6 +135,7 @@ async fn publish(
         Some(record) => record,
         None => return Err(ended(load, "not prepared").into()),
     };
+    same_round(load, &record)?;
     match record.state {
         State::Sealed => {}
         State::Published => {

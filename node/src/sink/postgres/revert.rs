@@ -1,4 +1,5 @@
-//! Going back: revert undoes a publish, discard drops a staging area, cleanup drops what only a revert would have needed.
+//! Going back: revert undoes a publish, discard drops a staging area, cleanup drops staging and what only the reverts of
+//! older runs would have needed.
 //!
 //! All three can be repeated and tolerate that there is nothing to do. Revert and discard leave a tombstone even then, so
 //! that a publish or a chunk which arrives late is fenced instead of starting over.
@@ -12,9 +13,10 @@ use super::bookkeeping::{self, Area, Lock, Method, Record, State, claim, ended, 
 use super::connect::Lease;
 use super::insert::restore;
 use super::publish::{LOCK_PAUSE, LOCK_TIMEOUT, LOCK_TRIES, Trouble, lock};
+use super::recall::{Reach, may_undo};
 use super::stage::{alone, exists};
 use super::swap::swap_out;
-use super::target::{Target, describe};
+use super::target::describe;
 use crate::sink::LoadContext;
 
 fn nothing_to_undo() -> StepReport {
@@ -95,25 +97,53 @@ impl Postgres {
             });
         }
         let area = Area::of(load);
-        drop_tables(
-            &mut lease,
-            load,
-            &[&area.stage, &area.marks, &area.prev, &area.before, &area.keys],
-            &doing,
+        let marked = sqlx::query(
+            "UPDATE haulage.loads SET settled_at = coalesce(settled_at, now()) WHERE run = $1 AND load = $2",
         )
-        .await?;
-        sqlx::query("UPDATE haulage.loads SET cleaned_at = coalesce(cleaned_at, now()) WHERE run = $1 AND load = $2")
-            .bind(load.run.as_str())
-            .bind(load.load.as_str())
-            .execute(lease.connection())
-            .await
-            .map_err(|error| lease.place().failure(&doing, error))?;
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .execute(lease.connection())
+        .await;
+        marked.map_err(|error| lease.place().failure(&doing, error))?;
+        drop_tables(&mut lease, load, &[&area.stage, &area.marks], &doing).await?;
+        let dropped = forget_older(&mut lease, load, &doing).await?;
         lease.give_back();
         Ok(StepReport {
             rows: 0,
-            detail: "staging and before-images dropped".to_owned(),
+            detail: format!("staging dropped, and what {dropped} run(s) had replaced or changed"),
         })
     }
+}
+
+/// Of published runs that newer ones have left behind, what only their reverts would need is dropped. A run that isn't
+/// settled may still fail and revert by itself. Returns of how many.
+async fn forget_older(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<usize, Failure> {
+    let older: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT run, load, area FROM (
+             SELECT run, load, area, cleaned_at, row_number() OVER (ORDER BY sequence DESC) AS place FROM haulage.loads
+             WHERE state = 'published' AND settled_at IS NOT NULL
+               AND target = (SELECT target FROM haulage.loads WHERE run = $1 AND load = $2)
+         ) published WHERE place > $3 AND cleaned_at IS NULL",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(i64::from(load.keep_previous))
+    .fetch_all(lease.connection())
+    .await
+    .map_err(|error| lease.place().failure(doing, error))?;
+    for (run, name, id) in &older {
+        let area = Area::named(id.clone());
+        let sql = format!("DROP TABLE IF EXISTS {}, {}, {}", area.prev, area.before, area.keys);
+        alone(lease, &area, &sql, doing).await?;
+        let cleaned = sqlx::query("UPDATE haulage.loads SET cleaned_at = now() WHERE run = $1 AND load = $2")
+            .bind(run)
+            .bind(name)
+            .execute(lease.connection())
+            .await;
+        cleaned.map_err(|error| lease.place().failure(doing, error))?;
+        lease.must(doing, "COMMIT").await?;
+    }
+    Ok(older.len())
 }
 
 async fn drop_tables(lease: &mut Lease, load: &LoadContext, tables: &[&str], doing: &str) -> Result<(), Failure> {
@@ -162,27 +192,17 @@ async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Tro
 async fn undo(lease: &mut Lease, load: &LoadContext, record: &Record, method: Method) -> Result<(), Trouble> {
     let area = Area::of(load);
     let target = describe(lease, &load.table).await?;
-    // Rows that carry their run can be taken out from among later ones.
-    if record.created || method != Method::Append || load.replaces.is_some() {
-        still_latest(lease, load, record, &target).await?;
-    }
-    if record.cleaned && !(record.created || method == Method::Append && load.replaces.is_none()) {
-        return Err(Trouble::Failed(Failure::permanent(format!(
-            "load {} of run {} was cleaned up: what {} held before is no longer kept; abandon this step",
-            load.load,
-            load.run,
-            target.text()
-        ))));
-    }
+    let reach = may_undo(lease, load, record, &target).await?;
+    let drops = record.created && reach == Reach::Whole;
     lease.run(LOCK_TIMEOUT).await?;
     if target.existing.is_some() {
-        lock(lease, &target, method == Method::Swap || record.created).await?;
+        lock(lease, &target, method == Method::Swap || drops).await?;
     }
     // Described again under the lock.
     let target = describe(lease, &load.table).await?;
     match (&target.existing, method) {
         (_, Method::Swap) => swap_out(lease, &area, &target, record).await?,
-        (Some(_), _) if record.created => {
+        (Some(_), _) if drops => {
             lease.run(format!("DROP TABLE {}", target.sql())).await?;
         }
         (Some(existing), method) => restore(lease, load, &area, &target, existing, method).await?,
@@ -195,24 +215,4 @@ async fn undo(lease: &mut Lease, load: &LoadContext, record: &Record, method: Me
         }
     }
     Ok(())
-}
-
-/// Refuses when another run has published to the target since: undoing this one would undo that one too.
-async fn still_latest(lease: &mut Lease, load: &LoadContext, record: &Record, target: &Target) -> Result<(), Trouble> {
-    let later: Option<String> = sqlx::query_scalar(
-        "SELECT run FROM haulage.loads WHERE target = $1 AND state = 'published' AND sequence > $2
-         ORDER BY sequence LIMIT 1",
-    )
-    .bind(target.text())
-    .bind(record.sequence)
-    .fetch_optional(lease.connection())
-    .await?;
-    match later {
-        None => Ok(()),
-        Some(run) => Err(Trouble::Failed(Failure::permanent(format!(
-            "run {run} has published to {} after run {}, which can't be reverted any more; abandon this step",
-            target.text(),
-            load.run
-        )))),
-    }
 }

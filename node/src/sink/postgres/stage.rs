@@ -13,7 +13,7 @@ use haulage_plan::definition::Mode;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Postgres;
-use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record};
+use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record, set_state};
 use super::connect::Lease;
 use super::fit::{Fit, fit};
 use super::publish::LOCK_TRIES;
@@ -29,8 +29,10 @@ impl Postgres {
         let target = describe(&mut lease, &load.table).await?;
         let record = claim(&mut lease, load, &target.text(), State::Staged).await?;
         let area = Area::of(load);
+        let again = load.round > record.round;
         match record.state {
             State::Staged => {}
+            State::Sealed if again => set_state(&mut lease, load, State::Staged).await?,
             State::Sealed | State::Published => {
                 lease.must(&doing, "ROLLBACK").await?;
                 lease.give_back();
@@ -38,6 +40,9 @@ impl Postgres {
             }
             State::Reverted => return Err(ended(load, "reverted")),
             State::Discarded => return Err(ended(load, "discarded")),
+        }
+        if again {
+            open_again(&mut lease, load, &area, &doing).await?;
         }
         if exists(&mut lease, &area.stage)
             .await
@@ -108,6 +113,38 @@ impl Postgres {
         lease.give_back();
         Ok(markers)
     }
+}
+
+/// Takes the area into a later round. Where markers and rows don't agree, neither is of any use.
+async fn open_again(lease: &mut Lease, load: &LoadContext, area: &Area, doing: &str) -> Result<(), Failure> {
+    let raised = sqlx::query("UPDATE haulage.loads SET round = $3 WHERE run = $1 AND load = $2")
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .bind(load.round as i32)
+        .execute(lease.connection())
+        .await;
+    raised.map_err(|error| lease.place().failure(doing, error))?;
+    let agree = agree(lease, area).await;
+    if !agree.map_err(|error| lease.place().failure(doing, error))? {
+        end_stragglers(lease, area).await?;
+        let sql = format!("DROP TABLE IF EXISTS {}, {}", area.stage, area.marks);
+        lease.must(doing, sql).await?;
+    }
+    Ok(())
+}
+
+async fn agree(lease: &mut Lease, area: &Area) -> Result<bool, sqlx::Error> {
+    if !exists(lease, &area.stage).await? || !exists(lease, &area.marks).await? {
+        return Ok(false);
+    }
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM {}) = (SELECT coalesce(sum(rows), 0) FROM {})",
+        area.stage, area.marks
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql))
+        .persistent(false)
+        .fetch_one(lease.connection())
+        .await
 }
 
 /// The columns of a load as they are written into its staging area, which exists.

@@ -11,12 +11,12 @@ use haulage_plan::definition::Mode;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Postgres;
-use super::bookkeeping::{Area, Method, Record, State, ended, hold, set_state};
+use super::bookkeeping::{Area, Method, Record, State, ended, hold, same_round, set_state};
 use super::connect::Lease;
 use super::failure::{code, detail};
 use super::fit::{Fit, fit};
 use super::snapshots::note;
-use super::stage::{alone, misfit};
+use super::stage::{alone, exists, misfit};
 use super::target::{Target, describe};
 use crate::sink::name::{quote, quote_all};
 use crate::sink::{Expected, LoadContext};
@@ -36,6 +36,15 @@ impl Postgres {
         if let Some(report) = seal(&mut lease, load, &doing).await? {
             lease.give_back();
             return Ok(report);
+        }
+        for table in [&area.stage, &area.marks] {
+            let there = exists(&mut lease, table).await;
+            if !there.map_err(|error| lease.place().failure(&doing, error))? {
+                return Err(Failure::staging_lost(format!(
+                    "load {}: {table}, where its rows were staged, is gone",
+                    load.load
+                )));
+            }
         }
         let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", area.stage);
         alone(&mut lease, &area, &lock, &doing).await?;
@@ -58,11 +67,12 @@ impl Postgres {
             rows = count(&mut lease, &area, &doing).await?;
         }
         if rows as u64 != expected.rows {
-            return Err(mismatch(
-                load,
-                &format!("holds {}", counted(rows as u64, "row")),
-                expected,
-            ));
+            let found = Expected {
+                rows: rows as u64,
+                segments: expected.segments,
+            };
+            let words = format!("holds {}", counted(rows as u64, "row"));
+            return Err(mismatch(load, &words, found, expected));
         }
         if let Some(proof) = proof {
             lease.must(&doing, format!("DROP INDEX haulage.{proof}")).await?;
@@ -82,6 +92,7 @@ async fn seal(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<Opti
     let Some(record) = hold(lease, load).await? else {
         return Err(ended(load, "not prepared"));
     };
+    same_round(load, &record)?;
     match record.state {
         State::Staged => set_state(lease, load, State::Sealed).await?,
         State::Sealed => {}
@@ -115,31 +126,41 @@ pub(super) async fn marked(
         .and_then(|row| Ok((row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(1)? as u64)));
     let (segments, rows) = match marked {
         Ok(marked) => marked,
-        Err(error) if code(&error) == Some("42P01") => return Err(ended(load, "without its staging area")),
+        Err(error) if code(&error) == Some("42P01") => {
+            return Err(Failure::staging_lost(format!(
+                "load {}: {}, where its segments were marked, is gone",
+                load.load, area.marks
+            )));
+        }
         Err(error) => return Err(lease.place().failure(doing, error)),
     };
-    if (segments, rows) == (expected.segments, expected.rows) {
-        Ok(())
-    } else {
-        Err(mismatch(
-            load,
-            &format!(
-                "has {} with {} marked",
-                counted(segments, "segment"),
-                counted(rows, "row")
-            ),
-            expected,
-        ))
+    let found = Expected { rows, segments };
+    if found == expected {
+        return Ok(());
     }
+    let words = format!(
+        "has {} with {} marked",
+        counted(segments, "segment"),
+        counted(rows, "row")
+    );
+    Err(mismatch(load, &words, found, expected))
 }
 
-fn mismatch(load: &LoadContext, found: &str, expected: Expected) -> Failure {
-    Failure::permanent(format!(
-        "load {}: the staging area {found}, and the chunks reported {} in {}; a crash of the database \
-         server empties unlogged staging: run the pipeline again",
+/// Less than was staged can be staged again; more is nobody's.
+fn mismatch(load: &LoadContext, words: &str, found: Expected, expected: Expected) -> Failure {
+    let message = format!(
+        "load {}: the staging area {words}, and the chunks reported {} in {}",
         load.load,
         counted(expected.rows, "row"),
         counted(expected.segments, "segment")
+    );
+    if found.rows <= expected.rows && found.segments <= expected.segments {
+        return Failure::staging_lost(format!(
+            "{message}; a crash of the database server empties unlogged staging"
+        ));
+    }
+    Failure::permanent(format!(
+        "{message}; somebody else has written there: run the pipeline again"
     ))
 }
 

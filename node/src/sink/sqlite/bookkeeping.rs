@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     run TEXT NOT NULL, load TEXT NOT NULL, pipeline TEXT NOT NULL, target TEXT NOT NULL, mode TEXT NOT NULL,
     state TEXT NOT NULL, epoch INTEGER NOT NULL, area TEXT NOT NULL, method TEXT, created INTEGER NOT NULL DEFAULT 0,
     rows INTEGER, detail TEXT, sequence INTEGER, replaces TEXT, prepared_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    published_at TEXT, ended_at TEXT, cleaned_at TEXT,
+    published_at TEXT, ended_at TEXT, cleaned_at TEXT, settled_at TEXT, round INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load)
 );
 CREATE TABLE IF NOT EXISTS _haulage_fences (
@@ -29,6 +29,11 @@ CREATE TABLE IF NOT EXISTS _haulage_markers (
     attempt INTEGER NOT NULL, rows INTEGER NOT NULL, manifest TEXT NOT NULL,
     PRIMARY KEY (run, load, stage, chunk, segment)
 );";
+
+/// What this release adds to the tables of an earlier one.
+const MORE: &str = "
+ALTER TABLE _haulage_loads ADD COLUMN settled_at TEXT;
+ALTER TABLE _haulage_loads ADD COLUMN round INTEGER NOT NULL DEFAULT 0;";
 
 /// How a load was published, and so how it is reverted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +84,8 @@ pub(super) struct Record {
     pub(super) detail: String,
     pub(super) sequence: i64,
     pub(super) cleaned: bool,
+    /// How often the run had staged again what was lost, when this load was prepared last.
+    pub(super) round: u32,
 }
 
 /// The tables of a load's staging area.
@@ -91,7 +98,11 @@ pub(super) struct Area {
 
 impl Area {
     pub(super) fn of(load: &LoadContext) -> Self {
-        let id = area(&load.run, &load.load);
+        Self::named(&area(&load.run, &load.load))
+    }
+
+    /// The area with this suffix, as the record has it.
+    pub(super) fn named(id: &str) -> Self {
         Self {
             stage: format!("_haulage_stage_{id}"),
             before: format!("_haulage_before_{id}"),
@@ -109,6 +120,15 @@ pub(super) async fn begin(writer: &mut Writer<'_>, doing: &str) -> Result<(), Fa
         .map_err(|error| writer.failure(doing, error))?;
     if !there {
         writer.must(doing, TABLES).await?;
+        return Ok(());
+    }
+    let current: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pragma_table_info('_haulage_loads') WHERE name = 'round')")
+            .fetch_one(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
+    if !current {
+        writer.must(doing, MORE).await?;
     }
     Ok(())
 }
@@ -139,7 +159,7 @@ pub(super) async fn hold(writer: &mut Writer<'_>, load: &LoadContext, doing: &st
 pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT state, epoch, method, created, coalesce(rows, 0), coalesce(detail, ''), coalesce(sequence, 0),
-                cleaned_at IS NOT NULL
+                cleaned_at IS NOT NULL, round
          FROM _haulage_loads WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
@@ -157,6 +177,7 @@ pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<
             detail: row.try_get(5)?,
             sequence: row.try_get(6)?,
             cleaned: row.try_get(7)?,
+            round: row.try_get::<i64, _>(8)? as u32,
         })
     })
     .transpose()
@@ -218,6 +239,17 @@ pub(super) async fn set_state(
     .execute(writer.connection())
     .await
     .map_err(|error| writer.failure(doing, error))?;
+    Ok(())
+}
+
+/// Refuses, as `Fenced`, a step of an earlier round: what it was to verify or publish is being staged again.
+pub(super) fn same_round(load: &LoadContext, record: &Record) -> Result<(), Failure> {
+    if record.round > load.round {
+        return Err(Failure::fenced(format!(
+            "load {} of run {} has been opened again for round {}, this is round {}",
+            load.load, load.run, record.round, load.round
+        )));
+    }
     Ok(())
 }
 

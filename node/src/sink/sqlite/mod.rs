@@ -20,6 +20,7 @@
 mod bookkeeping;
 mod file;
 mod publish;
+mod recall;
 mod revert;
 mod rows;
 mod segment;
@@ -88,6 +89,10 @@ impl Destination for Sqlite {
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         self.publish_load(load, expected).await
+    }
+
+    async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.recall_load(load).await
     }
 
     async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {

@@ -6,7 +6,7 @@ use haulage_core::words::counted;
 use sqlx::error::ErrorKind;
 
 use super::Sqlite;
-use super::bookkeeping::{Area, Method, Record, begin, ended, hold};
+use super::bookkeeping::{Area, Method, Record, begin, ended, hold, same_round};
 use super::file::Writer;
 use super::target::{Existing, Fit, RUN_COLUMN, Target, create_table, describe, fit, misfit, table_name};
 use super::verify::{free_name, marked, one_key};
@@ -22,6 +22,7 @@ impl Sqlite {
         let Some(record) = hold(&mut writer, load, &doing).await? else {
             return Err(ended(load, "not prepared"));
         };
+        same_round(load, &record)?;
         let detail = match record.state.as_str() {
             "sealed" => make_visible(&mut writer, load, &table, expected, &doing).await?,
             "published" => record.detail,

@@ -5,9 +5,10 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 
 use super::Sqlite;
-use super::bookkeeping::{Area, Method, Record, begin, claim, hold, set_state};
+use super::bookkeeping::{Area, Record, begin, claim, hold, set_state};
 use super::file::Writer;
 use super::publish::restore;
+use super::recall::{Reach, may_undo};
 use super::target::{describe, table_name};
 use crate::sink::LoadContext;
 use crate::sink::name::quote;
@@ -91,23 +92,54 @@ impl Sqlite {
                 detail: "nothing is published, so nothing was dropped".to_owned(),
             });
         }
-        drop_tables(&mut writer, load, &[&area.stage, &area.before, &area.keys], &doing).await?;
-        sqlx::query(
-            "UPDATE _haulage_loads SET cleaned_at = coalesce(cleaned_at, CURRENT_TIMESTAMP)
-             WHERE run = $1 AND load = $2",
-        )
-        .bind(load.run.as_str())
-        .bind(load.load.as_str())
-        .execute(writer.connection())
-        .await
-        .map_err(|error| writer.failure(&doing, error))?;
+        drop_tables(&mut writer, load, &[&area.stage], &doing).await?;
+        let sql = "UPDATE _haulage_loads SET settled_at = coalesce(settled_at, CURRENT_TIMESTAMP)
+             WHERE run = $1 AND load = $2";
+        sqlx::query(sql)
+            .bind(load.run.as_str())
+            .bind(load.load.as_str())
+            .execute(writer.connection())
+            .await
+            .map_err(|error| writer.failure(&doing, error))?;
+        let dropped = forget_older(&mut writer, load, &doing).await?;
         writer.must(&doing, "COMMIT").await?;
         writer.keep();
         Ok(StepReport {
             rows: 0,
-            detail: "staging and before-images dropped".to_owned(),
+            detail: format!("staging dropped, and what {dropped} run(s) had replaced or changed"),
         })
     }
+}
+
+/// Of published runs that newer ones have left behind, what only their reverts would need is dropped. A run that isn't
+/// settled may still fail and revert by itself. Returns of how many.
+async fn forget_older(writer: &mut Writer<'_>, load: &LoadContext, doing: &str) -> Result<usize, Failure> {
+    let older: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT run, load, area FROM (
+             SELECT run, load, area, cleaned_at, row_number() OVER (ORDER BY sequence DESC) AS place FROM _haulage_loads
+             WHERE state = 'published' AND settled_at IS NOT NULL
+               AND target = (SELECT target FROM _haulage_loads WHERE run = $1 AND load = $2)
+         ) WHERE place > $3 AND cleaned_at IS NULL",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(i64::from(load.keep_previous))
+    .fetch_all(writer.connection())
+    .await
+    .map_err(|error| writer.failure(doing, error))?;
+    for (run, name, id) in &older {
+        let area = Area::named(id);
+        for table in [&area.before, &area.keys] {
+            writer.must(doing, format!("DROP TABLE IF EXISTS {table}")).await?;
+        }
+        sqlx::query("UPDATE _haulage_loads SET cleaned_at = CURRENT_TIMESTAMP WHERE run = $1 AND load = $2")
+            .bind(run)
+            .bind(name)
+            .execute(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
+    }
+    Ok(older.len())
 }
 
 async fn drop_tables(writer: &mut Writer<'_>, load: &LoadContext, tables: &[&str], doing: &str) -> Result<(), Failure> {
@@ -135,21 +167,12 @@ async fn undo(
     record: &Record,
     doing: &str,
 ) -> Result<(), Failure> {
-    let carries_run = !record.created && record.method == Some(Method::Append) && load.replaces.is_none();
-    if !carries_run {
-        still_latest(writer, load, table, record, doing).await?;
-        if record.cleaned && !record.created {
-            return Err(Failure::permanent(format!(
-                "load {} of run {} was cleaned up: what {table} held before is no longer kept; abandon this step",
-                load.load, load.run
-            )));
-        }
-    }
+    let reach = may_undo(writer, load, table, record, doing).await?;
     let area = Area::of(load);
     let target = describe(writer.connection(), table)
         .await
         .map_err(|error| writer.failure(doing, error))?;
-    if record.created {
+    if record.created && reach == Reach::Whole {
         writer
             .must(doing, format!("DROP TABLE IF EXISTS {}", quote(table)))
             .await?;
@@ -162,30 +185,4 @@ async fn undo(
         writer.must(doing, format!("DROP TABLE IF EXISTS {table}")).await?;
     }
     Ok(())
-}
-
-/// Refuses when another run has published to the target since: undoing this one would undo that one too.
-async fn still_latest(
-    writer: &mut Writer<'_>,
-    load: &LoadContext,
-    table: &str,
-    record: &Record,
-    doing: &str,
-) -> Result<(), Failure> {
-    let later: Option<String> = sqlx::query_scalar(
-        "SELECT run FROM _haulage_loads WHERE target = $1 AND state = 'published' AND sequence > $2
-         ORDER BY sequence LIMIT 1",
-    )
-    .bind(table)
-    .bind(record.sequence)
-    .fetch_optional(writer.connection())
-    .await
-    .map_err(|error| writer.failure(doing, error))?;
-    match later {
-        None => Ok(()),
-        Some(run) => Err(Failure::permanent(format!(
-            "run {run} has published to {table} after run {}, which can't be reverted any more; abandon this step",
-            load.run
-        ))),
-    }
 }

@@ -7,9 +7,10 @@ use haulage_core::ids::{Attempt, ChunkId};
 use sqlx::Row;
 
 use super::Sqlite;
-use super::bookkeeping::{Area, begin, claim, ended, must_be_staged, read};
+use super::bookkeeping::{Area, begin, claim, ended, must_be_staged, read, set_state};
 use super::file::Writer;
 use super::target::{describe, fit, misfit, table_name};
+use super::verify::{count, counted};
 use crate::sink::LoadContext;
 
 impl Sqlite {
@@ -23,7 +24,12 @@ impl Sqlite {
         if matches!(record.state.as_str(), "reverted" | "discarded") {
             return Err(ended(load, &record.state));
         }
-        if record.state == "staged" && !exists(&mut writer, &area.stage, &doing).await? {
+        let mut staged = record.state == "staged";
+        if load.round > record.round && record.state != "published" {
+            open_again(&mut writer, load, &area, &doing).await?;
+            staged = true;
+        }
+        if staged && !exists(&mut writer, &area.stage, &doing).await? {
             let target = describe(writer.connection(), &table)
                 .await
                 .map_err(|error| writer.failure(&doing, error))?;
@@ -86,6 +92,37 @@ impl Sqlite {
         writer.keep();
         Ok(markers)
     }
+}
+
+/// Takes the area into a later round, and opens it if it was sealed. Where markers and rows don't agree, neither is of any
+/// use.
+async fn open_again(writer: &mut Writer<'_>, load: &LoadContext, area: &Area, doing: &str) -> Result<(), Failure> {
+    set_state(writer, load, "staged", doing).await?;
+    sqlx::query("UPDATE _haulage_loads SET round = $3 WHERE run = $1 AND load = $2")
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .bind(i64::from(load.round))
+        .execute(writer.connection())
+        .await
+        .map_err(|error| writer.failure(doing, error))?;
+    let agree = if exists(writer, &area.stage, doing).await? {
+        let rows = count(writer, &area.stage, doing).await?;
+        rows == counted(writer, load, doing).await?.rows
+    } else {
+        false
+    };
+    if !agree {
+        writer
+            .must(doing, format!("DROP TABLE IF EXISTS {}", area.stage))
+            .await?;
+        sqlx::query("DELETE FROM _haulage_markers WHERE run = $1 AND load = $2")
+            .bind(load.run.as_str())
+            .bind(load.load.as_str())
+            .execute(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
+    }
+    Ok(())
 }
 
 /// Whether a table of ours exists.

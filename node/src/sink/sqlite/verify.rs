@@ -6,8 +6,9 @@ use haulage_core::words::counted;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Sqlite;
-use super::bookkeeping::{Area, Method, begin, ended, hold, set_state};
+use super::bookkeeping::{Area, Method, begin, ended, hold, same_round, set_state};
 use super::file::Writer;
+use super::stage::exists;
 use super::target::{create_index, describe, fit, misfit, table_name};
 use crate::sink::name::{quote, quote_all};
 use crate::sink::{Expected, LoadContext};
@@ -22,6 +23,7 @@ impl Sqlite {
         let Some(record) = hold(&mut writer, load, &doing).await? else {
             return Err(ended(load, "not prepared"));
         };
+        same_round(load, &record)?;
         match record.state.as_str() {
             "staged" | "sealed" => {}
             "published" => {
@@ -35,9 +37,17 @@ impl Sqlite {
             other => return Err(ended(load, other)),
         }
         marked(&mut writer, load, expected, &doing).await?;
+        if !exists(&mut writer, &area.stage, &doing).await? {
+            return Err(Failure::staging_lost(format!(
+                "load {}: {}, where its rows were staged, is gone",
+                load.load, area.stage
+            )));
+        }
         let rows = count(&mut writer, &area.stage, &doing).await?;
         if rows != expected.rows {
-            return Err(mismatch(load, &format!("holds {}", counted(rows, "row")), expected));
+            let found = Expected { rows, ..expected };
+            let words = format!("holds {}", counted(rows, "row"));
+            return Err(mismatch(load, &words, found, expected));
         }
         prove_key(&mut writer, load, &area, &table, &doing).await?;
         set_state(&mut writer, load, "sealed", &doing).await?;
@@ -57,39 +67,52 @@ pub(super) async fn marked(
     expected: Expected,
     doing: &str,
 ) -> Result<(), Failure> {
-    let marked =
-        sqlx::query("SELECT count(*), coalesce(sum(rows), 0) FROM _haulage_markers WHERE run = $1 AND load = $2")
-            .bind(load.run.as_str())
-            .bind(load.load.as_str())
-            .fetch_one(writer.connection())
-            .await
-            .and_then(|row| Ok((row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(1)? as u64)));
-    let (segments, rows) = marked.map_err(|error| writer.failure(doing, error))?;
-    if (segments, rows) == (expected.segments, expected.rows) {
-        Ok(())
-    } else {
-        Err(mismatch(
-            load,
-            &format!(
-                "has {} with {} marked",
-                counted(segments, "segment"),
-                counted(rows, "row")
-            ),
-            expected,
-        ))
+    let found = standing(writer, load, doing).await?;
+    if found == expected {
+        return Ok(());
     }
+    let words = format!(
+        "has {} with {} marked",
+        counted(found.segments, "segment"),
+        counted(found.rows, "row")
+    );
+    Err(mismatch(load, &words, found, expected))
 }
 
-fn mismatch(load: &LoadContext, found: &str, expected: Expected) -> Failure {
-    Failure::permanent(format!(
-        "load {}: the staging area {found}, and the chunks reported {} in {}; run the pipeline again",
+/// What the markers say is staged.
+pub(super) async fn standing(writer: &mut Writer<'_>, load: &LoadContext, doing: &str) -> Result<Expected, Failure> {
+    let sql = "SELECT count(*), coalesce(sum(rows), 0) FROM _haulage_markers WHERE run = $1 AND load = $2";
+    let marked = sqlx::query(sql)
+        .bind(load.run.as_str())
+        .bind(load.load.as_str())
+        .fetch_one(writer.connection())
+        .await
+        .and_then(|row| {
+            Ok(Expected {
+                segments: row.try_get::<i64, _>(0)? as u64,
+                rows: row.try_get::<i64, _>(1)? as u64,
+            })
+        });
+    marked.map_err(|error| writer.failure(doing, error))
+}
+
+/// Less than was staged can be staged again; more is nobody's.
+fn mismatch(load: &LoadContext, words: &str, found: Expected, expected: Expected) -> Failure {
+    let message = format!(
+        "load {}: the staging area {words}, and the chunks reported {} in {}",
         load.load,
         counted(expected.rows, "row"),
         counted(expected.segments, "segment")
+    );
+    if found.rows <= expected.rows && found.segments <= expected.segments {
+        return Failure::staging_lost(message);
+    }
+    Failure::permanent(format!(
+        "{message}; somebody else has written there: run the pipeline again"
     ))
 }
 
-async fn count(writer: &mut Writer<'_>, table: &str, doing: &str) -> Result<u64, Failure> {
+pub(super) async fn count(writer: &mut Writer<'_>, table: &str, doing: &str) -> Result<u64, Failure> {
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {}", quote(table))))
         .persistent(false)
         .fetch_one(writer.connection())

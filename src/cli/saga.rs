@@ -1,0 +1,162 @@
+//! `haulage saga`: an operator decides about a run that is stuck, because undoing what it started keeps failing. In a
+//! home, where nobody else would, it also does the undoing.
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use haulage_proto::v1::resolve_request::Decision;
+use haulage_proto::v1::{ResolveRequest, RunState};
+use serde_json::json;
+
+use crate::api::{self, Client, Explain as _};
+use crate::cli::node_options::NodeOptions;
+use crate::cli::{Globals, close, reach};
+use crate::embedded::Embedded;
+use crate::exit::Exit;
+use crate::follow::{self, OnSignal};
+use crate::output::{json as to_json, note};
+use crate::signals::Signals;
+
+const AFTER_HELP: &str = "\
+Examples:
+  haulage show flights-0a1b2c3d4e                what can't be undone, and why
+  haulage saga retry flights-0a1b2c3d4e          the permission is back, the table is there again: undo it now
+  haulage saga abandon flights-0a1b2c3d4e --reason \"table restored from the backup by hand\"
+
+A run that fails undoes whatever it has started, last things first. A destination that is away is waited for. A step that
+can't be undone for another reason leaves the run stuck: nothing more happens to it until somebody decides. `retry` undoes
+the step again, and `abandon` leaves this one step as it is and goes on undoing the others; if another one can't be undone,
+the run is stuck again. Who said what, and why, stands in the run's log.";
+
+/// Arguments of `saga`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    decision: Decide,
+}
+
+/// What is decided.
+#[derive(Debug, Subcommand)]
+enum Decide {
+    /// Undo the step again: what kept it from being undone has been seen to
+    #[command(after_help = AFTER_HELP)]
+    Retry(Retry),
+    /// Leave the step as it is, and go on undoing the others
+    #[command(after_help = AFTER_HELP)]
+    Abandon(Abandon),
+}
+
+/// Arguments of `saga retry`.
+#[derive(Debug, clap::Args)]
+struct Retry {
+    /// The run's id
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// Why, for whoever looks at the run later
+    #[arg(long, value_name = "TEXT", default_value = "seen to")]
+    reason: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Arguments of `saga abandon`.
+#[derive(Debug, clap::Args)]
+struct Abandon {
+    /// The run's id
+    #[arg(value_name = "RUN")]
+    run: String,
+    /// Why: something of the run stays, and somebody will find it
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How the decision is carried out.
+#[derive(Debug, clap::Args)]
+struct How {
+    /// Who decides, as the log keeps it
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
+    by: String,
+    /// Follow the run until it is at rest, or stuck again
+    #[arg(short, long)]
+    watch: bool,
+    #[command(flatten)]
+    node: NodeOptions,
+}
+
+/// Decides.
+pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
+    let (run_id, decision, reason, how) = match args.decision {
+        Decide::Retry(retry) => (retry.run, Decision::Retry, retry.reason, retry.how),
+        Decide::Abandon(abandon) => (abandon.run, Decision::Abandon, abandon.reason, abandon.how),
+    };
+    let request = ResolveRequest {
+        run_id,
+        decision: decision.into(),
+        reason,
+        by: how.by,
+    };
+    let mut signals = Signals::listen()?;
+    if let Some(addresses) = &globals.coordinator {
+        how.node.refuse_destinations()?;
+        let client = reach::coordinator(addresses).await?;
+        let asked = api::resolve(&client, &request).await.explained()?;
+        said(&request, how.watch, globals)?;
+        if !how.watch {
+            return Ok(Exit::Success);
+        }
+        return to_the_end(&client, &request.run_id, asked, &mut signals, globals).await;
+    }
+    let home = reach::existing_home(globals)?;
+    let lock = home
+        .lock()
+        .context("another process works in this home, and only it can decide about a run there")?;
+    let embedded = Embedded::start(&home, lock, &how.node).await?;
+    let client = embedded.client();
+    let exit = match api::resolve(&client, &request).await.explained() {
+        Ok(asked) => to_the_end(&client, &request.run_id, asked, &mut signals, globals).await,
+        Err(error) => Err(error),
+    };
+    embedded.stop().await;
+    exit
+}
+
+fn said(request: &ResolveRequest, watched: bool, globals: &Globals) -> std::io::Result<()> {
+    let word = match request.decision() {
+        Decision::Abandon => "abandon",
+        Decision::Retry | Decision::Unspecified => "retry",
+    };
+    if globals.output().is_json() {
+        let fields = json!({"run_id": request.run_id, "decision": word, "reason": request.reason});
+        globals.output().json(&to_json::typed("resolved", fields))?;
+    } else if !watched {
+        let watch = globals.hint(&format!("watch {}", request.run_id));
+        note(format!("undoing {} goes on; follow it with: {watch}", request.run_id));
+    }
+    Ok(())
+}
+
+/// Follows until nothing more happens. Here a run that is undone is what was asked for.
+async fn to_the_end(
+    client: &Client,
+    run_id: &str,
+    asked: u64,
+    signals: &mut Signals,
+    globals: &Globals,
+) -> Result<Exit> {
+    let followed = Box::pin(follow::follow_from(
+        client,
+        run_id,
+        asked,
+        OnSignal::Leave,
+        signals,
+        globals.output(),
+    ))
+    .await?;
+    let exit = close::close(&followed, run_id, globals)?;
+    let undone = followed
+        .run
+        .is_some_and(|run| matches!(run.state(), RunState::Failed | RunState::Cancelled));
+    Ok(if undone { Exit::Success } else { exit })
+}
