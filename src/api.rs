@@ -25,9 +25,6 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// An answer at most: a run of many chunks with all its events.
 const ANSWER_BYTES: usize = 64 * 1024 * 1024;
-/// A run that is just being recovered takes what is asked of it a moment later.
-const ASK_TRIES: u32 = 40;
-const ASK_PAUSE: Duration = Duration::from_millis(250);
 
 /// The client, as every verb uses it.
 pub(crate) type Client = HaulageClient<InterceptedService<Ring, Traced>>;
@@ -121,37 +118,29 @@ pub(crate) async fn cancel(client: &Client, run_id: &str, reason: &str) -> Resul
         run_id: run_id.to_owned(),
         reason: reason.to_owned(),
     };
-    patiently(async || client.clone().cancel(call(request.clone())).await.map(drop)).await
+    let ask = || {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.cancel(call(request)).await }
+    };
+    patiently(ask).await.map(drop)
 }
 
 /// Decides about a run that is stuck; the place in its log where that stands.
 pub(crate) async fn resolve(client: &Client, request: &ResolveRequest) -> Result<u64, Status> {
-    patiently(async || {
-        let answer = client.clone().resolve(call(request.clone())).await?;
-        Ok(answer.into_inner().seq)
-    })
-    .await
+    let ask = || {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.resolve(call(request)).await }
+    };
+    Ok(patiently(ask).await?.seq)
 }
 
 /// Asks for what a run has published to be taken back; the place in its log where that stands.
 pub(crate) async fn revert(client: &Client, request: &RevertRequest) -> Result<u64, Status> {
-    patiently(async || {
-        let answer = client.clone().revert(call(request.clone())).await?;
-        Ok(answer.into_inner().seq)
-    })
-    .await
-}
-
-/// Asks something of a run; waits for a coordinator that has only just begun to recover it.
-async fn patiently<T>(ask: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
-    let mut tries = 0;
-    loop {
-        match ask().await {
-            Err(status) if status.code() == Code::Unavailable && tries < ASK_TRIES => tries += 1,
-            answer => return answer,
-        }
-        tokio::time::sleep(ASK_PAUSE).await;
-    }
+    let ask = || {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.revert(call(request)).await }
+    };
+    Ok(patiently(ask).await?.seq)
 }
 
 /// A request that gives up by itself.

@@ -305,6 +305,7 @@ impl<W> RunLog<W> {
             | Phase::Verifying
             | Phase::Publishing
             | Phase::Cleaning
+            | Phase::Recalling
             | Phase::RollingBack
             | Phase::Stuck => RunAction::Post(self.outstanding(&log.state, now)),
         });

@@ -84,6 +84,7 @@ impl World {
                         StuckDecision::Retry
                     },
                     reason: "looked at".to_owned(),
+                    by: "an operator".to_owned(),
                 };
                 if let Some(leader) = leader {
                     let to = self.process(Role::Coordinator(leader));

@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub(crate) target: usize,
     pub(crate) epoch: Epoch,
     pub(crate) call: Call,
+    /// How often the run has staged again what was lost.
+    pub(crate) round: u32,
     /// Publishing this load fails for good.
     pub(crate) unpublishable: bool,
     /// Reverting it fails for good, as often.
@@ -85,6 +87,7 @@ pub(crate) struct Record {
     pub(crate) standing: Standing,
     epoch: Epoch,
     pub(crate) target: usize,
+    round: u32,
     pub(crate) area: Option<Area>,
     fences: BTreeMap<ChunkId, Attempt>,
     /// The target's rows before the publish; of a merge those that it changed.
@@ -157,6 +160,17 @@ impl Destination {
 
     fn prepare(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         let (record, _) = claim(&mut self.records, request, Standing::Staged)?;
+        let again = request.round > record.round;
+        if again && matches!(record.standing, Standing::Staged | Standing::Sealed) {
+            record.round = request.round;
+            record.standing = Standing::Staged;
+            // Where markers and rows don't agree, neither is of any use.
+            let agree = |area: &Area| area.rows.len() as u64 == area.markers.values().sum::<u64>();
+            if !record.area.as_ref().is_some_and(agree) {
+                record.area = None;
+            }
+            effects.push(Effect::Prepared);
+        }
         match record.standing {
             Standing::Staged if record.area.is_none() => {
                 record.area = Some(Area::default());
@@ -229,6 +243,7 @@ impl Destination {
         let careless = self.bug == Some(Bug::PublishUnverified);
         let seals_first = self.unlogged;
         let record = hold(&mut self.records, request)?;
+        same_round(record, request)?;
         match record.standing {
             Standing::Staged | Standing::Sealed => {}
             Standing::Published => return Ok(stepped(record.published_rows)),
@@ -258,6 +273,7 @@ impl Destination {
     ) -> Result<Done, Failure> {
         let bug = self.bug;
         let record = hold(&mut self.records, request)?;
+        same_round(record, request)?;
         match record.standing {
             Standing::Sealed => {}
             Standing::Published if bug == Some(Bug::PublishBlindly) => {}
@@ -388,6 +404,7 @@ fn claim<'a>(
         standing: fresh,
         epoch: request.epoch,
         target: request.target,
+        round: 0,
         area: None,
         fences: BTreeMap::new(),
         before: None,
@@ -425,9 +442,20 @@ fn marked(record: &Record, expected: Expected) -> Result<(), Failure> {
     let segments = area.map_or(0, |area| area.markers.len() as u64);
     let marked: u64 = area.map_or(0, |area| area.markers.values().sum());
     let rows = area.map_or(0, |area| area.rows.len() as u64);
-    match (segments, marked, rows) == (expected.segments, expected.rows, expected.rows) {
-        true => Ok(()),
-        false => Err(Failure::permanent("what is staged is not what the chunks reported")),
+    if (segments, marked, rows) == (expected.segments, expected.rows, expected.rows) {
+        return Ok(());
+    }
+    if segments <= expected.segments && marked <= expected.rows && rows <= expected.rows {
+        return Err(Failure::staging_lost("less is staged than the chunks reported"));
+    }
+    Err(Failure::permanent("more is staged than the chunks reported"))
+}
+
+/// Refuses a step of an earlier round: what it was to verify or publish is being staged again.
+fn same_round(record: &Record, request: &Request) -> Result<(), Failure> {
+    match record.round > request.round {
+        true => Err(Failure::fenced("opened again for a later round")),
+        false => Ok(()),
     }
 }
 

@@ -226,7 +226,7 @@ impl Checks {
         match story.finished {
             None => Ok(()),
             Some(Outcome::Published) => i5_ended(world, number, |_| Standing::Published),
-            Some(Outcome::Failed | Outcome::Cancelled) => {
+            Some(Outcome::Failed | Outcome::Cancelled | Outcome::Reverted) => {
                 let published = |load: usize| {
                     let publish = StepId {
                         kind: StepKind::Publish,

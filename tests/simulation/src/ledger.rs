@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use haulage_coordinator::ledger::admit::{self, Head, Stored};
 use haulage_coordinator::ledger::{Append, Appended};
-use haulage_core::event::Event;
+use haulage_core::event::{Event, Outcome};
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::run::{self, State};
 use haulage_core::submission::Submission;
@@ -54,7 +54,7 @@ pub(crate) struct Standing {
 pub(crate) struct RunLog {
     pub(crate) events: Vec<Standing>,
     pub(crate) state: State,
-    at_rest: bool,
+    at_rest: Option<Outcome>,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ impl Ledger {
             }
             LedgerCall::Epoch => LedgerAnswer::Epoch(self.epoch),
             LedgerCall::OpenRuns => {
-                let open = self.runs.iter().filter(|(_, log)| !log.at_rest);
+                let open = self.runs.iter().filter(|(_, log)| log.at_rest.is_none());
                 LedgerAnswer::Runs(open.map(|(run, _)| run.clone()).collect())
             }
             LedgerCall::Read(run) => {
@@ -152,7 +152,10 @@ impl Ledger {
         let leader = self.epoch;
         let log = self.runs.entry(run.clone()).or_default();
         log.state.apply(&event);
-        log.at_rest = matches!(event, Event::Finished { .. });
+        log.at_rest = match event {
+            Event::Finished { outcome, .. } => Some(outcome),
+            _ => None,
+        };
         let seq = Seq(log.events.len() as u64 + 1);
         log.events.push(Standing {
             stored: Stored { seq, epoch, body },

@@ -51,6 +51,9 @@ impl Story {
             Event::Compensated { step, attempt, .. } => (Work::Compensate(step.clone()), attempt),
             Event::Submitted { .. }
             | Event::CancelRequested { .. }
+            | Event::Restaged { .. }
+            | Event::RevertRequested { .. }
+            | Event::RevertRefused { .. }
             | Event::RollbackStarted { .. }
             | Event::Stuck { .. }
             | Event::Unstuck { .. }
@@ -92,6 +95,14 @@ impl Story {
                     return Err(format!("{step} is undone, {:?} comes first", self.next_to_undo()));
                 }
                 self.undone.insert(step.clone());
+            }
+            Event::Restaged { loads, stages, .. } => {
+                self.staged.retain(|chunk| !stages.contains(&chunk.stage));
+                let again = |step: &StepId| loads.contains(&step.load) && step.kind != StepKind::Publish;
+                self.done.retain(|step| !again(step));
+            }
+            Event::RevertRequested { .. } | Event::RevertRefused { .. } => {
+                return Err(format!("`{}`, and nobody here reverts", event.text()));
             }
             Event::RollbackStarted { .. } => self.rolls_back = true,
             Event::Stuck { step, .. } => self.stuck = Some(step.clone()),
@@ -138,6 +149,7 @@ impl Story {
                 None => Ok(()),
             },
             Outcome::Published => Ok(()),
+            Outcome::Reverted => Err("it is reverted, and nobody here asks for that".to_owned()),
         }
     }
 }

@@ -65,6 +65,10 @@ impl Worker {
                 target: planned.target,
                 epoch,
                 call,
+                round: match assignment.task {
+                    Task::Step { round, .. } => round,
+                    Task::Discover | Task::Chunk { .. } => 0,
+                },
                 unpublishable: planned.unpublishable,
                 stubborn: planned.stubborn,
             };
@@ -127,6 +131,7 @@ impl Worker {
                     (StepKind::Cleanup, false) => request(load, Call::Cleanup),
                     (StepKind::Prepare, true) => request(load, Call::Discard),
                     (StepKind::Publish, true) => request(load, Call::Revert),
+                    (StepKind::Recall, _) => Next::Ended(Err(Failure::permanent("nobody here reverts"))),
                     (StepKind::Verify | StepKind::Cleanup, true) => Next::Ended(Ok(Outcome::Stepped {
                         report: StepReport::default(),
                     })),

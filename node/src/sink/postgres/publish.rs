@@ -154,7 +154,12 @@ async fn publish(
     marked(lease, load, &area, expected, doing).await?;
     lease.run(LOCK_TIMEOUT).await?;
     let done = make_visible(lease, load, &area, &record, expected, in_the_way).await?;
-    let detail = format!("{} {} {target}{}", counted(expected.rows, "row"), done.words, done.because);
+    let detail = format!(
+        "{} {} {target}{}",
+        counted(expected.rows, "row"),
+        done.words,
+        done.because
+    );
     keep(lease, load, &done, expected, &detail).await?;
     lease.run("COMMIT").await?;
     Ok(StepReport {

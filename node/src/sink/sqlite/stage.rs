@@ -10,7 +10,7 @@ use super::Sqlite;
 use super::bookkeeping::{Area, begin, claim, ended, must_be_staged, read, set_state};
 use super::file::Writer;
 use super::target::{describe, fit, misfit, table_name};
-use super::verify::{count, counted};
+use super::verify::{count, standing};
 use crate::sink::LoadContext;
 
 impl Sqlite {
@@ -107,7 +107,7 @@ async fn open_again(writer: &mut Writer<'_>, load: &LoadContext, area: &Area, do
         .map_err(|error| writer.failure(doing, error))?;
     let agree = if exists(writer, &area.stage, doing).await? {
         let rows = count(writer, &area.stage, doing).await?;
-        rows == counted(writer, load, doing).await?.rows
+        rows == standing(writer, load, doing).await?.rows
     } else {
         false
     };
