@@ -5,6 +5,7 @@ use std::time::Duration;
 use haulage_core::ids::{RunId, Seq};
 use haulage_core::run::{Input, Phase};
 use ractor::ActorRef;
+use ractor::rpc::CallResult;
 use tonic::Status;
 
 use super::role::Leader;
@@ -21,6 +22,12 @@ const LONGEST: usize = 2_000;
 pub(super) async fn ask(api: &Api, leader: &Leader, run: &RunId, input: Input, to_do: &str) -> Result<Seq, Status> {
     let actor = actor(api, leader, run, to_do).await?;
     let answer = actor.call(|port| RunMessage::Ask { input, port }, Some(TIMEOUT)).await;
+    // An actor ends when its run is at rest; who asks in that moment is told so, as everybody after it.
+    if matches!(answer, Ok(CallResult::SenderError) | Err(_))
+        && let Some(over) = over(api, run, to_do).await?
+    {
+        return Err(over);
+    }
     match status::answered(answer)? {
         Ok(seq) => Ok(seq),
         Err(error @ AskError::Refused(_)) => Err(Status::failed_precondition(format!("run {run}: {error}"))),
@@ -33,21 +40,26 @@ async fn actor(api: &Api, leader: &Leader, run: &RunId, to_do: &str) -> Result<A
         Some(Place::Live(actor)) => Ok(actor),
         Some(Place::Starting) => Err(recovering(run)),
         Some(Place::SetAside(reason)) => Err(Status::data_loss(format!("run {run} can't be recovered: {reason}"))),
-        None => Err(match api.read(run).await?.state.phase() {
-            Phase::AtRest(_) => {
-                Status::failed_precondition(format!("run {run} is at rest: there is nothing to {to_do}"))
-            }
-            Phase::Empty
-            | Phase::Discovering
-            | Phase::Loading
-            | Phase::Verifying
-            | Phase::Publishing
-            | Phase::Cleaning
-            | Phase::Recalling
-            | Phase::RollingBack
-            | Phase::Stuck => recovering(run),
-        }),
+        None => Err(over(api, run, to_do).await?.unwrap_or_else(|| recovering(run))),
     }
+}
+
+/// What to tell somebody who asks something of a run that is at rest; `None` if it isn't.
+async fn over(api: &Api, run: &RunId, to_do: &str) -> Result<Option<Status>, Status> {
+    Ok(match api.read(run).await?.state.phase() {
+        Phase::AtRest(_) => Some(Status::failed_precondition(format!(
+            "run {run} is at rest: there is nothing to {to_do}"
+        ))),
+        Phase::Empty
+        | Phase::Discovering
+        | Phase::Loading
+        | Phase::Verifying
+        | Phase::Publishing
+        | Phase::Cleaning
+        | Phase::Recalling
+        | Phase::RollingBack
+        | Phase::Stuck => None,
+    })
 }
 
 /// A text of a user that goes into the log, trimmed; what is too long for it is refused.
