@@ -260,19 +260,30 @@ async fn the_same_command_beside_a_running_one_follows_its_run() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaving_before_all_is_undone_costs_nothing_but_the_same_command() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (mut left, warehouse) = loading(folder.path(), 20_000).await?;
-    let first = newest_run(folder.path()).await?;
+    let args: [OsString; 2] = ["run".into(), flights::pipeline().into()];
+    let mut left = Verb::new(folder.path())
+        .args(args)
+        .env("HAULAGE_FAULT", "slow@segment:20000ms,slow@compensation:20000ms")
+        .spawn("run")?;
+    left.line_with("load").await?;
     left.interrupt()?;
-    left.line_with("once more").await?;
+    until("the run rolls back", Duration::from_secs(60), async || {
+        let shown = show_newest(folder.path()).await?;
+        Ok((run_of(&shown)["state"] == "rolling_back").then_some(()))
+    })
+    .await?;
+    let first = newest_run(folder.path()).await?;
     left.interrupt()?;
     ensure!(left.wait().await? == 130, "the exit code of an interrupted run is 130");
     let said = run(folder.path(), &[]).await?.success()?;
-    let rows = flights::sqlite(&warehouse, "SELECT CAST(count(*) AS text) FROM flights_clean").await?;
-    ensure!(rows == ["50001"], "{rows:?}: {}", said.stderr);
+    ensure!(said.stderr.contains("now it runs anew"), "{}", said.stderr);
     ensure!(
         newest_run(folder.path()).await? != first,
         "a cancelled run was published"
     );
+    let warehouse = folder.path().join(".haulage/warehouse.db");
+    let rows = flights::sqlite(&warehouse, "SELECT CAST(count(*) AS text) FROM flights_clean").await?;
+    ensure!(rows == ["50001"], "{rows:?}");
     Ok(())
 }
 
