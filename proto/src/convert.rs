@@ -287,6 +287,7 @@ mod tests {
             rejects: vec![],
             restarts: 2,
             continued: false,
+            bytes_read_again: 0,
         };
         vec![
             haulage_core::run::submitted(RunId::from("p-1"), submission, None, at),

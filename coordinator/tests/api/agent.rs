@@ -446,6 +446,7 @@ pub(crate) fn outcome(assignment: &Assignment, chunks: u32) -> Outcome {
                 rejects: vec![format!("rejects/{chunk}")],
                 restarts: 0,
                 continued: false,
+                bytes_read_again: 0,
             },
         },
         Work::Step(step) => {
@@ -479,6 +480,7 @@ pub(crate) fn chunk_outcome() -> Outcome {
         rejects: Vec::new(),
         restarts: 0,
         continued: false,
+        bytes_read_again: 0,
     };
     Outcome::Staged { report }
 }
