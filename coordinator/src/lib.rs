@@ -6,6 +6,7 @@
 mod actors;
 mod api;
 mod clock;
+mod complaints;
 mod config;
 mod error;
 mod leadership;
@@ -32,7 +33,9 @@ use actors::gateway::ClusterGateway;
 use actors::runs::{Runs, RunsArguments};
 use actors::table::RunTable;
 use api::attach::Attach;
+use api::door::Door;
 use api::{Api, Leader, server};
+use complaints::Complaints;
 use leadership::Leadership;
 use ledger::group;
 
@@ -67,6 +70,7 @@ pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
         leadership: leadership.clone(),
         settings: config.lease,
         table: RunTable::default(),
+        complaints: Complaints::default(),
         alive: watch::Sender::new(0),
         misplaced: watch::Sender::default(),
     });
@@ -114,18 +118,17 @@ impl Coordinator {
     /// Serves everything on one port until `shutdown`, or until another coordinator leads ([`Error::Deposed`]).
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let leadership = self.leader.shared.leadership.clone();
+        let shared = &self.leader.shared;
         let session = self.session.clone();
-        let attach = session.map(|session| Attach {
-            session,
-            leadership: leadership.clone(),
-        });
+        let attach = session.map(|session| Attach::new(session, Arc::clone(shared)));
+        let door = Door::new(listener, Arc::clone(shared));
         let shutdown = async {
             tokio::select! {
                 () = shutdown => {}
                 _ = leadership.wait() => {}
             }
         };
-        server::serve(self.api.clone(), attach, listener, shutdown).await?;
+        server::serve(self.api.clone(), attach, door, shutdown).await?;
         match leadership.ended() {
             Some(reason) => Err(Error::Deposed(reason)),
             None => Ok(()),

@@ -51,6 +51,7 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
             .unwrap_or_default(),
         seq: seq.0,
         restarts: state.restarts(),
+        bytes_read_again: state.bytes_read_again(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! It never waits: every call to a node is made by a task that comes back with a message, so one silent node can't
 //! hold up the heartbeat of another.
 
+mod drain;
 mod greet;
 mod send;
 
@@ -22,10 +23,12 @@ use ractor_cluster::RactorMessage;
 
 use super::board::{Board, Post};
 use super::calls::CallError;
-use super::nodes::{Member, Nodes, Sender};
+use super::nodes::{Member, Nodes, Sender, Summary};
 use super::run::RunMessage;
 use super::{Answer, Shared, assignment, tell};
 use crate::clock;
+use crate::complaints::Kind;
+pub(crate) use drain::DrainError;
 
 /// After how long something that failed on its way to a node is tried again.
 const AGAIN_MS: u64 = 500;
@@ -70,6 +73,10 @@ pub(crate) enum ClusterMessage {
     Forget(RunId),
     /// Every open run has been looked at: what no run asked for by now is unwanted.
     Recovered,
+    /// A user wants a node to leave.
+    Drain(NodeName, RpcReplyPort<Result<(), DrainError>>),
+    /// The node has taken note of that.
+    Draining { node: NodeName, boot: String },
     /// Time has passed.
     Tick,
     /// The nodes, by name.
@@ -83,6 +90,8 @@ pub(crate) enum ClusterMessage {
 pub(crate) struct NodeView {
     pub(crate) name: NodeName,
     pub(crate) standing: Standing,
+    pub(crate) draining: bool,
+    pub(crate) rhythm: Summary,
     pub(crate) slots: u32,
     pub(crate) version: String,
     pub(crate) last_heartbeat: Millis,
@@ -100,6 +109,8 @@ enum Greeting {
     Asked,
     Again(Millis),
     Known(NodeName),
+    /// It speaks no protocol that this release does; it ends by itself.
+    Refused,
 }
 
 pub(crate) struct ClusterState {
@@ -164,6 +175,8 @@ impl Actor for Cluster {
             }
             ClusterMessage::Forget(run) => state.board.remove(&run),
             ClusterMessage::Recovered => state.shared.table.set_complete(),
+            ClusterMessage::Drain(node, port) => state.drain(node, port),
+            ClusterMessage::Draining { node, boot } => state.draining(&node, &boot),
             ClusterMessage::Tick => state.tick(),
             ClusterMessage::List(port) => drop(port.send(state.list())),
             ClusterMessage::Agents(port) => drop(port.send(state.alive_agents())),
@@ -199,6 +212,7 @@ impl ClusterState {
                     unwanted: Vec::new(),
                     unknown: false,
                     name_taken: false,
+                    may_leave: false,
                 });
                 return self.look_for_agents();
             }
@@ -208,19 +222,21 @@ impl ClusterState {
                     unwanted: Vec::new(),
                     unknown: true,
                     name_taken: false,
+                    may_leave: false,
                 });
                 return self.greet_again(&heartbeat.node);
             }
             Sender::Rival => {
-                tracing::warn!(
-                    node = %heartbeat.node,
-                    "a second process runs under this node's name and is told to end; give it another with --name"
-                );
+                // Said with every heartbeat of one that doesn't listen.
+                let what =
+                    "a second process runs under this node's name and is told to end; give it another with --name";
+                self.shared.complaints.about(Kind::Node, &heartbeat.node, &what);
                 return answer.send(&LeaseGrant {
                     lease_ms: 0,
                     unwanted: Vec::new(),
                     unknown: false,
                     name_taken: true,
+                    may_leave: false,
                 });
             }
         };
@@ -234,6 +250,7 @@ impl ClusterState {
             unwanted: unwanted.cloned().collect(),
             unknown: false,
             name_taken: false,
+            may_leave: self.nodes.may_leave(&heartbeat.node, &self.board),
         });
         if beat.has_rival {
             tracing::warn!(node = %heartbeat.node, "two processes run under this node's name; the later one is refused");
@@ -328,6 +345,8 @@ impl ClusterState {
         let view = |(name, member): (&NodeName, &Member)| NodeView {
             name: name.clone(),
             standing: self.nodes.standing(member, now),
+            draining: member.draining,
+            rhythm: member.rhythm.summary(),
             slots: member.slots,
             version: member.version.clone(),
             last_heartbeat: clock::wall_of(member.lease.last_heartbeat()),

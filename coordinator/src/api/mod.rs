@@ -5,6 +5,7 @@
 
 pub(crate) mod attach;
 mod cancel;
+pub(crate) mod door;
 mod nodes;
 mod rejects;
 mod runs;
@@ -139,6 +140,13 @@ impl Haulage for Api {
 
     async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
         nodes::list(self).await.map(Response::new)
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        nodes::drain(self, &request.into_inner().node).await.map(Response::new)
     }
 
     async fn list_rejects(

@@ -26,6 +26,8 @@ pub(super) struct Input {
     ended: bool,
     /// Where the bytes handed out so far end.
     offset: u64,
+    /// Unpacked bytes that were thrown away to get to where it was opened.
+    pub(super) passed_over: u64,
 }
 
 /// How this object is packed: what is declared, or what its name ends with.
@@ -68,9 +70,11 @@ impl Input {
             used: 0,
             ended: false,
             offset: first,
+            passed_over: 0,
         };
         if !plain {
             input.skip_to(start).await?;
+            input.passed_over = start;
         }
         Ok(input)
     }

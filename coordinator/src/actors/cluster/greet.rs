@@ -4,6 +4,7 @@
 use haulage_core::ids::{Millis, NodeName};
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{Hello, HelloReply};
+use haulage_proto::link::protocol::Speaks;
 use ractor::ActorId;
 
 use super::{AGAIN_MS, Agent, ClusterMessage, ClusterState, Greeting, REFUSED_MS};
@@ -11,6 +12,10 @@ use crate::actors::calls::{CallError, call};
 use crate::actors::run::RunMessage;
 use crate::actors::{assignment, tell};
 use crate::clock;
+use crate::complaints::Kind;
+
+/// Agents at once, those that haven't been greeted among them: more than any cluster has nodes.
+const AGENTS_AT_MOST: usize = 2048;
 
 impl ClusterState {
     pub(super) fn look_for_agents(&mut self) {
@@ -25,10 +30,20 @@ impl ClusterState {
         for id in gone {
             self.agents.remove(&id);
             if let Some(node) = self.nodes.unreachable(id) {
-                tracing::warn!(%node, "the node's session has ended; it keeps its work until its lease runs out");
+                if self.nodes.has_left(&node, &self.board) {
+                    tracing::info!(%node, "the node has left");
+                } else {
+                    tracing::warn!(%node, "the node's session has ended; it keeps its work until its lease runs out");
+                }
             }
         }
         for cell in members {
+            // A session may claim any number of agents.
+            if self.agents.len() >= AGENTS_AT_MOST {
+                let what = format!("there are {AGENTS_AT_MOST} agents of nodes already; more are left alone");
+                self.shared.complaints.about(Kind::Node, &cell.get_id(), &what);
+                break;
+            }
             let fresh = || Agent {
                 actor: cell.clone().into(),
                 greeting: Greeting::Again(now),
@@ -55,6 +70,7 @@ impl ClusterState {
         let hello = Hello {
             lease_ms: settings.lease_ms,
             heartbeat_ms: settings.heartbeat_ms,
+            speaks: Speaks::ours(),
         };
         let meta = self.shared.meta();
         tokio::spawn(async move {
@@ -91,8 +107,21 @@ impl ClusterState {
                     CallError::Silent => AGAIN_MS,
                     CallError::Unreadable(_) => REFUSED_MS,
                 };
-                tracing::warn!(%error, "a node could not be greeted");
+                let what = format!("a node could not be greeted: {error}");
+                self.shared.complaints.about(Kind::Node, &id, &what);
                 agent.greeting = Greeting::Again(now.plus(wait));
+                return;
+            }
+        };
+        let release = Speaks {
+            release: reply.version.clone(),
+            ..reply.speaks.clone()
+        };
+        let protocol = match Speaks::ours().agree("node", &release) {
+            Ok(protocol) => protocol,
+            Err(unsuited) => {
+                tracing::warn!(node = %reply.node, "the node is refused: {unsuited}");
+                agent.greeting = Greeting::Refused;
                 return;
             }
         };
@@ -107,7 +136,10 @@ impl ClusterState {
             return;
         }
         agent.greeting = Greeting::Known(reply.node.clone());
-        tracing::info!(node = %reply.node, slots = reply.slots, holds = reply.running.len(), "a node is here");
+        tracing::info!(
+            node = %reply.node, slots = reply.slots, holds = reply.running.len(), protocol, release = reply.version,
+            "a node is here"
+        );
         if let Some(silent_ms) = greeted.lost_boot {
             self.lose(&reply.node, silent_ms);
         }

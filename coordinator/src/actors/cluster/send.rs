@@ -42,6 +42,11 @@ impl ClusterState {
                     self.tell_run(&key.run, RunMessage::Input(assignment::dropped(key, node)));
                 }
             }
+            Some(AssignmentReply::Leaving) => {
+                member.drains(node);
+                member.miss(std::slice::from_ref(key), now);
+                self.tell_run(&key.run, RunMessage::Input(assignment::declined(key, node)));
+            }
             Some(AssignmentReply::StaleEpoch) => {
                 member.sent.insert(
                     key.clone(),

@@ -480,5 +480,8 @@ fn what_is_handed_back_counts_as_no_failure() {
     }
     let state = drive(&mut log, |_| false);
     assert_eq!(state.phase(), Phase::AtRest(Outcome::Published));
-    assert_eq!((state.retries(), state.restarts(), state.bytes_read_again()), (0, 5, 50));
+    assert_eq!(
+        (state.retries(), state.restarts(), state.bytes_read_again()),
+        (0, 5, 50)
+    );
 }
