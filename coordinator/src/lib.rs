@@ -122,10 +122,15 @@ impl Coordinator {
         let session = self.session.clone();
         let attach = session.map(|session| Attach::new(session, Arc::clone(shared)));
         let door = Door::new(listener, Arc::clone(shared));
+        let session = self.session.clone();
         let shutdown = async {
             tokio::select! {
                 () = shutdown => {}
                 _ = leadership.wait() => {}
+            }
+            // They would hold up the end of the port: nodes dial again, and their leases outlast a quick restart.
+            if let Some(session) = session {
+                session.stop(Some("the coordinator stops".to_owned()));
             }
         };
         server::serve(self.api.clone(), attach, door, shutdown).await?;

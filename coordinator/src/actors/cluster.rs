@@ -250,7 +250,8 @@ impl ClusterState {
             unwanted: unwanted.cloned().collect(),
             unknown: false,
             name_taken: false,
-            may_leave: self.nodes.may_leave(&heartbeat.node, &self.board),
+            // While runs are being recovered, nobody knows what they await.
+            may_leave: self.shared.table.is_complete() && self.nodes.may_leave(&heartbeat.node, &self.board),
         });
         if beat.has_rival {
             tracing::warn!(node = %heartbeat.node, "two processes run under this node's name; the later one is refused");

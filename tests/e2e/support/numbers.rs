@@ -60,7 +60,10 @@ impl Numbers {
         let query = "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || min(id) || ' ' || max(id) FROM out";
         let found = sqlite(&self.warehouse(), query).await?;
         let rows = self.rows;
-        ensure!(found == [format!("{rows} {rows} 0 {}", rows - 1)], "the target holds {found:?}");
+        ensure!(
+            found == [format!("{rows} {rows} 0 {}", rows - 1)],
+            "the target holds {found:?}"
+        );
         Ok(())
     }
 }

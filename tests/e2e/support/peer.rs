@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use haulage_proto::link::actor::{AGENTS, AgentMessage, GATEWAYS, GatewayMessage};
 use haulage_proto::link::transport::{self, Dialed};
 use haulage_proto::link::wire::{self, Meta, Wire};
@@ -20,7 +20,7 @@ pub(crate) struct Peer {
     session: ActorRef<NodeServerMessage>,
     agent: ActorRef<AgentMessage>,
     heard: Arc<Mutex<Vec<Value>>>,
-    dialed: Option<Dialed>,
+    _dialed: Dialed,
 }
 
 struct Agent;
@@ -72,24 +72,21 @@ impl Peer {
             session,
             agent,
             heard,
-            dialed: Some(dialed),
+            _dialed: dialed,
         })
     }
 
     /// The first hello that it hears.
     pub(crate) async fn hello(&self) -> Result<Value> {
         until("a hello", Duration::from_secs(30), async || {
-            Ok(self.heard.lock().unwrap_or_else(PoisonError::into_inner).first().cloned())
+            Ok(self
+                .heard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .first()
+                .cloned())
         })
         .await
-    }
-
-    /// Returns when its session has ended.
-    pub(crate) async fn closed(&mut self) -> Result<()> {
-        let dialed = self.dialed.take().context("it was closed before")?;
-        tokio::time::timeout(Duration::from_secs(30), dialed.closed())
-            .await
-            .context("the session doesn't end")
     }
 
     /// Says something to the coordinator's gateway that means nothing, `times` times.
@@ -109,7 +106,11 @@ impl Peer {
                 1 => Wire(Vec::new()),
                 _ => lies.clone(),
             };
-            drop(known.call(|port| GatewayMessage::Heartbeat(wire.clone(), port), brief).await);
+            drop(
+                known
+                    .call(|port| GatewayMessage::Heartbeat(wire.clone(), port), brief)
+                    .await,
+            );
             drop(known.call(|port| GatewayMessage::Done(wire.clone(), port), brief).await);
             drop(strange.call(|port| AgentMessage::Assign(wire, port), brief).await);
         }
