@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use haulage_test_support::until;
 use serde_json::Value;
 
-use super::support::cluster::{Cluster, check_state};
+use super::support::cluster::{Cluster, check_state, run_of};
 use super::support::numbers::Numbers;
 
 /// More than the cores of a small machine.
@@ -23,13 +23,13 @@ fn hashes(count: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heartbeats_stay_on_time_while_every_slot_computes() -> Result<()> {
-    let numbers = Numbers::new(20_000, 65_536, 1_000, &hashes(8))?;
+    let numbers = Numbers::new(20_000, 65_536, 1_000, &hashes(16))?;
     let mut cluster = Cluster::start(numbers.folder(), numbers.settings(0)).await?;
     cluster.add_node_with_slots("node-1", SLOTS)?;
     cluster.until_alive(1).await?;
     let (run, _) = cluster.submit(&numbers.pipeline(), &[]).await?;
     let (mut looks, mut busy, mut last) = (0, 0, Value::Null);
-    until("the run is at rest", Duration::from_secs(240), async || {
+    until("the run is at rest", Duration::from_secs(120), async || {
         let listed = cluster.client().args(["nodes", "--output", "json"]).output().await?;
         let node = listed
             .success()?
@@ -42,7 +42,7 @@ async fn heartbeats_stay_on_time_while_every_slot_computes() -> Result<()> {
         busy += usize::from(node["running"] == SLOTS);
         last = node;
         let shown = cluster.show(&run).await?;
-        Ok(shown["run"]["finished_at"].is_u64().then_some(()))
+        Ok(run_of(&shown)["finished_at"].is_u64().then_some(()))
     })
     .await?;
     check_state(&cluster.show(&run).await?, "published")?;
