@@ -90,8 +90,30 @@ pub enum Event {
         /// earlier attempt had stopped; 0 if the node can't be asked any more.
         #[serde(default)]
         restarts: u32,
+        /// Bytes of the source that it had read and not committed, so that they are read again; 0 if the node can't be
+        /// asked any more.
+        #[serde(default)]
+        bytes_read_again: u64,
         /// No next attempt before this moment.
         not_before: Millis,
+        /// When.
+        at: Millis,
+    },
+    /// A node that leaves gave an attempt back before its end. That is no failure: the work goes on elsewhere, a chunk
+    /// from its last checkpoint.
+    HandedBack {
+        /// What was worked on.
+        work: Work,
+        /// The try.
+        attempt: Attempt,
+        /// The node that leaves.
+        node: NodeName,
+        /// As of a failed attempt.
+        #[serde(default)]
+        restarts: u32,
+        /// As of a failed attempt.
+        #[serde(default)]
+        bytes_read_again: u64,
         /// When.
         at: Millis,
     },
@@ -193,6 +215,7 @@ impl Event {
             Self::StepDone { .. } => "step_done",
             Self::Compensated { .. } => "compensated",
             Self::AttemptFailed { .. } => "attempt_failed",
+            Self::HandedBack { .. } => "handed_back",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::RollbackStarted { .. } => "rollback_started",
             Self::Stuck { .. } => "stuck",
@@ -211,6 +234,7 @@ impl Event {
             | Self::StepDone { at, .. }
             | Self::Compensated { at, .. }
             | Self::AttemptFailed { at, .. }
+            | Self::HandedBack { at, .. }
             | Self::CancelRequested { at, .. }
             | Self::RollbackStarted { at, .. }
             | Self::Stuck { at, .. }
@@ -284,6 +308,9 @@ impl Event {
                 ),
                 None => format!("{work}, attempt {attempt}, failed on node {node}: {failure}"),
             },
+            Self::HandedBack {
+                work, attempt, node, ..
+            } => format!("node {node} leaves and hands back {work}, attempt {attempt}"),
             Self::CancelRequested { reason, .. } => format!("cancel requested: {reason}"),
             Self::RollbackStarted { failure, .. } => format!("rolling back: {failure}"),
             Self::Stuck { step, failure, .. } => format!("stuck: {step} can't be undone: {failure}"),

@@ -28,6 +28,7 @@ impl World<'_> {
             0 => Err(Failure::permanent("it will never work")),
             1 | 2 => Err(Failure::transient("it may work later")),
             3 => Err(Failure::fenced("somebody newer is here")),
+            4 => Ok(Completion::HandedBack),
             _ => Ok(completion(work, &LOADS, CHUNKS)),
         }
     }
@@ -62,6 +63,7 @@ impl World<'_> {
                     node: node(0),
                     result,
                     restarts: 0,
+                    bytes_read_again: 0,
                 };
             }
             _ => {}
@@ -85,6 +87,7 @@ impl World<'_> {
                     node,
                     result,
                     restarts: 0,
+                    bytes_read_again: 0,
                 }
             }
             Effect::Drop { work, attempt, node } => Input::Dropped { work, attempt, node },
@@ -133,6 +136,7 @@ fn well(state: &State) -> Input {
                 node,
                 result,
                 restarts: 0,
+                bytes_read_again: 0,
             }
         }
         Some(Effect::Drop { work, attempt, node }) => Input::Dropped { work, attempt, node },
@@ -257,7 +261,7 @@ proptest! {
                 Event::Unstuck { decision: StuckDecision::Abandon, .. } => abandoned += 1,
                 Event::Finished { outcome, .. } => prop_assert_eq!(*outcome == Outcome::Published, !rolling_back),
                 Event::Submitted { .. } | Event::Planned { .. } | Event::AttemptFailed { .. }
-                | Event::CancelRequested { .. } | Event::Stuck { .. } | Event::Unstuck { .. } => {}
+                | Event::HandedBack { .. } | Event::CancelRequested { .. } | Event::Stuck { .. } | Event::Unstuck { .. } => {}
             }
         }
         if rolling_back {
