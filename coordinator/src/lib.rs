@@ -10,6 +10,7 @@
 mod actors;
 mod api;
 mod clock;
+mod complaints;
 mod config;
 pub mod deciding;
 mod error;
@@ -28,6 +29,7 @@ use haulage_core::ids::Epoch;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
+use api::door::Door;
 use api::role::Role;
 use api::{Api, server};
 use terms::Terms;
@@ -58,7 +60,8 @@ pub async fn start(config: CoordinatorConfig) -> Result<Coordinator, Error> {
     let ledger = ledger::open(&config.ledger).await?;
     let api = Api::coordinating(Arc::clone(&ledger), &config.name);
     let cluster = config.cluster;
-    let terms = Terms::begin(ledger, config, api.role().clone()).await?;
+    let complaints = Arc::clone(api.complaints());
+    let terms = Terms::begin(ledger, config, api.role().clone(), complaints).await?;
     Ok(Coordinator {
         api,
         ended: terms.ended(),
@@ -88,14 +91,17 @@ impl Coordinator {
     /// Serves everything on one port until `shutdown`; then it gives the lead away before it closes the port. Also ends
     /// ([`Error::Deposed`]) when another process has taken a ledger that has no leases.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let door = Door::new(listener, Arc::clone(self.api.complaints()));
         let shutdown = async {
             tokio::select! {
                 () = shutdown => {}
                 _ = self.deposed() => {}
             }
+            // Nodes' sessions end with it, or they would hold up the end of the port: nodes dial again, and their leases
+            // outlast a quick restart.
             self.terms.lock().await.stop().await;
         };
-        server::serve(self.api.clone(), self.cluster, listener, shutdown).await?;
+        server::serve(self.api.clone(), self.cluster, door, shutdown).await?;
         match self.ended.borrow().clone() {
             Some(reason) => Err(Error::Deposed(reason)),
             None => Ok(()),

@@ -16,6 +16,7 @@ use crate::actors::runs::{Runs, RunsArguments};
 use crate::actors::table::RunTable;
 use crate::api::role::{About, Leader};
 use crate::clock;
+use crate::complaints::Complaints;
 use crate::config::CoordinatorConfig;
 use crate::error::Error;
 use crate::leadership::Leadership;
@@ -33,6 +34,7 @@ impl Term {
         ledger: Arc<dyn Ledger>,
         leadership: Leadership,
         config: &CoordinatorConfig,
+        complaints: Arc<Complaints>,
     ) -> Result<Self, Error> {
         let epoch = leadership.epoch();
         let mut parts = Parts::default();
@@ -53,6 +55,7 @@ impl Term {
             leadership: leadership.clone(),
             settings: config.lease,
             table: RunTable::default(),
+            complaints,
             alive: watch::Sender::new(0),
             misplaced: watch::Sender::default(),
         });

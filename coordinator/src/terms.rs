@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::role::Role;
 use crate::clock;
+use crate::complaints::Complaints;
 use crate::config::CoordinatorConfig;
 use crate::error::Error;
 use crate::leadership::{LEASE, Leadership};
@@ -45,6 +46,7 @@ struct Task {
     config: CoordinatorConfig,
     role: watch::Sender<Role>,
     ended: watch::Sender<Option<String>>,
+    complaints: Arc<Complaints>,
 }
 
 impl Terms {
@@ -54,6 +56,7 @@ impl Terms {
         ledger: Arc<dyn Ledger>,
         config: CoordinatorConfig,
         role: watch::Sender<Role>,
+        complaints: Arc<Complaints>,
     ) -> Result<Self, Error> {
         let (ended, has_ended) = watch::channel(None);
         let task = Task {
@@ -61,6 +64,7 @@ impl Terms {
             config,
             role,
             ended,
+            complaints,
         };
         let first = match task.campaign().await? {
             Won::Leads(leadership) => Some(task.lead(leadership).await?),
@@ -184,7 +188,8 @@ impl Task {
     }
 
     async fn lead(&self, leadership: Leadership) -> Result<Term, Error> {
-        let term = Term::begin(Arc::clone(&self.ledger), leadership, &self.config).await?;
+        let (ledger, complaints) = (Arc::clone(&self.ledger), Arc::clone(&self.complaints));
+        let term = Term::begin(ledger, leadership, &self.config, complaints).await?;
         self.role.send_replace(Role::Leading(term.leader().clone()));
         Ok(term)
     }

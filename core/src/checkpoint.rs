@@ -168,6 +168,9 @@ pub struct ChunkReport {
     /// Whether segments of an earlier attempt stood when this one began, so that it went on from a checkpoint.
     #[serde(default)]
     pub continued: bool,
+    /// Bytes of the source that this attempt read more than once because its actor was restarted.
+    #[serde(default)]
+    pub bytes_read_again: u64,
 }
 
 impl ChunkReport {

@@ -90,6 +90,10 @@ pub enum Event {
         /// earlier attempt had stopped; 0 if the node can't be asked any more.
         #[serde(default)]
         restarts: u32,
+        /// Bytes of the source that it had read and not committed, so that they are read again; 0 if the node can't be
+        /// asked any more.
+        #[serde(default)]
+        bytes_read_again: u64,
         /// No next attempt before this moment.
         not_before: Millis,
         /// When.
@@ -103,6 +107,24 @@ pub enum Event {
         stages: Vec<StageId>,
         /// How often this has happened to the run, from 1.
         round: u32,
+        /// When.
+        at: Millis,
+    },
+    /// A node that leaves gave an attempt back before its end. That is no failure: the work goes on elsewhere, a chunk
+    /// from its last checkpoint.
+    HandedBack {
+        /// What was worked on.
+        work: Work,
+        /// The try.
+        attempt: Attempt,
+        /// The node that leaves.
+        node: NodeName,
+        /// As of a failed attempt.
+        #[serde(default)]
+        restarts: u32,
+        /// As of a failed attempt.
+        #[serde(default)]
+        bytes_read_again: u64,
         /// When.
         at: Millis,
     },
@@ -226,6 +248,7 @@ impl Event {
             Self::Compensated { .. } => "compensated",
             Self::AttemptFailed { .. } => "attempt_failed",
             Self::Restaged { .. } => "restaged",
+            Self::HandedBack { .. } => "handed_back",
             Self::CancelRequested { .. } => "cancel_requested",
             Self::RollbackStarted { .. } => "rollback_started",
             Self::Stuck { .. } => "stuck",
@@ -247,6 +270,7 @@ impl Event {
             | Self::Compensated { at, .. }
             | Self::AttemptFailed { at, .. }
             | Self::Restaged { at, .. }
+            | Self::HandedBack { at, .. }
             | Self::CancelRequested { at, .. }
             | Self::RollbackStarted { at, .. }
             | Self::Stuck { at, .. }
@@ -332,6 +356,9 @@ impl Event {
                     stages.len()
                 )
             }
+            Self::HandedBack {
+                work, attempt, node, ..
+            } => format!("node {node} leaves and hands back {work}, attempt {attempt}"),
             Self::CancelRequested { reason, .. } => format!("cancel requested: {reason}"),
             Self::RollbackStarted { failure, .. } => format!("rolling back: {failure}"),
             Self::Stuck { step, failure, .. } => format!("stuck: {step} can't be undone: {failure}"),

@@ -1,10 +1,12 @@
 //! A running node: its actors, its data runtime, and its end.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use haulage_core::ids::NodeName;
 use haulage_proto::link::actor::AgentMessage;
+use haulage_proto::link::protocol::Unsuited;
 use haulage_proto::link::transport;
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorRef};
@@ -14,8 +16,8 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::actors::agent::{self, NodeAgent};
-use crate::actors::heartbeater::{self, Heartbeater};
-use crate::actors::shared::Shared;
+use crate::actors::heartbeater::{self, Heartbeater, HeartbeaterMessage};
+use crate::actors::shared::{Refusal, Shared};
 use crate::actors::supervisor::{Setup, Supervisor, SupervisorMessage};
 use crate::attach::{self, AddressError};
 use crate::chance;
@@ -46,6 +48,9 @@ pub enum Error {
     /// Another process has its name and lives.
     #[error("another process runs under the name {0}; give this one another with --name")]
     NameTaken(NodeName),
+    /// A coordinator of another release, with which it has no protocol in common.
+    #[error(transparent)]
+    Unsuited(Unsuited),
     /// A part of the node crashed, which is a mistake in Haulage; its work runs elsewhere once its lease is out.
     #[error("the node has stopped because a part of it crashed; start it again")]
     Crashed,
@@ -56,6 +61,7 @@ pub struct Node {
     shared: Arc<Shared>,
     agent: ActorRef<AgentMessage>,
     supervisor: ActorRef<SupervisorMessage>,
+    heartbeater: ActorRef<HeartbeaterMessage>,
     ended: JoinHandle<()>,
     // In this order: no new sessions, then no sessions, then no data work.
     dialer: Option<AbortOnDropHandle<()>>,
@@ -103,7 +109,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, Error> {
     let with = agent::Colleagues {
         shared: shared.clone(),
         supervisor: supervisor.clone(),
-        heartbeater,
+        heartbeater: heartbeater.clone(),
         tools,
         data: data.handle(),
     };
@@ -119,6 +125,7 @@ pub async fn start(config: NodeConfig) -> Result<Node, Error> {
         shared,
         agent,
         supervisor,
+        heartbeater,
         ended,
         dialer,
         session,
@@ -132,23 +139,37 @@ impl Node {
         self.agent.clone()
     }
 
-    /// Returns only when the node has ended by itself: a part of it has crashed, or its name is another's.
+    /// Returns only when the node has ended by itself: a part of it has crashed, its name is another's, or its coordinator
+    /// is of a release with which it can't work.
     pub async fn crashed(&mut self) -> Error {
         // An error means that the supervisor's task was torn down, which is the same news.
         drop((&mut self.ended).await);
-        if self.shared.is_refused() {
-            return Error::NameTaken(self.shared.name.clone());
+        match self.shared.refusal() {
+            Some(Refusal::NameTaken) => Error::NameTaken(self.shared.name.clone()),
+            Some(Refusal::Unsuited(unsuited)) => Error::Unsuited(unsuited.clone()),
+            None => Error::Crashed,
         }
-        Error::Crashed
     }
 
-    /// Takes no new work, and waits until what it holds has ended and is acknowledged, at most so long. Returns whether
-    /// it came to that.
+    /// Returns once a user has asked the coordinator to let this node drain and end.
+    pub fn asked_to_leave(&self) -> impl Future<Output = ()> + Send + 'static {
+        let shared = self.shared.clone();
+        async move { shared.asked_to_leave().await }
+    }
+
+    /// Takes no new work, and waits until what it holds has ended or is handed back, and the coordinator lets it go, at
+    /// most so long. Returns whether it came to that. Chunks have two fifths of the time to end; then they commit the
+    /// segment they work on and hand the rest back. After four fifths whatever still runs is cut off.
     pub async fn drain(&self, at_most: Duration) -> bool {
-        let drained = self
-            .supervisor
-            .call(|reply| SupervisorMessage::Drain { reply }, Some(at_most))
-            .await;
+        self.shared.drain();
+        // An error in either means that the node is ending anyway.
+        drop(self.heartbeater.cast(HeartbeaterMessage::Now));
+        let message = |reply| SupervisorMessage::Drain {
+            finish: at_most * 2 / 5,
+            cut: at_most * 4 / 5,
+            reply,
+        };
+        let drained = self.supervisor.call(message, Some(at_most)).await;
         matches!(drained, Ok(CallResult::Success(())))
     }
 

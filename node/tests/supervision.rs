@@ -2,6 +2,7 @@
 //! the test. What is guarded: a crashed chunk actor goes on from its checkpoint, a repeated assignment runs once, and a
 //! node without a lease has no effects.
 
+#[allow(dead_code, reason = "shared by several test files")]
 #[path = "support/leader.rs"]
 mod leader;
 
@@ -49,6 +50,13 @@ fn write_data(folder: &Path) {
     }
     std::fs::write(folder.join("data.csv"), data).expect("written");
     std::fs::write(folder.join("words.csv"), "word,length\none,3\ntwo,3\n").expect("written");
+}
+
+/// The bytes of one segment of ten rows.
+fn segment_bytes(folder: &Path, segment: usize) -> u64 {
+    let data = std::fs::read_to_string(folder.join("data.csv")).expect("written before");
+    let rows = data.split_inclusive('\n').skip(1 + segment * 10).take(10);
+    rows.map(|row| row.len() as u64).sum()
 }
 
 async fn discovered(leader: &Leader) -> ChunkSpec {
@@ -101,6 +109,13 @@ async fn a_chunk_that_crashes_goes_on_from_its_checkpoint_and_its_rows_stand_onc
     let report = staged(&leader, &spec).await.expect("staged in the end");
     // The restarted actor found the four segments before the crash standing, and neither read nor wrote them again.
     assert_eq!((report.restarts, report.segments, report.resumed), (1, 10, 4));
+    // Read again is what was read and did not stand: the segment in work, and the one ahead if it was already there.
+    let (in_work, ahead) = (segment_bytes(folder.path(), 4), segment_bytes(folder.path(), 5));
+    assert!(
+        [in_work, in_work + ahead].contains(&report.bytes_read_again),
+        "{} bytes were read again, of segments of {in_work} and {ahead}",
+        report.bytes_read_again
+    );
     assert_eq!((report.counts.read, report.counts.rejected_total()), (95, 6));
     assert_eq!(report.counts.rejected["too_big"], 5);
     let out = report.counts.loads["out"];

@@ -51,6 +51,7 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
             .unwrap_or_default(),
         seq: seq.0,
         restarts: state.restarts(),
+        bytes_read_again: state.bytes_read_again(),
     }
 }
 
@@ -299,6 +300,7 @@ mod tests {
             rejects: vec![],
             restarts: 2,
             continued: false,
+            bytes_read_again: 0,
         };
         vec![
             haulage_core::run::submitted(RunId::from("p-1"), submission, None, at),

@@ -14,6 +14,7 @@ use crate::telemetry::{LogFormat, Role};
 pub(crate) mod cancel;
 pub(crate) mod close;
 pub(crate) mod coordinator;
+pub(crate) mod drain;
 pub(crate) mod node;
 pub(crate) mod node_options;
 pub(crate) mod nodes;
@@ -151,6 +152,8 @@ pub(crate) enum Verb {
     Rejects(rejects::Args),
     /// List the nodes of a cluster
     Nodes(nodes::Args),
+    /// Ask a node to leave: it hands its work back and ends
+    Drain(drain::Args),
     /// Start a coordinator: it plans runs and hands out work
     Coordinator(coordinator::Args),
     /// Start a node: it reads, transforms and loads
@@ -187,7 +190,8 @@ impl Cli {
             | Verb::Revert(_)
             | Verb::Saga(_)
             | Verb::Rejects(_)
-            | Verb::Nodes(_) => Role {
+            | Verb::Nodes(_)
+            | Verb::Drain(_) => Role {
                 name: "client",
                 instance: None,
                 daemon: false,
@@ -212,6 +216,7 @@ impl Cli {
             Verb::Saga(args) => Box::pin(saga::run(args, &globals)).await,
             Verb::Rejects(args) => Box::pin(rejects::run(args, &globals)).await,
             Verb::Nodes(args) => Box::pin(nodes::run(args, &globals)).await,
+            Verb::Drain(args) => Box::pin(drain::run(args, &globals)).await,
             Verb::Coordinator(args) => Box::pin(coordinator::run(args, &globals)).await,
             Verb::Node(args) => Box::pin(node::run(args, &globals)).await,
         }

@@ -12,9 +12,6 @@ use crate::config::{self, Home};
 use crate::exit::{Exit, Usage};
 use crate::signals::Signals;
 
-/// How long a node that is asked to stop works on what it has. Container runtimes often kill after 30 s.
-const DRAIN: Duration = Duration::from_secs(25);
-
 const AFTER_HELP: &str = "\
 Examples:
   haulage node --coordinator http://127.0.0.1:7400 --destination warehouse=sqlite:warehouse.db
@@ -28,8 +25,9 @@ With several coordinators, name all of them, separated by commas: the node finds
 The first line on stdout, and the ready file, say that the node is up and connects; `attached` in its log, and `haulage
 nodes`, say that a coordinator has taken it.
 S3 follows the standard AWS variables (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, ...).
-SIGTERM and Ctrl-C stop it gently: it takes no new work and finishes what it has, for at most 25 s. A second signal
-stops it at once; its work then runs on other nodes.";
+SIGTERM, Ctrl-C and `haulage drain` stop it gently: it takes no new work, finishes its chunks or commits what it has of
+them and hands the rest to other nodes, and leaves. A second signal stops it at once; its work runs on other nodes when
+its lease is over.";
 
 /// Arguments of `node`.
 #[derive(Debug, clap::Args)]
@@ -42,6 +40,9 @@ pub(crate) struct Args {
     /// [default: checkpoints in the home folder]
     #[arg(long, value_name = "URL", env = "HAULAGE_STORE")]
     store: Option<String>,
+    /// How long leaving may take. Container runtimes often kill after 30 s
+    #[arg(long, value_name = "SECONDS", env = "HAULAGE_DRAIN_TIMEOUT", default_value_t = 25)]
+    drain_timeout: u32,
     #[command(flatten)]
     node: NodeOptions,
     #[command(flatten)]
@@ -68,18 +69,26 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     );
     let mut node = haulage_node::start(config).await?;
     ready("node", &what, None, &args.daemon, globals.output())?;
+    let asked = node.asked_to_leave();
     tokio::select! {
         error = node.crashed() => return Err(error.into()),
-        signal = signals.next() => tracing::info!("{}: finishing what is running; once more to stop at once", signal.name()),
+        signal = signals.next() => tracing::info!(
+            "{}: leaving, after what is running is finished or handed back; once more to stop at once",
+            signal.name()
+        ),
+        () = asked => tracing::info!("asked to leave: what is running is finished or handed back first"),
     }
+    let at_most = Duration::from_secs(args.drain_timeout.into());
     let drained = tokio::select! {
-        drained = node.drain(DRAIN) => drained,
+        drained = node.drain(at_most) => drained,
         _ = signals.next() => return Ok(Exit::Interrupted),
     };
-    if !drained {
+    if drained {
+        tracing::info!("nothing is left to do here");
+    } else {
         tracing::warn!(
-            "not everything was finished within {} s; the rest runs on other nodes",
-            DRAIN.as_secs()
+            "not everything could be handed back within {} s; the rest runs on other nodes when its lease is over",
+            at_most.as_secs()
         );
     }
     node.shutdown().await;

@@ -1,7 +1,7 @@
 //! `haulage nodes`: who leads, and the nodes that the leader knows.
 
 use anyhow::Result;
-use haulage_proto::v1::{ListNodesRequest, ListNodesResponse, Node};
+use haulage_proto::v1::{Heartbeats, ListNodesRequest, ListNodesResponse, Node};
 
 use crate::api::{self, Explain as _};
 use crate::cli::{Globals, reach};
@@ -15,7 +15,9 @@ Examples:
   haulage nodes --coordinator http://coordinator:7400
   haulage nodes --output json    one object a line; the first says who leads
 
-A node is suspect 3 s after its last heartbeat and lost after 5 s; then its work goes to others.";
+A node is suspect 3 s after its last heartbeat and lost after 5 s; then its work goes to others. One that is draining
+gets nothing new, and is gone from the list when it has left. Under `p99` and `max`: how far apart its heartbeats came in
+the last five minutes; a node sends one every second.";
 
 /// Arguments of `nodes`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +51,8 @@ pub(crate) async fn run(_args: Args, globals: &Globals) -> Result<Exit> {
         ("state", Align::Left),
         ("busy", Align::Right),
         ("heartbeat", Align::Left),
+        ("p99", Align::Right),
+        ("max", Align::Right),
         ("version", Align::Left),
         ("work", Align::Left),
     ];
@@ -84,7 +88,15 @@ fn row(node: &Node, now: u64) -> Vec<String> {
         node.state.clone(),
         format!("{}/{}", node.running, node.slots),
         human::ago(node.last_heartbeat, now),
+        apart(node, |beats| beats.p99_ms),
+        apart(node, |beats| beats.max_ms),
         node.version.clone(),
         node.work.join(", "),
     ]
+}
+
+/// How far apart its heartbeats came; nothing before the second one.
+fn apart(node: &Node, which: fn(&Heartbeats) -> u32) -> String {
+    let beats = node.heartbeats.as_ref().filter(|beats| beats.count > 0);
+    beats.map(|beats| format!("{} ms", which(beats))).unwrap_or_default()
 }

@@ -216,6 +216,7 @@ mod tests {
                     rejects: vec![key.to_owned()],
                     restarts: 0,
                     continued: false,
+                    bytes_read_again: 0,
                 },
                 at: Millis(0),
             };

@@ -86,6 +86,7 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
         "loads": loads,
         "retries": run.retries,
         "restarts": run.restarts,
+        "bytes_read_again": run.bytes_read_again,
         "trace_id": text(&run.trace_id),
         "params": sorted(&run.params).into_iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
         "seq": run.seq,
@@ -128,6 +129,11 @@ pub(crate) fn node(node: &Node) -> Value {
         "last_heartbeat": node.last_heartbeat,
         "work": node.work,
         "destinations": node.destinations,
+        "heartbeats": node.heartbeats.as_ref().map(|beats| json!({
+            "count": beats.count,
+            "p99_ms": beats.p99_ms,
+            "max_ms": beats.max_ms,
+        })),
     })
 }
 

@@ -68,13 +68,14 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
             row("multiplied", multiplied(counts.multiplied));
         }
     }
-    if run.retries > 0 || run.restarts > 0 {
+    if run.retries > 0 || run.restarts > 0 || run.bytes_read_again > 0 {
         row(
             "repeated",
             format!(
-                "{} made again, {} from a checkpoint",
+                "{} made again, {} from a checkpoint, {} read again",
                 human::counted(run.retries.into(), "attempt"),
-                human::counted(run.restarts.into(), "restart")
+                human::counted(run.restarts.into(), "restart"),
+                human::bytes(run.bytes_read_again)
             ),
         );
     }
@@ -247,10 +248,10 @@ mod tests {
     #[test]
     fn what_was_repeated_is_named_for_what_it_is() {
         let mut run = sample(RunState::Published);
-        (run.retries, run.restarts) = (2, 1);
+        (run.retries, run.restarts, run.bytes_read_again) = (2, 1, 2_048);
         let text = lines(&run, 9_000, Output::new(Format::Json), "").join("\n");
         assert!(
-            text.contains("2 attempts made again, 1 restart from a checkpoint"),
+            text.contains("2 attempts made again, 1 restart from a checkpoint, 2.00 KiB read again"),
             "{text}"
         );
     }

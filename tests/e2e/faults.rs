@@ -19,13 +19,16 @@ use super::support::flights::{self, Counts};
 const LOST_WITHIN_MS: u64 = 5_000;
 const SLACK_MS: u64 = 500;
 
+/// Source rows between two checkpoints.
+const SEGMENT_ROWS: u64 = 2_000;
+
 /// Longest that anything may take to happen in the middle of a run.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The example, running in small steps on a cluster whose nodes have faults.
-struct Stage {
-    cluster: Cluster,
-    run: String,
+pub(crate) struct Stage {
+    pub(crate) cluster: Cluster,
+    pub(crate) run: String,
     oracle: Counts,
     pool: PgPool,
     reader: JoinHandle<Result<BTreeSet<Option<i64>>>>,
@@ -36,15 +39,21 @@ struct Stage {
 
 impl Stage {
     async fn start(nodes: usize, faults: &str) -> Result<Self> {
+        Self::start_with(nodes, faults, Vec::new()).await
+    }
+
+    /// The same with more in the environment of every process.
+    pub(crate) async fn start_with(nodes: usize, faults: &str, envs: Vec<(String, String)>) -> Result<Self> {
         let world = World::new().await?;
         let oracle = flights::oracle(&world.postgres, "warehouse").await?;
         let pool = world.postgres.pool("warehouse").await?;
         let stop = Arc::new(AtomicBool::new(false));
         let reader = tokio::spawn(read_until(Arc::clone(&stop), pool.clone()));
-        let settings = Settings {
+        let mut settings = Settings {
             faults: Some(faults.into()),
             ..world.settings(nodes)
         };
+        settings.envs.extend(envs);
         let cluster = Cluster::start(world.folder.path(), settings).await?;
         let (run, _) = cluster.submit(&small_steps(&world)?, &["--base", BASE]).await?;
         Ok(Self {
@@ -67,7 +76,7 @@ impl Stage {
     }
 
     /// Fails unless the run is published, the result exact, and no reader ever saw a part of it. What `show` says of it.
-    async fn check_exact(&mut self) -> Result<Value> {
+    pub(crate) async fn check_exact(&mut self) -> Result<Value> {
         self.stop.store(true, Ordering::Relaxed);
         let seen = (&mut self.reader).await??;
         let rows = i64::try_from(self.oracle.loaded)?;
@@ -103,7 +112,11 @@ async fn read_until(stop: Arc<AtomicBool>, pool: PgPool) -> Result<BTreeSet<Opti
 fn small_steps(world: &World) -> Result<PathBuf> {
     let text = std::fs::read_to_string(flights::pipeline())?;
     let text = text
-        .replacen("pipeline: flights\n", "pipeline: flights\ncheckpoint_rows: 2000\n", 1)
+        .replacen(
+            "pipeline: flights\n",
+            &format!("pipeline: flights\ncheckpoint_rows: {SEGMENT_ROWS}\n"),
+            1,
+        )
         .replacen(
             "    csv: data/flights-*.csv\n",
             "    csv: data/flights-*.csv\n    chunk_size: 800kB\n",
@@ -195,6 +208,18 @@ async fn a_chunk_actor_that_panics_is_restarted_from_its_checkpoint() -> Result<
         .iter()
         .any(|event| event["event"]["report"]["resumed"].as_u64() >= Some(1));
     ensure!(resumed, "the restarted actor read its first segment again: {shown:#}");
+    // Read again is the segment in work, and the one ahead if it was there already: nothing that stands.
+    let number = |value: &Value| value.as_u64().context("a number");
+    let counts = &run_of(&shown)["counts"];
+    let segment = number(&counts["bytes"])? * SEGMENT_ROWS / number(&counts["read"])?;
+    let again = number(&run_of(&shown)["bytes_read_again"])?;
+    println!("{again} bytes were read again; a segment has about {segment}");
+    ensure!(
+        again > 0 && again <= segment * 5 / 2,
+        "{again} bytes were read again, segments have {segment}"
+    );
+    let said = stage.cluster.show_to_people(&stage.run).await?;
+    ensure!(said.contains("read again"), "{said}");
     Ok(())
 }
 

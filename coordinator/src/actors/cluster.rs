@@ -4,6 +4,8 @@
 //! It never waits: every call to a node is made by a task that comes back with a message, so one silent node can't
 //! hold up the heartbeat of another.
 
+mod drain;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,8 @@ use super::calls::{CallError, call};
 use super::run::RunMessage;
 use super::{Answer, Shared, tell};
 use crate::clock;
-use crate::deciding::{Action, AgentId, Carrier, Dispatch, NodeView, Post, ToRun, Ungreeted};
+use crate::complaints::Kind;
+use crate::deciding::{Action, AgentId, Carrier, Dispatch, DrainError, NodeView, Post, ToRun, Ungreeted};
 
 /// See the module.
 pub(crate) struct Cluster;
@@ -59,6 +62,10 @@ pub(crate) enum ClusterMessage {
     Forget(RunId),
     /// Every open run has been looked at: what no run asked for by now is unwanted.
     Recovered,
+    /// A user wants a node to leave.
+    Drain(NodeName, RpcReplyPort<Result<(), DrainError>>),
+    /// The node has taken note of that.
+    Draining { node: NodeName, boot: String },
     /// Time has passed.
     Tick,
     /// The nodes, by name.
@@ -124,6 +131,8 @@ impl Actor for Cluster {
             ClusterMessage::AtRest(run) => state.dispatch.at_rest(&run, now),
             ClusterMessage::Forget(run) => state.dispatch.forget(&run),
             ClusterMessage::Recovered => state.shared.table.set_complete(),
+            ClusterMessage::Drain(node, port) => state.drain(node, port),
+            ClusterMessage::Draining { node, boot } => state.dispatch.draining(&node, &boot),
             ClusterMessage::Tick => {
                 state.dispatch.tick(now);
                 state.look_for_agents();
@@ -155,8 +164,11 @@ impl ClusterState {
     fn heartbeat(&mut self, heartbeat: Heartbeat, answer: Answer) {
         let table = &self.shared.table;
         // While runs are still being recovered, nobody knows about theirs.
-        let nobody_leads = |run: &RunId| table.is_complete() && table.actor(run).is_none();
-        let beat = self.dispatch.heartbeat(heartbeat, clock::steady(), nobody_leads);
+        let complete = table.is_complete();
+        let nobody_leads = |run: &RunId| complete && table.actor(run).is_none();
+        let beat = self
+            .dispatch
+            .heartbeat(heartbeat, clock::steady(), complete, nobody_leads);
         answer.send(&beat.grant);
         if beat.look {
             self.look_for_agents();
@@ -202,6 +214,7 @@ impl ClusterState {
                     tell(&actor, news.into());
                 }
             }
+            Action::Complain { peer, what } => self.shared.complaints.about(Kind::Node, &peer, &what),
             Action::LookAtEpoch => {
                 let shared = Arc::clone(&self.shared);
                 tokio::spawn(async move { shared.leadership.look(shared.ledger.as_ref()).await });

@@ -14,6 +14,7 @@ use super::cluster::ClusterMessage;
 use super::run::RunMessage;
 use super::table::Place;
 use super::{Answer, Shared, tell};
+use crate::complaints::Kind;
 use crate::deciding::Actorless;
 
 /// See the module.
@@ -74,7 +75,8 @@ impl GatewayState {
                 Some((body, Answer::new(self.shared.meta(), port)))
             }
             Err(error) => {
-                tracing::warn!(%error, "a node sent something that can't be read");
+                let what = format!("a node sent something that can't be read: {error}");
+                self.shared.complaints.about(Kind::Message, &"a node", &what);
                 None
             }
         }

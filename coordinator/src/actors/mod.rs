@@ -31,6 +31,7 @@ use ractor::{ActorRef, Message, RpcReplyPort};
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::complaints::Complaints;
 use crate::leadership::Leadership;
 use crate::ledger::{Ledger, group};
 use table::RunTable;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) leadership: Leadership,
     pub(crate) settings: lease::Settings,
     pub(crate) table: RunTable,
+    pub(crate) complaints: Arc<Complaints>,
     /// How many nodes are alive, for those who wait for one.
     pub(crate) alive: watch::Sender<usize>,
     /// Runs that no node which is alive may work on, each with what has to change.

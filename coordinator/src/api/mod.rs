@@ -7,6 +7,7 @@
 mod ask;
 pub(crate) mod attach;
 mod cancel;
+pub(crate) mod door;
 mod forward;
 mod nodes;
 mod rejects;
@@ -30,6 +31,7 @@ use haulage_proto::v1::haulage_server::Haulage;
 use tokio::sync::watch::Sender;
 use tonic::{Request, Response, Status};
 
+use crate::complaints::Complaints;
 use crate::ledger::Ledger;
 use forward::{Forward, Route};
 use role::{Leader, Role};
@@ -45,6 +47,8 @@ pub(crate) struct Api {
     name: String,
     role: Sender<Role>,
     forward: Arc<Forward>,
+    /// What is wrong with peers of the port, through every term.
+    complaints: Arc<Complaints>,
     /// True once the process is going down: streams end instead of holding it up.
     closing: Sender<bool>,
 }
@@ -66,6 +70,7 @@ impl Api {
             name: name.to_owned(),
             role: Sender::new(role),
             forward: Arc::default(),
+            complaints: Arc::default(),
             closing: Sender::new(false),
         }
     }
@@ -73,6 +78,11 @@ impl Api {
     /// What this process is, for whoever changes it and whoever waits for a change.
     pub(crate) fn role(&self) -> &Sender<Role> {
         &self.role
+    }
+
+    /// Where this process says what is wrong with its peers.
+    pub(crate) fn complaints(&self) -> &Arc<Complaints> {
+        &self.complaints
     }
 
     /// Ends every stream that would otherwise go on.
@@ -176,6 +186,18 @@ impl Haulage for Api {
         };
         response.get_mut().answered_by.clone_from(&self.name);
         Ok(response)
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => nodes::drain(&leader, &request.into_inner().node)
+                .await
+                .map(Response::new),
+            Route::There(mut client) => forward::answered(client.drain_node(forward::passed_on(request)).await),
+        }
     }
 
     async fn list_rejects(

@@ -5,22 +5,23 @@
 use std::future::Future;
 use std::time::Duration;
 
+use haulage_proto::link::transport;
 use haulage_proto::v1;
 use haulage_proto::v1::cluster_server::ClusterServer;
 use haulage_proto::v1::haulage_server::HaulageServer;
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::Api;
 use super::attach::Attach;
+use super::door::Door;
 use super::role::Role;
 use crate::error::Error;
 
@@ -30,8 +31,17 @@ const KEEPALIVE: Duration = Duration::from_secs(5);
 pub(super) const REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// An answer at most: a run with all its events.
 pub(super) const RESPONSE_BYTES: usize = 64 * 1024 * 1024;
-/// A frame of a node's session at most, with some room for the framing.
-const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// A frame of a node's session at most, with room for the framing. Refused by its length, before it is read.
+const FRAME_BYTES: usize = 2 * transport::FRAME_BYTES;
+/// Calls at once on one connection: a client makes a few, a node one session.
+const STREAMS: u32 = 128;
+/// Headers of a call at most; ours are a trace context and a name.
+const HEADER_BYTES: u32 = 16 * 1024;
+/// Calls that a peer has opened and cancelled before they were looked at, at most; then its connection is closed.
+const CANCELLED: usize = 32;
+/// Bytes that may be on their way in one call and on one connection before whoever sends has to wait.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What the health service calls the lead: SERVING on the coordinator that leads, and on no other. A load balancer that
 /// asks for it sends nodes and clients where they are answered first-hand.
 const LEADER: &str = "haulage.v1.Leader";
@@ -46,13 +56,13 @@ const PIPES: usize = 4;
 pub(crate) async fn serve(
     api: Api,
     cluster: bool,
-    listener: TcpListener,
+    door: Door,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<HaulageServer<Api>>().await;
     let _led = AbortOnDrop(tokio::spawn(show_leader(health.clone(), api.role().subscribe())));
-    let attach = cluster.then(|| Attach { api: api.clone() });
+    let attach = cluster.then(|| Attach::new(api.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
@@ -62,9 +72,8 @@ pub(crate) async fn serve(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(health_service);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = router.serve_with_incoming_shutdown(incoming, async {
+    let serving = router.serve_with_incoming_shutdown(door, async {
         // An error means that the sender is gone, which is a reason to stop too.
         drop(stopped.await);
     });
@@ -135,6 +144,11 @@ fn router(api: Api, attach: Option<Attach>) -> Router {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(STREAMS)
+        .http2_max_header_list_size(HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(CANCELLED))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(haulage)
         .add_optional_service(cluster)
 }

@@ -43,6 +43,7 @@ pub fn input(done: Done) -> Input {
         Outcome::Discovered { stages } => Completion::Discovered(stages),
         Outcome::Staged { report } => Completion::Staged(report),
         Outcome::Stepped { report } => Completion::Stepped(report),
+        Outcome::HandedBack => Completion::HandedBack,
     });
     Input::Done {
         work: done.key.work,
@@ -50,6 +51,16 @@ pub fn input(done: Done) -> Input {
         node: done.node,
         result,
         restarts: done.restarts,
+        bytes_read_again: done.bytes_read_again,
+    }
+}
+
+/// A node that leaves didn't take this attempt.
+pub(crate) fn declined(key: &AttemptKey, node: &NodeName) -> Input {
+    Input::Declined {
+        work: key.work.clone(),
+        attempt: key.attempt,
+        node: node.clone(),
     }
 }
 

@@ -10,6 +10,7 @@
 //! Every call says what happened; [`Dispatch::due`] then has what follows from it, in order. Whatever is sent to a node
 //! comes back as [`Dispatch::greeted`], [`Dispatch::assigned`] or [`Dispatch::dropped`], with an answer or without one.
 
+mod drain;
 mod greet;
 mod send;
 #[cfg(test)]
@@ -25,8 +26,9 @@ use haulage_core::run::Input;
 use haulage_proto::link::message::{Assignment, AttemptKey, Heartbeat, Hello, LeaseGrant};
 
 use super::board::{Board, Post};
-use super::nodes::{Member, Nodes, Sender};
+use super::nodes::{Member, Nodes, Sender, Summary};
 use super::{AgentId, Carrier, assignment};
+pub use drain::DrainError;
 
 /// After how long something that failed on its way to a node is tried again.
 const AGAIN_MS: u64 = 500;
@@ -34,6 +36,8 @@ const AGAIN_MS: u64 = 500;
 const REFUSED_MS: u64 = 10_000;
 /// How often a node may say that it has no free slot before the attempt goes to another.
 const REFUSALS: u32 = 5;
+/// Agents at once, those that haven't been greeted among them: more than any cluster has nodes.
+const AGENTS_AT_MOST: usize = 2048;
 
 /// What is to be done, in the order in which it comes.
 #[derive(Debug, Clone)]
@@ -90,6 +94,13 @@ pub enum Action {
     },
     /// A node refused this leader's epoch: see whether it still leads.
     LookAtEpoch,
+    /// Say what is wrong with a node, unless much of the kind was said just now.
+    Complain {
+        /// Whom it is about.
+        peer: String,
+        /// What.
+        what: String,
+    },
 }
 
 /// What a run is told.
@@ -135,6 +146,10 @@ pub struct NodeView {
     pub name: NodeName,
     /// What the leader thinks of it.
     pub standing: Standing,
+    /// Whether it is about to leave.
+    pub draining: bool,
+    /// How far apart its heartbeats came.
+    pub rhythm: Summary,
     /// How many chunks it works on at once.
     pub slots: u32,
     /// Of its binary.
@@ -152,6 +167,8 @@ enum Greeting {
     Asked,
     Again(Millis),
     Known(NodeName),
+    /// It speaks no protocol that this release does; it ends by itself.
+    Refused,
 }
 
 /// See the module.
@@ -177,14 +194,22 @@ impl Dispatch {
     }
 
     /// A heartbeat, received at `now`. `nobody_leads` says whether a run that has posted nothing is known to have no
-    /// actor: what a node holds of such a run is unwanted.
-    pub fn heartbeat(&mut self, heartbeat: Heartbeat, now: Millis, nobody_leads: impl Fn(&RunId) -> bool) -> Beat {
+    /// actor: what a node holds of such a run is unwanted. `complete` says whether every open run has been looked at:
+    /// before that nobody knows what is awaited of a node that wants to leave.
+    pub fn heartbeat(
+        &mut self,
+        heartbeat: Heartbeat,
+        now: Millis,
+        complete: bool,
+        nobody_leads: impl Fn(&RunId) -> bool,
+    ) -> Beat {
         let lease_ms = self.settings.lease_ms;
         let nothing = LeaseGrant {
             lease_ms: 0,
             unwanted: Vec::new(),
             unknown: false,
             name_taken: false,
+            may_leave: false,
         };
         let beat = match self.nodes.heartbeat(&heartbeat, now) {
             Sender::Known(beat) => beat,
@@ -207,10 +232,10 @@ impl Dispatch {
                 };
             }
             Sender::Rival => {
-                tracing::warn!(
-                    node = %heartbeat.node,
-                    "a second process runs under this node's name and is told to end; give it another with --name"
-                );
+                // Said with every heartbeat of one that doesn't listen.
+                let what =
+                    "a second process runs under this node's name and is told to end; give it another with --name";
+                self.complain(&heartbeat.node, what);
                 return Beat {
                     grant: LeaseGrant {
                         name_taken: true,
@@ -225,6 +250,7 @@ impl Dispatch {
         let grant = LeaseGrant {
             lease_ms,
             unwanted: unwanted.cloned().collect(),
+            may_leave: complete && self.nodes.may_leave(&heartbeat.node, &self.board),
             ..nothing
         };
         if beat.has_rival {
@@ -308,6 +334,8 @@ impl Dispatch {
         let view = |(name, member): (&NodeName, &Member)| NodeView {
             name: name.clone(),
             standing: self.nodes.standing(member, now),
+            draining: member.draining,
+            rhythm: member.rhythm.summary(),
             slots: member.slots,
             version: member.version.clone(),
             last_heartbeat: member.lease.last_heartbeat(),
@@ -353,6 +381,13 @@ impl Dispatch {
 
     fn tell_dropped(&mut self, key: &AttemptKey, node: &NodeName) {
         self.tell_run(key.run.clone(), ToRun::Input(assignment::dropped(key, node)));
+    }
+
+    fn complain(&mut self, peer: &dyn std::fmt::Display, what: impl Into<String>) {
+        self.actions.push(Action::Complain {
+            peer: peer.to_string(),
+            what: what.into(),
+        });
     }
 
     fn tell_run(&mut self, run: RunId, news: ToRun) {

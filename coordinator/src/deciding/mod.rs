@@ -19,10 +19,12 @@ mod nodes;
 mod run_log;
 
 use std::collections::HashMap;
+use std::fmt;
 
 pub use assignment::input;
 pub use board::{Awaited, Places, Post, Waiting};
-pub use dispatch::{Action, Beat, Dispatch, NodeView, ToRun, Ungreeted};
+pub use dispatch::{Action, Beat, Dispatch, DrainError, NodeView, ToRun, Ungreeted};
+pub use nodes::Summary;
 pub use run_log::{Answer, Next, RunAction, RunLog, Unreadable, Waits};
 
 /// A trace context as it travels: `traceparent` and `tracestate`.
@@ -38,6 +40,15 @@ pub struct AgentId {
     pub session: Option<u64>,
     /// The actor's number on its side of the session.
     pub number: u64,
+}
+
+impl fmt::Display for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.session {
+            Some(session) => write!(f, "{session}.{}", self.number),
+            None => write!(f, "0.{}", self.number),
+        }
+    }
 }
 
 /// What is known of a run that no actor leads at the moment.

@@ -4,6 +4,7 @@
 //! A node is known by its name and by the boot of its process. A heartbeat renews the lease of that boot alone; another
 //! boot under the same name means that the process was started again and that what the old one held is lost.
 
+mod rhythm;
 #[cfg(test)]
 mod tests;
 
@@ -12,9 +13,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use haulage_core::ids::{Millis, NodeName};
 use haulage_core::lease::{NodeLease, Settings, Standing};
 use haulage_proto::link::message::{AttemptKey, Heartbeat, HelloReply};
+use haulage_proto::link::protocol::PROTOCOL;
 
 use super::AgentId;
 use super::board::{Board, Places, Seat};
+use rhythm::Rhythm;
+pub use rhythm::Summary;
 
 /// How many heartbeats in a row may lack an attempt before the node is believed not to hold it. More than one, because
 /// a heartbeat and an assignment may pass each other on the way.
@@ -67,6 +71,11 @@ pub(crate) struct Member {
     pub(crate) places: Places,
     pub(crate) lease: NodeLease,
     pub(crate) lost: bool,
+    /// It is about to leave: it works off what it has, and gets nothing new.
+    pub(crate) draining: bool,
+    /// What was agreed with it.
+    pub(crate) protocol: u32,
+    pub(crate) rhythm: Rhythm,
     /// Where to reach it; `None` while its session is down.
     pub(crate) agent: Option<AgentId>,
     pub(crate) sent: BTreeMap<AttemptKey, Sent>,
@@ -163,6 +172,10 @@ impl Nodes {
         };
         let recovered = member.lease.standing(now, &settings) != Standing::Alive;
         member.lease.renew(now);
+        member.rhythm.beat(now);
+        if beat.draining {
+            member.drains(&beat.node);
+        }
         let held: HashSet<&AttemptKey> = beat.progress.iter().map(|(key, _)| key).collect();
         let mut missing = Vec::new();
         for (key, sent) in &mut member.sent {
@@ -202,6 +215,7 @@ impl Nodes {
         match self.members.get_mut(&reply.node) {
             Some(member) if member.boot == reply.boot && !member.lost => {
                 member.reconnect(agent, &running, asked, now, &mut greeted);
+                member.draining |= reply.draining;
                 return greeted;
             }
             Some(member) if member.superseded.contains(&reply.boot) => {
@@ -248,6 +262,9 @@ impl Nodes {
             places: reply.places.clone(),
             lease: NodeLease::new(now),
             lost: false,
+            draining: reply.draining,
+            protocol: reply.speaks.protocol.min(PROTOCOL),
+            rhythm: Rhythm::default(),
             agent: Some(agent),
             sent: BTreeMap::new(),
             dropping: HashMap::new(),
@@ -332,6 +349,7 @@ impl Nodes {
         let free = |member: &Member| {
             member.agent.is_some()
                 && !member.lost
+                && !member.draining
                 && member.full_until <= now
                 && member.lease.standing(now, &self.settings) == Standing::Alive
         };
@@ -354,11 +372,11 @@ impl Nodes {
         }
     }
 
-    /// The nodes that are alive: where the destinations of each are.
+    /// The nodes that are alive and stay: where the destinations of each are.
     pub(crate) fn alive(&self, now: Millis) -> Vec<&Places> {
         self.members
             .values()
-            .filter(|member| self.standing(member, now) == Standing::Alive)
+            .filter(|member| !member.draining && self.standing(member, now) == Standing::Alive)
             .map(|member| &member.places)
             .collect()
     }
@@ -368,6 +386,20 @@ impl Nodes {
         self.members
             .get_mut(node)
             .filter(|member| member.boot == boot && !member.lost)
+    }
+
+    /// Whether a node is about to leave, and nothing is awaited of it any more.
+    pub(crate) fn may_leave(&self, node: &NodeName, board: &Board) -> bool {
+        self.members.get(node).is_some_and(|member| member.draining) && board.runs_at(node).is_empty()
+    }
+
+    /// Forgets a node that was about to leave and has gone. False if it wasn't, or something is still awaited of it.
+    pub(crate) fn has_left(&mut self, node: &NodeName, board: &Board) -> bool {
+        let left = self.may_leave(node, board);
+        if left {
+            self.members.remove(node);
+        }
+        left
     }
 
     /// The session with this agent has ended. True if that leaves a node without one.
@@ -412,6 +444,13 @@ impl Member {
             }
         }
         self.miss(&greeted.missing, now);
+    }
+
+    /// It says that it is about to leave.
+    pub(crate) fn drains(&mut self, node: &NodeName) {
+        if !std::mem::replace(&mut self.draining, true) {
+            tracing::info!(%node, "the node is about to leave and gets nothing new");
+        }
     }
 
     /// The node doesn't hold these, and their run is being told.

@@ -14,8 +14,9 @@ use haulage_core::quarantine::Reject;
 use haulage_proto::link::actor::{AGENTS, AgentMessage, GATEWAYS, GatewayMessage};
 use haulage_proto::link::message::{
     Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Drop as DropMessage, FetchRejects, Heartbeat, Hello,
-    HelloReply, LeaseGrant, Outcome, RejectsPage,
+    HelloReply, LeaseGrant, Leave, Outcome, RejectsPage,
 };
+use haulage_proto::link::protocol::Speaks;
 use haulage_proto::link::wire::{self, Meta, Wire};
 use ractor::rpc::CallResult;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -53,6 +54,9 @@ struct Inner {
     repeats: u32,
     silent: AtomicBool,
     dead: AtomicBool,
+    /// It was asked to leave: it takes nothing more.
+    leaving: AtomicBool,
+    speaks: Speaks,
     epoch: AtomicU64,
     beat: Notify,
     book: Mutex<Book>,
@@ -73,6 +77,7 @@ pub(crate) struct Manner {
     pub(crate) slots: u32,
     pub(crate) places: BTreeMap<String, String>,
     pub(crate) repeats: u32,
+    pub(crate) speaks: Speaks,
     pub(crate) script: Script,
 }
 
@@ -88,6 +93,7 @@ impl Manner {
             slots: 4,
             places: BTreeMap::new(),
             repeats: 1,
+            speaks: Speaks::ours(),
             script: Box::new(script),
         }
     }
@@ -104,6 +110,11 @@ impl Manner {
 
     pub(crate) fn boot(mut self, boot: &'static str) -> Self {
         self.boot = boot;
+        self
+    }
+
+    pub(crate) fn speaks(mut self, speaks: Speaks) -> Self {
+        self.speaks = speaks;
         self
     }
 
@@ -124,6 +135,8 @@ impl FakeNode {
             repeats: manner.repeats,
             silent: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            speaks: manner.speaks,
             epoch: AtomicU64::new(0),
             beat: Notify::new(),
             book: Mutex::default(),
@@ -189,6 +202,11 @@ impl FakeNode {
         self
     }
 
+    /// Takes nothing more, without having told anybody so far.
+    pub(crate) fn decline(&self) {
+        self.inner.leaving.store(true, Ordering::SeqCst);
+    }
+
     /// Ends a held attempt.
     pub(crate) fn end(&self, key: &AttemptKey, result: Result<Outcome, Failure>) {
         tokio::spawn(tell_done(Arc::clone(&self.inner), key.clone(), result));
@@ -251,6 +269,8 @@ impl Actor for FakeAgent {
                     slots: inner.slots,
                     places: inner.places.clone(),
                     running,
+                    speaks: inner.speaks.clone(),
+                    draining: inner.leaving.load(Ordering::SeqCst),
                 };
                 inner.beat.notify_one();
                 answer(port, &reply);
@@ -265,6 +285,11 @@ impl Actor for FakeAgent {
                     inner.book().held.remove(&key);
                     inner.book().dropped.push(key);
                 }
+                answer(port, &());
+            }
+            AgentMessage::Leave(wire, port) => {
+                open::<Leave>(&wire);
+                inner.leaving.store(true, Ordering::SeqCst);
                 answer(port, &());
             }
             AgentMessage::FetchRejects(wire, port) => {
@@ -286,6 +311,9 @@ fn assign(inner: &Arc<Inner>, epoch: Epoch, assignment: Assignment) -> Assignmen
         return AssignmentReply::StaleEpoch;
     }
     let key = assignment.key.clone();
+    if inner.leaving.load(Ordering::SeqCst) {
+        return AssignmentReply::Leaving;
+    }
     {
         let mut book = inner.book();
         if book.assigned.contains(&key) {
@@ -316,6 +344,7 @@ async fn tell_done(inner: Arc<Inner>, key: AttemptKey, result: Result<Outcome, F
             key: key.clone(),
             result: result.clone(),
             restarts: 0,
+            bytes_read_again: 0,
         };
         if !inner.is_silent()
             && let Some(DoneReply { acknowledged: true }) = to_leader(&inner, &done, GatewayMessage::Done).await
@@ -351,6 +380,7 @@ async fn heart(inner: Arc<Inner>) {
             node: inner.name.clone(),
             boot: inner.boot.clone(),
             progress,
+            draining: inner.leaving.load(Ordering::SeqCst),
         };
         if let Some(grant) = to_leader::<_, LeaseGrant>(&inner, &body, GatewayMessage::Heartbeat).await {
             let mut book = inner.book();
@@ -446,6 +476,7 @@ pub(crate) fn outcome(assignment: &Assignment, chunks: u32) -> Outcome {
                 rejects: vec![format!("rejects/{chunk}")],
                 restarts: 0,
                 continued: false,
+                bytes_read_again: 0,
             },
         },
         Work::Step(step) => {
@@ -479,6 +510,7 @@ pub(crate) fn chunk_outcome() -> Outcome {
         rejects: Vec::new(),
         restarts: 0,
         continued: false,
+        bytes_read_again: 0,
     };
     Outcome::Staged { report }
 }

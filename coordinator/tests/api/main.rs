@@ -5,6 +5,7 @@ mod agent;
 mod fixture;
 
 mod failure;
+mod leaving;
 mod nodes;
 mod operator;
 mod port;

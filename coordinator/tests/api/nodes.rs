@@ -22,12 +22,12 @@ async fn nodes(client: &mut Client) -> Vec<Node> {
     listed.expect("lists").into_inner().nodes
 }
 
-async fn node_states(client: &mut Client) -> Vec<(String, String)> {
+pub(crate) async fn node_states(client: &mut Client) -> Vec<(String, String)> {
     let nodes = nodes(client).await;
     nodes.into_iter().map(|node| (node.name, node.state)).collect()
 }
 
-async fn until_state(client: &mut Client, name: &str, state: &str) {
+pub(crate) async fn until_state(client: &mut Client, name: &str, state: &str) {
     within(&format!("{name} to be {state}"), async {
         while !node_states(client).await.contains(&(name.to_owned(), state.to_owned())) {
             tokio::time::sleep(Duration::from_millis(5)).await;

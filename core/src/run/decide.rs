@@ -33,11 +33,22 @@ pub enum Input {
         node: NodeName,
         /// How it ended.
         result: Result<Completion, Failure>,
-        /// If it failed: how often its work went on from a checkpoint.
+        /// Unless it succeeded: how often its work went on from a checkpoint.
         restarts: u32,
+        /// Unless it succeeded: bytes of the source that it had read and not committed.
+        bytes_read_again: u64,
     },
     /// A node doesn't hold an attempt that the log says it has: it dropped it as told, refused it, or was restarted.
     Dropped {
+        /// The work.
+        work: Work,
+        /// The try.
+        attempt: Attempt,
+        /// The node.
+        node: NodeName,
+    },
+    /// A node that leaves didn't take an attempt that was meant for it.
+    Declined {
         /// The work.
         work: Work,
         /// The try.
@@ -77,7 +88,7 @@ pub enum Input {
     Settle,
 }
 
-/// What a successful attempt brings.
+/// What an attempt brings that didn't fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Completion {
     /// Of `discover`.
@@ -86,6 +97,8 @@ pub enum Completion {
     Staged(ChunkReport),
     /// Of a step or a compensation.
     Stepped(StepReport),
+    /// Of whatever a leaving node gave back before its end.
+    HandedBack,
 }
 
 /// Why an input is refused.
@@ -131,8 +144,13 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
             node,
             result,
             restarts,
-        } => Ok(done(state, work, *attempt, node, result, *restarts, now)),
+            bytes_read_again,
+        } => {
+            let cost = (*restarts, *bytes_read_again);
+            Ok(done(state, work, *attempt, node, result, cost, now))
+        }
         Input::Dropped { work, attempt, node } => Ok(dropped(state, work, *attempt, node, now)),
+        Input::Declined { work, attempt, node } => Ok(declined(state, work, *attempt, node, now)),
         Input::NodeLost { node, silent_ms } => Ok(node_lost(state, node, *silent_ms, now)),
         Input::Cancel { reason } => cancel(state, reason, now),
         Input::Decide { decision, reason, by } => match state.phase() {
@@ -189,14 +207,15 @@ fn done(
     attempt: Attempt,
     node: &NodeName,
     result: &Result<Completion, Failure>,
-    restarts: u32,
+    cost: (u32, u64),
     now: Millis,
 ) -> Vec<Event> {
     if !holds(state, work, attempt) {
         return Vec::new();
     }
     let event = match (work, result) {
-        (_, Err(failure)) => with_restarts(failed(state, work, attempt, node, failure.clone(), None, now), restarts),
+        (_, Err(failure)) => with_cost(failed(state, work, attempt, node, failure.clone(), None, now), cost),
+        (_, Ok(Completion::HandedBack)) => with_cost(handed_back(work, attempt, node, now), cost),
         (Work::Discover, Ok(Completion::Discovered(stages))) => Event::Planned {
             attempt,
             stages: stages.clone(),
@@ -232,12 +251,41 @@ fn done(
     vec![event]
 }
 
-/// The failure of an attempt whose node told how often the work had gone on from a checkpoint. Of a lost one nobody knows.
-fn with_restarts(mut failed: Event, times: u32) -> Event {
-    if let Event::AttemptFailed { restarts, .. } = &mut failed {
-        *restarts = times;
+/// The end of an attempt whose node told how often the work had gone on from a checkpoint, and what is read again. Of a
+/// lost one nobody knows.
+fn with_cost(mut ended: Event, (times, bytes): (u32, u64)) -> Event {
+    if let Event::AttemptFailed {
+        restarts,
+        bytes_read_again,
+        ..
     }
-    failed
+    | Event::HandedBack {
+        restarts,
+        bytes_read_again,
+        ..
+    } = &mut ended
+    {
+        (*restarts, *bytes_read_again) = (times, bytes);
+    }
+    ended
+}
+
+fn handed_back(work: &Work, attempt: Attempt, node: &NodeName, now: Millis) -> Event {
+    Event::HandedBack {
+        work: work.clone(),
+        attempt,
+        node: node.clone(),
+        restarts: 0,
+        bytes_read_again: 0,
+        at: now,
+    }
+}
+
+fn declined(state: &State, work: &Work, attempt: Attempt, node: &NodeName, now: Millis) -> Vec<Event> {
+    if !holds(state, work, attempt) {
+        return Vec::new();
+    }
+    vec![handed_back(work, attempt, node, now)]
 }
 
 fn dropped(state: &State, work: &Work, attempt: Attempt, node: &NodeName, now: Millis) -> Vec<Event> {
@@ -282,6 +330,7 @@ fn failed(
         failure,
         node_lost_after_ms,
         restarts: 0,
+        bytes_read_again: 0,
         not_before: now.plus(wait),
         at: now,
     }

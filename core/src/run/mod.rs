@@ -129,6 +129,7 @@ pub struct State {
     finished: Option<(Outcome, Millis)>,
     retries: u32,
     restarts: u32,
+    bytes_read_again: u64,
 }
 
 impl State {
@@ -179,6 +180,7 @@ impl State {
                 self.settle_attempt(work);
                 if let Work::Chunk(chunk) = work {
                     self.restarts = self.restarts.saturating_add(report.restarted());
+                    self.bytes_read_again = self.bytes_read_again.saturating_add(report.bytes_read_again);
                     self.reports.insert(*chunk, report.clone());
                     self.open.remove(chunk);
                 }
@@ -198,13 +200,27 @@ impl State {
                 failure,
                 node_lost_after_ms,
                 restarts,
+                bytes_read_again,
                 not_before,
                 ..
             } => {
                 self.restarts = self.restarts.saturating_add(*restarts);
+                self.bytes_read_again = self.bytes_read_again.saturating_add(*bytes_read_again);
                 self.record_failure(work, node, failure, node_lost_after_ms.is_some(), *not_before);
             }
             Event::Restaged { stages, round, .. } => self.restage(stages, *round),
+            Event::HandedBack {
+                work,
+                node,
+                restarts,
+                bytes_read_again,
+                ..
+            } => {
+                self.restarts = self.restarts.saturating_add(*restarts);
+                self.bytes_read_again = self.bytes_read_again.saturating_add(*bytes_read_again);
+                self.settle_attempt(work);
+                self.tries.entry(work.clone()).or_default().avoid = Some(node.clone());
+            }
             Event::CancelRequested { reason, .. } => self.cancel = Some(reason.clone()),
             Event::RollbackStarted { failure, .. } => {
                 self.rollback_by_cancel = self.cancel.is_some();
@@ -425,6 +441,12 @@ impl State {
     /// How often work on a chunk went on from a checkpoint after a failure or a loss, in attempts that failed too.
     pub fn restarts(&self) -> u32 {
         self.restarts
+    }
+
+    /// Bytes of the sources that were read more than once because work was interrupted between two checkpoints. What a
+    /// lost node had read nobody knows, and it isn't part of this.
+    pub fn bytes_read_again(&self) -> u64 {
+        self.bytes_read_again
     }
 
     /// Attempts that a node has, as far as the log knows.

@@ -77,6 +77,7 @@ pub(super) fn report(loads: &[&str], rows: u64) -> ChunkReport {
         rejects: Vec::new(),
         restarts: 0,
         continued: false,
+        bytes_read_again: 0,
     }
 }
 

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
-use haulage_proto::link::message::{Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, RejectsPage};
+use haulage_proto::link::message::{
+    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, RejectsPage,
+};
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::de::DeserializeOwned;
@@ -81,6 +83,15 @@ impl Actor for NodeAgent {
                         runs,
                         reply: Some(reply),
                     })?;
+                }
+            }
+            AgentMessage::Leave(wire, reply) => {
+                if open::<Leave>(&wire, "leave")
+                    .filter(|(meta, _)| admitted(&with.shared, meta, "leave"))
+                    .is_some()
+                {
+                    with.shared.ask_to_leave();
+                    with.shared.answer(reply, &());
                 }
             }
             AgentMessage::FetchRejects(wire, reply) => {

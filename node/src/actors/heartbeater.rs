@@ -16,14 +16,19 @@ use haulage_core::ids::Epoch;
 use haulage_core::lease::{HEARTBEAT_MS, LEASE_MS, SelfFence};
 use haulage_proto::link::actor::GatewayMessage;
 use haulage_proto::link::message::{Heartbeat, Hello, HelloReply, LeaseGrant};
+use haulage_proto::link::protocol::Speaks;
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
 
 use super::gateway;
-use super::shared::{Rhythm, Shared};
+use super::shared::{Refusal, Rhythm, Shared};
 use super::supervisor::SupervisorMessage;
 use crate::trace::Carrier;
+
+/// How long a node that speaks no protocol of the coordinator's stays, so that its answer to the hello gets there: it is
+/// what the coordinator says about it.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(crate) struct Heartbeater;
@@ -41,6 +46,10 @@ pub(crate) enum HeartbeaterMessage {
     Unanswered { reason: String },
     /// A lease may have run out by now.
     Check,
+    /// There is news that shouldn't wait for the next heartbeat.
+    Now,
+    /// This node can't work for the coordinator, and ends.
+    Part { reason: String },
 }
 
 /// Whom it works with.
@@ -107,6 +116,12 @@ impl Actor for Heartbeater {
                 }
             }
             HeartbeaterMessage::Check => state.check()?,
+            HeartbeaterMessage::Now => {
+                if state.greeted.is_some() {
+                    state.beat(&myself)?;
+                }
+            }
+            HeartbeaterMessage::Part { reason } => return Err(reason.into()),
         }
         Ok(())
     }
@@ -123,6 +138,17 @@ impl State {
         hello: &Hello,
         reply: RpcReplyPort<Wire>,
     ) -> Result<(), ActorProcessingErr> {
+        match Speaks::ours().agree("coordinator", &hello.speaks) {
+            Ok(protocol) => self.with.shared.agreed(protocol),
+            Err(unsuited) => {
+                let reason = unsuited.to_string();
+                tracing::error!("this node ends: {reason}");
+                self.with.shared.refuse(Refusal::Unsuited(unsuited));
+                self.with.shared.answer(reply, &self.hello_reply());
+                myself.send_after(PARTING, || HeartbeaterMessage::Part { reason });
+                return Ok(());
+            }
+        }
         let now = self.now();
         // Asked again while its lease stands is no news.
         let known = self.leased && !self.fence.expired(now);
@@ -136,20 +162,26 @@ impl State {
         self.rhythm += 1;
         myself.cast(HeartbeaterMessage::Tick { rhythm: self.rhythm })?;
         let shared = &self.with.shared;
-        let answer = HelloReply {
+        // After the supervisor heard of the lease: an assignment may follow the answer at once.
+        shared.answer(reply, &self.hello_reply());
+        if !known {
+            tracing::info!(epoch = shared.epoch().0, "greeted by a coordinator");
+        }
+        Ok(())
+    }
+
+    fn hello_reply(&self) -> HelloReply {
+        let shared = &self.with.shared;
+        HelloReply {
             node: shared.name.clone(),
             boot: shared.boot.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             slots: shared.slots,
             places: shared.places.clone(),
             running: shared.held().into_iter().map(|(key, _)| key).collect(),
-        };
-        // After the supervisor heard of the lease: an assignment may follow the answer at once.
-        shared.answer(reply, &answer);
-        if !known {
-            tracing::info!(epoch = shared.epoch().0, "greeted by a coordinator");
+            speaks: Speaks::ours(),
+            draining: shared.is_draining(),
         }
-        Ok(())
     }
 
     /// Sends a heartbeat to every gateway: one of them may be the shadow of a session that is about to end.
@@ -159,6 +191,7 @@ impl State {
             node: shared.name.clone(),
             boot: shared.boot.clone(),
             progress: shared.held(),
+            draining: shared.is_draining(),
         };
         let message = wire::encode(&shared.meta(&Carrier::new()), &body)?;
         // Less than two intervals, so that not more than two are ever on their way to one gateway.
@@ -214,6 +247,9 @@ impl State {
         if grant.name_taken {
             return Err(self.refused().into());
         }
+        if grant.may_leave {
+            self.with.supervisor.cast(SupervisorMessage::MayLeave)?;
+        }
         if !grant.unwanted.is_empty() {
             let dropped = SupervisorMessage::Drop {
                 attempts: grant.unwanted,
@@ -237,7 +273,7 @@ impl State {
     fn refused(&self) -> String {
         let shared = &self.with.shared;
         tracing::warn!(node = %shared.name, "another process runs under this node's name, so this one ends");
-        shared.refuse();
+        shared.refuse(Refusal::NameTaken);
         format!("another process runs under the name {}", shared.name)
     }
 

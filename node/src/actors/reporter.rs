@@ -36,8 +36,9 @@ pub(crate) enum ReporterMessage {
     Report {
         key: AttemptKey,
         result: Result<Outcome, Failure>,
-        /// Of a failed one: how often its work went on from a checkpoint.
+        /// Of one that didn't succeed: how often its work went on from a checkpoint, and bytes that are read again.
         restarts: u32,
+        bytes_read_again: u64,
         trace: Carrier,
     },
     /// Nobody wants to hear about it any more.
@@ -82,6 +83,7 @@ impl Actor for Reporter {
                 key,
                 result,
                 restarts,
+                bytes_read_again,
                 trace,
             } => {
                 let done = Done {
@@ -89,6 +91,7 @@ impl Actor for Reporter {
                     key: key.clone(),
                     result,
                     restarts,
+                    bytes_read_again,
                 };
                 let shared = state.shared.clone();
                 let report = tokio::spawn(async move {

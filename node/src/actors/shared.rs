@@ -2,25 +2,30 @@
 //! which attempts it holds with what they have counted. A heartbeat reads all of it without waiting for anybody.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use haulage_core::checkpoint::Counts;
 use haulage_core::ids::{Epoch, NodeName};
 use haulage_core::lease::{HEARTBEAT_MS, LEASE_MS};
 use haulage_proto::link::message::AttemptKey;
+use haulage_proto::link::protocol::{PROTOCOL, Unsuited};
 use haulage_proto::link::wire::{self, Meta, Wire};
 use ractor::RpcReplyPort;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::trace::Carrier;
 
-/// What an attempt has counted so far, and where it began. Written once per segment.
+/// What an attempt has counted so far, where it began, and whether it is wanted back. Written once per segment.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     counts: Mutex<Counts>,
     continued: AtomicBool,
+    /// Bytes of the source that its workers have read, and those of them that stand.
+    read: AtomicU64,
+    stands: AtomicU64,
+    wanted_back: AtomicBool,
 }
 
 impl Progress {
@@ -43,6 +48,31 @@ impl Progress {
 
     pub(crate) fn continued(&self) -> bool {
         self.continued.load(Ordering::SeqCst)
+    }
+
+    /// A worker has read so much.
+    pub(crate) fn has_read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// So much of it is committed.
+    pub(crate) fn has_committed(&self, bytes: u64) {
+        self.stands.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    /// Bytes that were read and don't stand: at the end of an attempt, what is read again.
+    pub(crate) fn bytes_read_again(&self) -> u64 {
+        let read = self.read.load(Ordering::SeqCst);
+        read.saturating_sub(self.stands.load(Ordering::SeqCst))
+    }
+
+    /// The node leaves: the chunk ends after the segment that it works on.
+    pub(crate) fn want_back(&self) {
+        self.wanted_back.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_wanted_back(&self) -> bool {
+        self.wanted_back.load(Ordering::SeqCst)
     }
 }
 
@@ -72,9 +102,22 @@ pub(crate) struct Shared {
     /// Where its destinations are, by name, without credentials.
     pub(crate) places: BTreeMap<String, String>,
     epoch: AtomicU64,
-    refused: AtomicBool,
     heard: watch::Sender<Rhythm>,
+    /// What was agreed with the coordinator.
+    protocol: AtomicU32,
+    refusal: OnceLock<Refusal>,
+    draining: AtomicBool,
+    asked_to_leave: Notify,
     held: Mutex<BTreeMap<AttemptKey, Arc<Progress>>>,
+}
+
+/// Why a coordinator and this node can't work together, so that it ends.
+#[derive(Debug, Clone)]
+pub(crate) enum Refusal {
+    /// Another process has its name.
+    NameTaken,
+    /// They speak no common protocol.
+    Unsuited(Unsuited),
 }
 
 impl Shared {
@@ -85,8 +128,11 @@ impl Shared {
             slots,
             places,
             epoch: AtomicU64::new(0),
-            refused: AtomicBool::new(false),
             heard: watch::Sender::default(),
+            protocol: AtomicU32::new(PROTOCOL),
+            refusal: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            asked_to_leave: Notify::new(),
             held: Mutex::default(),
         }
     }
@@ -101,13 +147,43 @@ impl Shared {
         Epoch(self.epoch.load(Ordering::SeqCst))
     }
 
-    /// Notes that a coordinator has refused this node because another process has its name.
-    pub(crate) fn refuse(&self) {
-        self.refused.store(true, Ordering::SeqCst);
+    /// Notes why this node ends.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        // An error means that it ends for another reason already.
+        drop(self.refusal.set(refusal));
     }
 
-    pub(crate) fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::SeqCst)
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.get()
+    }
+
+    /// The protocol that the coordinator and this node speak.
+    pub(crate) fn protocol(&self) -> u32 {
+        self.protocol.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn agreed(&self, protocol: u32) {
+        self.protocol.store(protocol, Ordering::SeqCst);
+    }
+
+    /// From here on the node takes nothing new, and says so.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Somebody wants this node to drain and end. Whoever runs the node hears of it.
+    pub(crate) fn ask_to_leave(&self) {
+        self.drain();
+        self.asked_to_leave.notify_one();
+    }
+
+    /// Returns once the node is asked to leave.
+    pub(crate) async fn asked_to_leave(&self) {
+        self.asked_to_leave.notified().await;
     }
 
     /// A leader greeted this node, or answered its heartbeat.

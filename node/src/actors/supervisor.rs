@@ -6,6 +6,8 @@
 //!   assign ─► running ◄──────────────────────────── backoff ──────────────────────────────────────┘
 //!              └── done, permanent, fenced, no restart left ──► finished ──acknowledged──► gone
 //!   drop, a lapsed lease: gone from anywhere (a lapsed lease keeps what is finished: it has no effect any more)
+//!   drain: nothing new; soon chunks end after the segment they work on, later all work is cut off, and both are
+//!   finished as handed back
 //! ```
 //!
 //! Accepting is idempotent by the attempt's key: a repeated assignment meets the one that runs, or that has finished
@@ -18,6 +20,7 @@ use std::time::Duration;
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{RunId, Work};
 use haulage_proto::link::message::{Assignment, AssignmentReply, AttemptKey, Outcome};
+use haulage_proto::link::protocol;
 use haulage_proto::link::wire::{Meta, Wire};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::runtime::Handle;
@@ -70,8 +73,19 @@ pub(crate) enum SupervisorMessage {
     Leased,
     /// It holds none any more.
     Lapsed { reason: String },
-    /// Take nothing new, and say so once nothing is held any more.
-    Drain { reply: RpcReplyPort<()> },
+    /// Take nothing new, and say so once nothing is held any more and the leader lets the node go. Chunks may end until
+    /// `finish` is over, other work until `cut`.
+    Drain {
+        finish: Duration,
+        cut: Duration,
+        reply: RpcReplyPort<()>,
+    },
+    /// Chunks end after the segment that they work on.
+    HandBack,
+    /// All work ends where it is.
+    Cut,
+    /// The leader knows that the node drains, and awaits nothing of it any more.
+    MayLeave,
 }
 
 /// What a supervisor is given.
@@ -110,7 +124,19 @@ pub(crate) struct State {
     serials: u64,
     leased: bool,
     draining: Vec<RpcReplyPort<()>>,
-    drain: bool,
+    drain: Drain,
+    may_leave: bool,
+}
+
+/// How far the node is with leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Drain {
+    /// It stays.
+    No,
+    /// It works off what it has.
+    Finishing,
+    /// What would take longer is handed back.
+    HandingBack,
 }
 
 impl Actor for Supervisor {
@@ -129,7 +155,8 @@ impl Actor for Supervisor {
             serials: 0,
             leased: false,
             draining: Vec::new(),
-            drain: false,
+            drain: Drain::No,
+            may_leave: false,
         })
     }
 
@@ -159,10 +186,15 @@ impl Actor for Supervisor {
             SupervisorMessage::Acknowledged { key } => drop(state.forget(&key)),
             SupervisorMessage::Leased => state.leased = true,
             SupervisorMessage::Lapsed { reason } => state.lapsed(&reason)?,
-            SupervisorMessage::Drain { reply } => {
-                state.drain = true;
+            SupervisorMessage::Drain { finish, cut, reply } => {
+                state.drain = state.drain.max(Drain::Finishing);
                 state.draining.push(reply);
+                myself.send_after(finish, || SupervisorMessage::HandBack);
+                myself.send_after(cut, || SupervisorMessage::Cut);
             }
+            SupervisorMessage::HandBack => state.hand_back()?,
+            SupervisorMessage::Cut => state.cut()?,
+            SupervisorMessage::MayLeave => state.may_leave = true,
         }
         state.drained();
         Ok(())
@@ -204,6 +236,9 @@ impl State {
         let key = assignment.key.clone();
         if self.entries.contains_key(&key) {
             return Ok(AssignmentReply::Accepted);
+        }
+        if self.drain != Drain::No && self.with.shared.protocol() >= protocol::LEAVING {
+            return Ok(AssignmentReply::Leaving);
         }
         // An older attempt of the same work is fenced by this one: it can only lose, so its slot is free.
         let older: Vec<AttemptKey> = self
@@ -257,7 +292,7 @@ impl State {
         } else {
             beside < BESIDE
         };
-        self.leased && !self.drain && free && finished < UNACKNOWLEDGED
+        self.leased && self.drain == Drain::No && free && finished < UNACKNOWLEDGED
     }
 
     async fn start(
@@ -302,6 +337,7 @@ impl State {
         let result = match result {
             Ok(Outcome::Staged { mut report }) => {
                 report.restarts = entry.restarts;
+                report.bytes_read_again = entry.progress.bytes_read_again();
                 Ok(Outcome::Staged { report })
             }
             Ok(outcome) => Ok(outcome),
@@ -309,6 +345,11 @@ impl State {
                 let again = failure.class == Class::Transient
                     && matches!(key.work, Work::Chunk(_))
                     && entry.restarts < RESTARTS;
+                // Its token is only cancelled while it is still held when the node leaves.
+                let cut = failure.class == Class::Transient && entry.cancel.is_cancelled();
+                if cut || (again && self.drain == Drain::HandingBack) {
+                    return self.finish(&key, Ok(Outcome::HandedBack));
+                }
                 if again {
                     entry.restarts += 1;
                     entry.phase = Phase::Waiting;
@@ -323,18 +364,69 @@ impl State {
                 Err(escalated(failure, entry.restarts, self.with.shared.name.as_str()))
             }
         };
+        self.finish(&key, result)
+    }
+
+    /// An attempt is over, and its leader is told.
+    fn finish(&mut self, key: &AttemptKey, result: Result<Outcome, Failure>) -> Result<(), ActorProcessingErr> {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return Ok(());
+        };
         entry.phase = Phase::Finished;
-        let trace = entry.order.trace.clone();
-        let restarts = match &result {
-            Ok(_) => 0,
-            Err(_) => entry.restarts + u32::from(entry.progress.continued()),
+        let result = match result {
+            Ok(Outcome::HandedBack) if self.with.shared.protocol() < protocol::LEAVING => {
+                Err(Failure::transient(format!("node {} leaves", self.with.shared.name)))
+            }
+            result => result,
+        };
+        if let Ok(Outcome::HandedBack) = &result {
+            tracing::info!(run = %key.run, attempt = key.attempt.0, "{} is handed back", key.work);
+        }
+        let (restarts, bytes_read_again) = match &result {
+            Ok(Outcome::HandedBack) | Err(_) => (
+                entry.restarts + u32::from(entry.progress.continued()),
+                entry.progress.bytes_read_again(),
+            ),
+            Ok(_) => (0, 0),
         };
         self.reporter.cast(ReporterMessage::Report {
-            key,
+            key: key.clone(),
             result,
             restarts,
-            trace,
+            bytes_read_again,
+            trace: entry.order.trace.clone(),
         })?;
+        Ok(())
+    }
+
+    /// Chunks that haven't ended by now go on elsewhere. One that waits for a restart has no segment to end first.
+    fn hand_back(&mut self) -> Result<(), ActorProcessingErr> {
+        self.drain = Drain::HandingBack;
+        let chunks = self
+            .entries
+            .iter()
+            .filter(|(key, _)| matches!(key.work, Work::Chunk(_)));
+        let mut idle = Vec::new();
+        for (key, entry) in chunks {
+            entry.progress.want_back();
+            if let Phase::Waiting = entry.phase {
+                idle.push(key.clone());
+            }
+        }
+        idle.iter()
+            .try_for_each(|key| self.finish(key, Ok(Outcome::HandedBack)))
+    }
+
+    /// What still runs is cancelled at its next await, and handed back when it has ended: what it had not committed rolls
+    /// back, and a step whose outcome nobody knows finds its own trace elsewhere.
+    fn cut(&mut self) -> Result<(), ActorProcessingErr> {
+        self.hand_back()?;
+        for (key, entry) in &self.entries {
+            if let Phase::Running(_) = entry.phase {
+                tracing::warn!(run = %key.run, attempt = key.attempt.0, "{} is cut off: the node leaves", key.work);
+                entry.cancel.cancel();
+            }
+        }
         Ok(())
     }
 
@@ -402,9 +494,12 @@ impl State {
         self.entries.remove(key)
     }
 
-    /// Tells who waits for it that nothing is held any more.
+    /// Tells who waits for it that nothing is held any more, and nothing more is to come: what the leader had given to
+    /// this node before it knew is declined first. A node without a leader, or with one that doesn't know of leaving,
+    /// just goes.
     fn drained(&mut self) {
-        if self.entries.is_empty() {
+        let free = self.may_leave || !self.leased || self.with.shared.protocol() < protocol::LEAVING;
+        if self.entries.is_empty() && free {
             for waiting in self.draining.drain(..) {
                 // An error means that the caller gave up waiting.
                 drop(waiting.send(()));

@@ -28,6 +28,8 @@ pub(super) struct Input {
     offset: u64,
     /// Whether the first bytes have still to be looked at.
     unproven: bool,
+    /// Unpacked bytes that were thrown away to get to where it was opened.
+    pub(super) passed_over: u64,
 }
 
 fn damaged(address: &str, error: &dyn std::fmt::Display) -> Failure {
@@ -84,9 +86,11 @@ impl Input {
             ended: false,
             offset: first,
             unproven: true,
+            passed_over: 0,
         };
         if !plain {
             input.skip_to(start).await?;
+            input.passed_over = start;
         }
         Ok(input)
     }

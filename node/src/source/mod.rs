@@ -88,6 +88,11 @@ pub trait RawRows: Send + Sync {
 pub trait SegmentReader: Send {
     /// The next segment; `None` after the last. A chunk without rows yields one empty segment.
     async fn next(&mut self) -> Result<Option<Segment>, Failure>;
+
+    /// Bytes that had to be read to get to where it was opened: of an object that can't be entered in its middle.
+    fn passed_over(&self) -> u64 {
+        0
+    }
 }
 
 /// A source as the pipeline file declares it, bound to where its objects are.

@@ -6,6 +6,10 @@
 //!        ▼                                                              │
 //!   segment (read ahead) ─► transform and stage per load ─► manifest ─► commit per load ─► progress
 //! ```
+//!
+//! A chunk that is wanted back, because its node leaves, ends after a commit: another node goes on behind it.
+
+use std::sync::Arc;
 
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
 use haulage_core::failure::Failure;
@@ -18,13 +22,14 @@ use super::segment::{Bench, Target};
 use super::{Order, Toolbox};
 use crate::actors::shared::Progress;
 
-/// Works the chunk off. Whatever it had committed when it fails or is cancelled stands, and the next try goes on there.
+/// Works the chunk off; `None` if it was handed back before its end. Whatever it had committed when it fails, is cancelled
+/// or handed back stands, and the next try goes on there.
 pub(crate) async fn run(
     tools: &Toolbox,
     order: &Order,
     spec: &ChunkSpec,
-    progress: &Progress,
-) -> Result<ChunkReport, Failure> {
+    progress: &Arc<Progress>,
+) -> Result<Option<ChunkReport>, Failure> {
     let attempt = order.assignment.key.attempt;
     let context = tools.context(order).await?;
     let stage = context.stage(spec.chunk.stage)?;
@@ -58,13 +63,20 @@ pub(crate) async fn run(
         rejects: resumed.rejects,
         restarts: 0,
         continued,
+        bytes_read_again: 0,
     };
     progress.set(&report.counts);
     if resumed.done {
-        return Ok(report);
+        return Ok(Some(report));
+    }
+    if progress.is_wanted_back() {
+        return Ok(None);
     }
 
     let reader = context.source(&spec.source)?.open(spec, resumed.from).await?;
+    if resumed.segment > 0 {
+        progress.has_read(reader.passed_over());
+    }
     let bench = Bench {
         tools,
         definition: context.definition(),
@@ -74,12 +86,12 @@ pub(crate) async fn run(
         pass: &pass,
         targets,
     };
-    let mut ahead = ReadAhead::new(reader, resumed.segment, Span::current());
+    let mut ahead = ReadAhead::new(reader, resumed.segment, Arc::clone(progress), Span::current());
     let mut ended = false;
     let mut from = resumed.from;
     while let Some((number, segment)) = ahead.next().await? {
         ended = segment.last;
-        let next = segment.next;
+        let (next, bytes) = (segment.next, segment.bytes);
         let staged = match Box::pin(bench.stage(number, segment)).await {
             Ok(staged) => staged,
             Err(fault) => {
@@ -96,10 +108,14 @@ pub(crate) async fn run(
             }
         };
         from = next;
+        progress.has_committed(bytes);
         report.counts += &staged.counts;
         report.rejects.extend(staged.rejects);
         report.segments += 1;
         progress.set(&report.counts);
+        if !ended && progress.is_wanted_back() {
+            return Ok(None);
+        }
     }
     if !ended {
         // What was never read would be missing from the run without anybody being told.
@@ -108,5 +124,5 @@ pub(crate) async fn run(
             spec.object, spec.chunk
         )));
     }
-    Ok(report)
+    Ok(Some(report))
 }

@@ -13,6 +13,8 @@ pub(crate) mod segment;
 pub(crate) mod step;
 mod toolbox;
 
+use std::sync::Arc;
+
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Epoch, StepId, StepKind, Work};
 use haulage_proto::link::message::{Assignment, Outcome, Task};
@@ -35,7 +37,7 @@ pub(crate) struct Order {
 }
 
 /// Does what was ordered, once.
-pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Progress) -> Result<Outcome, Failure> {
+pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Arc<Progress>) -> Result<Outcome, Failure> {
     let span = span(tools, order);
     trace::follow(&span, &order.trace);
     let done = async {
@@ -43,8 +45,9 @@ pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Progress)
             (Work::Discover, Task::Discover) => Ok(Outcome::Discovered {
                 stages: discover::run(tools, order).await?,
             }),
-            (Work::Chunk(_), Task::Chunk { spec }) => Ok(Outcome::Staged {
-                report: chunk::run(tools, order, spec, progress).await?,
+            (Work::Chunk(_), Task::Chunk { spec }) => Ok(match chunk::run(tools, order, spec, progress).await? {
+                Some(report) => Outcome::Staged { report },
+                None => Outcome::HandedBack,
             }),
             (
                 Work::Step(step),
@@ -74,7 +77,7 @@ pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Progress)
     match &result {
         Ok(Outcome::Staged { report }) => drop(span.record("rows", report.counts.read)),
         Ok(Outcome::Stepped { report }) => drop(span.record("rows", report.rows)),
-        Ok(Outcome::Discovered { .. }) => {}
+        Ok(Outcome::Discovered { .. } | Outcome::HandedBack) => {}
         Err(failure) => {
             span.record("error", failure.message.as_str());
             // The status that viewers of traces show red.

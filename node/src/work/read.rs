@@ -1,11 +1,14 @@
 //! Reads a chunk one segment ahead of whoever works on it: the next segment is read and parsed while the current one is
 //! transformed and staged. At most two segments of a chunk are in memory, the one in work and the one ahead.
 
+use std::sync::Arc;
+
 use haulage_core::failure::Failure;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
+use crate::actors::shared::Progress;
 use crate::source::{Segment, SegmentReader};
 
 type Read = (Box<dyn SegmentReader>, Result<Option<Segment>, Failure>);
@@ -14,15 +17,18 @@ type Read = (Box<dyn SegmentReader>, Result<Option<Segment>, Failure>);
 pub(crate) struct ReadAhead {
     ahead: Option<AbortOnDropHandle<Read>>,
     number: u32,
+    /// Told how much is read, whatever becomes of it.
+    progress: Arc<Progress>,
     chunk: Span,
 }
 
 impl ReadAhead {
     /// Begins to read segment `number`. The spans of reading belong under `chunk`.
-    pub(crate) fn new(reader: Box<dyn SegmentReader>, number: u32, chunk: Span) -> Self {
+    pub(crate) fn new(reader: Box<dyn SegmentReader>, number: u32, progress: Arc<Progress>, chunk: Span) -> Self {
         let mut new = Self {
             ahead: None,
             number,
+            progress,
             chunk,
         };
         new.begin(reader);
@@ -51,9 +57,11 @@ impl ReadAhead {
 
     fn begin(&mut self, mut reader: Box<dyn SegmentReader>) {
         let span = info_span!(parent: &self.chunk, "read", segment = self.number, rows = Empty, bytes = Empty);
+        let progress = Arc::clone(&self.progress);
         let read = async move {
             let read = reader.next().await;
             if let Ok(Some(segment)) = &read {
+                progress.has_read(segment.bytes);
                 Span::current()
                     .record("rows", segment.rows)
                     .record("bytes", segment.bytes);
@@ -67,7 +75,6 @@ impl ReadAhead {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use async_trait::async_trait;
@@ -108,7 +115,12 @@ mod tests {
     fn ahead(script: Vec<Result<bool, Failure>>) -> (ReadAhead, Arc<AtomicU32>) {
         let reads = Arc::new(AtomicU32::new(0));
         (
-            ReadAhead::new(Box::new(Scripted(script.into(), reads.clone())), 3, Span::none()),
+            ReadAhead::new(
+                Box::new(Scripted(script.into(), reads.clone())),
+                3,
+                Arc::default(),
+                Span::none(),
+            ),
             reads,
         )
     }

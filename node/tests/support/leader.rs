@@ -13,8 +13,10 @@ use haulage_core::submission::Submission;
 use haulage_node::{Node, NodeConfig};
 use haulage_proto::link::actor::{AgentMessage, GATEWAYS, GatewayMessage};
 use haulage_proto::link::message::{
-    Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Heartbeat, Hello, HelloReply, LeaseGrant, Outcome, Task,
+    Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Heartbeat, Hello, HelloReply, LeaseGrant, Leave, Outcome,
+    Task,
 };
+use haulage_proto::link::protocol::Speaks;
 use haulage_proto::link::wire::{self, Meta, Wire};
 use haulage_test_support::wait_for;
 use ractor::rpc::CallResult;
@@ -32,6 +34,8 @@ pub(crate) struct Heard {
     /// What the node said it holds, in its last heartbeat.
     pub(crate) holds: Vec<AttemptKey>,
     pub(crate) done: Vec<Done>,
+    /// It says that it is about to leave.
+    pub(crate) draining: bool,
     /// Heartbeats are not answered.
     pub(crate) silent: bool,
     /// So many results are not acknowledged.
@@ -62,6 +66,9 @@ impl Actor for Gateway {
                 let (_, beat): (_, Heartbeat) = wire::decode(&wire)?;
                 if beat.node == *node {
                     heard.beats += 1;
+                    heard.draining = beat.draining;
+                    // As the coordinator: once it knows, and nothing is held any more.
+                    let may_leave = beat.draining && beat.progress.is_empty();
                     heard.holds = beat.progress.into_iter().map(|(key, _)| key).collect();
                     if !heard.silent {
                         answer(
@@ -71,6 +78,7 @@ impl Actor for Gateway {
                                 unwanted: Vec::new(),
                                 unknown: false,
                                 name_taken: false,
+                                may_leave,
                             },
                         )?;
                     }
@@ -154,15 +162,24 @@ impl Leader {
     }
 
     pub(crate) async fn hello(&self, epoch: Epoch) -> Option<HelloReply> {
-        self.call(
-            epoch,
-            &Hello {
-                lease_ms: LEASE.0,
-                heartbeat_ms: LEASE.1,
-            },
-            AgentMessage::Hello,
-        )
-        .await
+        self.hello_from(epoch, Speaks::ours()).await
+    }
+
+    /// A hello of a coordinator of any release.
+    pub(crate) async fn hello_from(&self, epoch: Epoch, speaks: Speaks) -> Option<HelloReply> {
+        let hello = Hello {
+            lease_ms: LEASE.0,
+            heartbeat_ms: LEASE.1,
+            speaks,
+        };
+        self.call(epoch, &hello, AgentMessage::Hello).await
+    }
+
+    /// Asks the node to leave.
+    pub(crate) async fn leave(&self) {
+        self.call::<()>(EPOCH, &Leave {}, AgentMessage::Leave)
+            .await
+            .expect("the node answers");
     }
 
     pub(crate) fn key(&self, work: &Work, attempt: u32) -> AttemptKey {

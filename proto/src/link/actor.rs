@@ -25,6 +25,9 @@ pub enum AgentMessage {
     /// [`super::message::FetchRejects`], answered with [`super::message::RejectsPage`].
     #[rpc]
     FetchRejects(Wire, RpcReplyPort<Wire>),
+    /// [`super::message::Leave`], answered with `()`. From protocol 2 on.
+    #[rpc]
+    Leave(Wire, RpcReplyPort<Wire>),
 }
 
 /// What a node says to the coordinator.

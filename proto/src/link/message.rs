@@ -10,6 +10,8 @@ use haulage_core::quarantine::Reject;
 use haulage_core::submission::Submission;
 use serde::{Deserialize, Serialize};
 
+use super::protocol::Speaks;
+
 /// One attempt of one piece of work of one run: what is leased, dispatched, reported and fenced.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptKey {
@@ -28,6 +30,9 @@ pub struct Hello {
     pub lease_ms: u64,
     /// How often a heartbeat is expected.
     pub heartbeat_ms: u64,
+    /// Which protocols the coordinator speaks.
+    #[serde(default)]
+    pub speaks: Speaks,
 }
 
 /// The node's answer.
@@ -47,6 +52,12 @@ pub struct HelloReply {
     pub places: BTreeMap<String, String>,
     /// Every attempt it holds, running or finished and not yet acknowledged.
     pub running: Vec<AttemptKey>,
+    /// Which protocols the node speaks. One that has none in common with the coordinator's ends by itself.
+    #[serde(default)]
+    pub speaks: Speaks,
+    /// It is about to leave and takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// Node to coordinator, every `heartbeat_ms`.
@@ -58,6 +69,9 @@ pub struct Heartbeat {
     pub boot: String,
     /// Every attempt it holds, with what it has counted so far.
     pub progress: Vec<(AttemptKey, Counts)>,
+    /// It is about to leave and takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// The lease: the node may go on for `lease_ms` from when it sent the heartbeat.
@@ -72,6 +86,9 @@ pub struct LeaseGrant {
     /// Another process has the node's name and is alive: this one is not wanted, and ends.
     #[serde(default)]
     pub name_taken: bool,
+    /// The leader knows that the node is about to leave, awaits nothing of it any more and gives it nothing new.
+    #[serde(default)]
+    pub may_leave: bool,
 }
 
 /// Coordinator to node: do this. Accepted or refused at once; the outcome comes as [`Done`].
@@ -122,6 +139,8 @@ pub enum AssignmentReply {
     Accepted,
     /// No free slot.
     Full,
+    /// It is about to leave. From protocol 2 on; before that it is full.
+    Leaving,
     /// The epoch is older than one this node has seen.
     StaleEpoch,
 }
@@ -135,13 +154,16 @@ pub struct Done {
     pub key: AttemptKey,
     /// How it ended.
     pub result: Result<Outcome, Failure>,
-    /// Of one that failed: how often its work went on from a checkpoint, by a restart on this node or because it began
-    /// where an earlier attempt had stopped. A successful chunk says so in its report.
+    /// Of one that failed or was handed back: how often its work went on from a checkpoint, by a restart on this node or
+    /// because it began where an earlier attempt had stopped. A successful chunk says so in its report.
     #[serde(default)]
     pub restarts: u32,
+    /// Of the same: bytes of the source that it read and did not commit, so that they are read again.
+    #[serde(default)]
+    pub bytes_read_again: u64,
 }
 
-/// What a successful attempt reports.
+/// What an attempt reports that didn't fail.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
@@ -160,6 +182,9 @@ pub enum Outcome {
         /// What it did.
         report: StepReport,
     },
+    /// Of any work, when the node leaves before its end. What is committed stands. From protocol 2 on; before that it
+    /// counts as a failure.
+    HandedBack,
 }
 
 /// Coordinator to node: a page of a quarantine object.
@@ -184,6 +209,10 @@ pub struct DoneReply {
     /// False asks the node to say it again later (the ledger could not be written).
     pub acknowledged: bool,
 }
+
+/// Coordinator to node: drain and end, as after a SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leave {}
 
 /// Coordinator to node: these runs are over or cancelled; drop their attempts and what is kept for them.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -10,5 +10,6 @@
 
 pub mod actor;
 pub mod message;
+pub mod protocol;
 pub mod transport;
 pub mod wire;

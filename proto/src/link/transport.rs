@@ -13,6 +13,9 @@
 //! - It never reconnects and never notices a silent peer: HTTP/2 keepalive ends a dead connection, [`Dialed::closed`]
 //!   says so, and the caller dials again.
 //!
+//! - It waits for a peer's cookie without end, and counts neither its sessions nor what they send. The accepting end does
+//!   that, in the stream that it gives to [`accept`].
+//!
 //! Deliberately not here: when to dial, whom, and how long to wait before the next try.
 
 use std::future::Future as _;
@@ -30,13 +33,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
 
 use crate::v1::Frame;
 use crate::v1::cluster_client::ClusterClient;
 
-/// The most bytes in one frame that this end sends. A peer's larger frames are taken too, up to gRPC's own limit.
+/// The most bytes in one frame that this end sends. The accepting end takes frames of twice as much at most.
 pub const FRAME_BYTES: usize = 64 * 1024;
 /// The largest message of a session. Messages carry references, never rows; the largest is a plan with its chunks.
 pub const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
@@ -108,12 +111,15 @@ pub async fn session(name: &str, cookie: &str) -> Result<ActorRef<NodeServerMess
 }
 
 /// The accepting end: gives a stream that a node opened to the session, and returns what goes back on it.
-/// `peer` is a label for logs.
-pub fn accept(
+/// `peer` is a label for logs and for the session's events. The session lets go of `inbound` when it ends.
+pub fn accept<S>(
     node_server: &ActorRef<NodeServerMessage>,
-    inbound: Streaming<Frame>,
+    inbound: S,
     peer: impl Into<String>,
-) -> Result<Outbound, Error> {
+) -> Result<Outbound, Error>
+where
+    S: Stream<Item = Result<Frame, Status>> + Send + Unpin + 'static,
+{
     let (stream, outbound, _dialed) = FrameStream::new(inbound, peer.into());
     node_server
         .cast(NodeServerMessage::ConnectionOpenedExternal {

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::v1::Envelope;
 
-/// The link's protocol version. A change that an older peer would misunderstand raises it.
+/// The version of the envelope itself. What its messages mean has a number of its own: [`super::protocol`].
 pub const VERSION: u32 = 1;
 
 /// An encoded envelope, as the session carries it.

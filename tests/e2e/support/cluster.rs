@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use super::process::{Output, PATIENCE, Service, Verb, until};
 
+const COOKIE: &str = "a secret of this test";
+
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -50,7 +52,7 @@ impl Cluster {
     /// Starts a cluster with coordinators of these names, of which the first one leads.
     pub(crate) async fn start_with(folder: &Path, settings: Settings, coordinators: &[&str]) -> Result<Self> {
         let cookie = folder.join("cookie");
-        std::fs::write(&cookie, "a secret of this test\n")?;
+        std::fs::write(&cookie, format!("{COOKIE}\n"))?;
         let mut addresses = Vec::new();
         let mut services = Vec::new();
         for name in coordinators {
@@ -94,10 +96,24 @@ impl Cluster {
 
     /// Starts one more node.
     pub(crate) fn add_node(&mut self, name: &str) -> Result<()> {
+        self.add_node_with_slots(name, 1)
+    }
+
+    /// Starts one more node that works on so many chunks at once.
+    pub(crate) fn add_node_with_slots(&mut self, name: &str, slots: usize) -> Result<()> {
+        let slots = slots.to_string();
         let settings = &self.settings;
         let mut verb = Verb::new(&self.folder)
             .envs(&settings.envs)
-            .args(["node", "--coordinator", &self.address, "--name", name, "--slots", "1"])
+            .args([
+                "node",
+                "--coordinator",
+                &self.address,
+                "--name",
+                name,
+                "--slots",
+                &slots,
+            ])
             .args(["--store", &settings.store])
             .args(["--cookie-file".into(), self.folder.join("cookie").into_os_string()])
             // By the environment, so that no password stands in a list of processes.
@@ -204,6 +220,36 @@ impl Cluster {
         self.coordinator = coordinator(&self.folder, &self.settings, listen).spawn("coordinator-2")?;
         self.coordinator.line_with("127.0.0.1:").await?;
         Ok(())
+    }
+
+    /// Stops the coordinator with SIGTERM and starts it again on the same port, as an upgrade does.
+    pub(crate) async fn restart_coordinator_gently(&mut self) -> Result<()> {
+        self.coordinator.signal("TERM")?;
+        let code = self.coordinator.wait().await?;
+        ensure!(
+            code == 0,
+            "the coordinator ended with {code}: {}",
+            self.coordinator.log()
+        );
+        let listen = self.address.trim_start_matches("http://");
+        self.coordinator = coordinator(&self.folder, &self.settings, listen).spawn("coordinator-2")?;
+        self.coordinator.line_with("127.0.0.1:").await?;
+        Ok(())
+    }
+
+    /// Stops a node with SIGTERM and starts it again under its name.
+    pub(crate) async fn restart_node(&mut self, name: &str) -> Result<()> {
+        let node = self.node(name)?;
+        node.signal("TERM")?;
+        let code = node.wait().await?;
+        ensure!(code == 0, "{name} ended with {code}: {}", node.log());
+        self.nodes.retain(|(node, _)| node != name);
+        self.add_node(name)
+    }
+
+    /// The secret that its processes share.
+    pub(crate) fn cookie(&self) -> &'static str {
+        COOKIE
     }
 
     /// Kills a node with SIGKILL.

@@ -2,9 +2,11 @@
 
 pub(crate) mod cluster;
 pub(crate) mod disk;
+pub(crate) mod figures;
 pub(crate) mod flights;
 pub(crate) mod numbers;
 pub(crate) mod otlp;
+pub(crate) mod peer;
 pub(crate) mod process;
 
 pub(crate) use haulage_test_support::{postgres, proxy, s3};

@@ -264,7 +264,7 @@ impl World {
                 let complete = lead.recovering.is_empty();
                 let runs = &lead.runs;
                 let nobody_leads = |run: &RunId| complete && runs.get(run).is_none_or(Actor::is_away);
-                let beat = lead.dispatch.heartbeat(heartbeat, now, nobody_leads);
+                let beat = lead.dispatch.heartbeat(heartbeat, now, complete, nobody_leads);
                 self.reply(me, session, call, epoch, Reply::Grant(beat.grant));
                 if beat.look {
                     self.look_for_agents(coordinator);
@@ -409,6 +409,7 @@ impl World {
                 };
                 self.mail(coordinator, &run, mail);
             }
+            Action::Complain { peer, what } => say!(self, "{me} complains about {peer}: {what}"),
             Action::LookAtEpoch => self.ask_ledger(coordinator, Op::Look, LedgerCall::Epoch),
         }
     }

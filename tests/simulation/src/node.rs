@@ -10,6 +10,7 @@ use haulage_core::lease::{HEARTBEAT_MS, LEASE_MS, SelfFence};
 use haulage_proto::link::message::{
     Assignment, AssignmentReply, AttemptKey, Done, Heartbeat, Hello, HelloReply, LeaseGrant, Outcome,
 };
+use haulage_proto::link::protocol::Speaks;
 
 use crate::bug::Bug;
 use crate::invariants::Happened;
@@ -221,6 +222,8 @@ impl World {
             slots: SLOTS,
             places: BTreeMap::new(),
             running: one.entries.keys().cloned().collect(),
+            speaks: Speaks::ours(),
+            draining: false,
         })
     }
 
@@ -232,6 +235,7 @@ impl World {
             node: one.name.clone(),
             boot: one.boot(),
             progress: one.entries.keys().map(|key| (key.clone(), Counts::default())).collect(),
+            draining: false,
         };
         for session in self.gateways(me) {
             let body = Body::Heartbeat(heartbeat.clone());
@@ -463,6 +467,7 @@ impl World {
             key: key.clone(),
             result,
             restarts,
+            bytes_read_again: 0,
         };
         let epoch = self.nodes[node].epoch;
         match gateways.is_empty() {

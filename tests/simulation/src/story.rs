@@ -44,9 +44,9 @@ impl Story {
                 return Ok(());
             }
             Event::Planned { attempt, .. } => (Work::Discover, attempt),
-            Event::ChunkStaged { work, attempt, .. } | Event::AttemptFailed { work, attempt, .. } => {
-                (work.clone(), attempt)
-            }
+            Event::ChunkStaged { work, attempt, .. }
+            | Event::AttemptFailed { work, attempt, .. }
+            | Event::HandedBack { work, attempt, .. } => (work.clone(), attempt),
             Event::StepDone { step, attempt, .. } => (Work::Step(step.clone()), attempt),
             Event::Compensated { step, attempt, .. } => (Work::Compensate(step.clone()), attempt),
             Event::Submitted { .. }
@@ -112,7 +112,10 @@ impl Story {
                 }
             }
             Event::Finished { outcome, .. } => self.finish(*outcome)?,
-            Event::Submitted { .. } | Event::AttemptFailed { .. } | Event::CancelRequested { .. } => {}
+            Event::Submitted { .. }
+            | Event::AttemptFailed { .. }
+            | Event::HandedBack { .. }
+            | Event::CancelRequested { .. } => {}
         }
         Ok(())
     }

@@ -188,6 +188,7 @@ fn empty(counts: Counts) -> ChunkReport {
         resumed: 0,
         rejects: Vec::new(),
         restarts: 0,
+        bytes_read_again: 0,
         continued: false,
     }
 }

@@ -3,8 +3,9 @@
 
 use haulage_core::ids::{Millis, NodeName};
 use haulage_proto::link::message::{Hello, HelloReply};
+use haulage_proto::link::protocol::Speaks;
 
-use super::{AGAIN_MS, Action, Dispatch, Greeting, REFUSED_MS, Ungreeted};
+use super::{AGAIN_MS, AGENTS_AT_MOST, Action, Dispatch, Greeting, REFUSED_MS, Ungreeted};
 use crate::deciding::AgentId;
 
 impl Dispatch {
@@ -19,6 +20,10 @@ impl Dispatch {
         for agent in gone {
             self.agents.remove(&agent);
             if let Some(node) = self.nodes.unreachable(agent) {
+                if self.nodes.has_left(&node, &self.board) {
+                    tracing::info!(%node, "the node has left");
+                    continue;
+                }
                 tracing::warn!(%node, "the node's session has ended; it keeps its work until its lease runs out");
                 // It may be here over another session: an answer over the old one that came late made us talk to that.
                 // Its heartbeats come all the same, so it would never be lost, and never hear of anything again.
@@ -26,6 +31,12 @@ impl Dispatch {
             }
         }
         for agent in present {
+            // A session may claim any number of agents.
+            if self.agents.len() >= AGENTS_AT_MOST && !self.agents.contains_key(agent) {
+                let what = format!("there are {AGENTS_AT_MOST} agents of nodes already; more are left alone");
+                self.complain(agent, what);
+                break;
+            }
             self.agents.entry(*agent).or_insert(Greeting::Again(now));
         }
         for (agent, greeting) in &mut self.agents {
@@ -39,6 +50,7 @@ impl Dispatch {
                 hello: Hello {
                     lease_ms: self.settings.lease_ms,
                     heartbeat_ms: self.settings.heartbeat_ms,
+                    speaks: Speaks::ours(),
                 },
             });
         }
@@ -65,8 +77,19 @@ impl Dispatch {
                     Ungreeted::Silent(error) => (AGAIN_MS, error),
                     Ungreeted::Unreadable(error) => (REFUSED_MS, error),
                 };
-                tracing::warn!(error, "a node could not be greeted");
                 *greeting = Greeting::Again(now.plus(wait));
+                return self.complain(&agent, format!("a node could not be greeted: {error}"));
+            }
+        };
+        let release = Speaks {
+            release: reply.version.clone(),
+            ..reply.speaks.clone()
+        };
+        let protocol = match Speaks::ours().agree("node", &release) {
+            Ok(protocol) => protocol,
+            Err(unsuited) => {
+                tracing::warn!(node = %reply.node, "the node is refused: {unsuited}");
+                *greeting = Greeting::Refused;
                 return;
             }
         };
@@ -81,7 +104,10 @@ impl Dispatch {
             return;
         }
         *greeting = Greeting::Known(reply.node.clone());
-        tracing::info!(node = %reply.node, slots = reply.slots, holds = reply.running.len(), "a node is here");
+        tracing::info!(
+            node = %reply.node, slots = reply.slots, holds = reply.running.len(), protocol, release = reply.version,
+            "a node is here"
+        );
         if let Some(silent_ms) = greeted.lost_boot {
             self.lose(&reply.node, silent_ms);
         }

@@ -41,6 +41,11 @@ impl Dispatch {
                     self.tell_dropped(key, node);
                 }
             }
+            Some(AssignmentReply::Leaving) => {
+                member.drains(node);
+                member.miss(std::slice::from_ref(key), now);
+                self.tell_run(key.run.clone(), ToRun::Input(assignment::declined(key, node)));
+            }
             Some(AssignmentReply::StaleEpoch) => {
                 member.sent.insert(key.clone(), again);
                 self.actions.push(Action::LookAtEpoch);

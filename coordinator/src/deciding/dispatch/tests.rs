@@ -21,6 +21,8 @@ fn reply() -> HelloReply {
         slots: 2,
         places: BTreeMap::new(),
         running: Vec::new(),
+        speaks: haulage_proto::link::protocol::Speaks::ours(),
+        draining: false,
     }
 }
 
@@ -33,7 +35,8 @@ fn greeted(dispatch: &mut Dispatch) -> Vec<AgentId> {
             | Action::Drop { .. }
             | Action::Release { .. }
             | Action::TellRun { .. }
-            | Action::LookAtEpoch => None,
+            | Action::LookAtEpoch
+            | Action::Complain { .. } => None,
         })
         .collect()
 }

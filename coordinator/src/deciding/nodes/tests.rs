@@ -6,6 +6,7 @@ use haulage_core::checkpoint::Counts;
 use haulage_core::ids::{Attempt, ChunkId, RunId, StageId, Work};
 use haulage_core::submission::Submission;
 use haulage_proto::link::message::{Assignment, Task};
+use haulage_proto::link::protocol::Speaks;
 
 use super::super::board::{Awaited, Post};
 use super::*;
@@ -76,6 +77,8 @@ fn reply(boot: &str, running: &[u32]) -> HelloReply {
         slots: 2,
         places: Places::new(),
         running: running.iter().map(|index| key(*index)).collect(),
+        speaks: Speaks::ours(),
+        draining: false,
     }
 }
 
@@ -84,6 +87,7 @@ fn beat(boot: &str, held: &[u32]) -> Heartbeat {
         node: NodeName::from("n"),
         boot: boot.into(),
         progress: held.iter().map(|index| (key(*index), Counts::default())).collect(),
+        draining: false,
     }
 }
 
@@ -264,4 +268,33 @@ fn an_attempt_that_heartbeats_no_longer_name_is_missing() {
             "after {at}"
         );
     }
+}
+
+#[test]
+fn a_node_that_drains_gets_nothing_new_and_may_leave_when_nothing_is_awaited_of_it() {
+    let name = NodeName::from("n");
+    let (busy, idle) = (board("n", &[0]), board("n", &[]));
+    let mut nodes = nodes();
+    nodes.greeted(AGENT, &reply("b1", &[]), &idle, Millis(0), Millis(0));
+    assert_eq!(nodes.seats(Millis(1)).len(), 1);
+    assert!(!nodes.may_leave(&name, &idle), "it hasn't asked to");
+    let leaving = Heartbeat {
+        draining: true,
+        ..beat("b1", &[])
+    };
+    nodes.heartbeat(&leaving, Millis(10));
+    // One that was on its way before doesn't take it back.
+    nodes.heartbeat(&beat("b1", &[]), Millis(11));
+    assert!(nodes.seats(Millis(12)).is_empty() && nodes.alive(Millis(12)).is_empty());
+    let member = &nodes.members[&name];
+    assert_eq!(nodes.standing(member, Millis(12)), Standing::Alive, "it still works");
+    assert!(!nodes.may_leave(&name, &busy) && nodes.may_leave(&name, &idle));
+
+    // A session that ends while it still holds something is a loss like any other.
+    assert_eq!(nodes.unreachable(AGENT), Some(name.clone()));
+    assert!(!nodes.has_left(&name, &busy) && nodes.members.contains_key(&name));
+    assert!(nodes.has_left(&name, &idle) && nodes.members.is_empty());
+    // The next process of that name is a node like any other.
+    nodes.greeted(AGENT, &reply("b2", &[]), &idle, Millis(20), Millis(20));
+    assert_eq!(nodes.seats(Millis(21)).len(), 1);
 }

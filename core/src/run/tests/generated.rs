@@ -30,6 +30,7 @@ impl World<'_> {
             3 => Err(Failure::fenced("somebody newer is here")),
             4 => Err(Failure::staging_lost("the server crashed")),
             5 if self.choose(4) == 0 => Err(Failure::poison("it ate the memory")),
+            6 => Ok(Completion::HandedBack),
             _ => Ok(completion(work, &LOADS, CHUNKS)),
         }
     }
@@ -65,6 +66,7 @@ impl World<'_> {
                     node: node(0),
                     result,
                     restarts: 0,
+                    bytes_read_again: 0,
                 };
             }
             _ => {}
@@ -89,6 +91,7 @@ impl World<'_> {
                     node,
                     result,
                     restarts: 0,
+                    bytes_read_again: 0,
                 }
             }
             Effect::Drop { work, attempt, node } => Input::Dropped { work, attempt, node },
@@ -144,6 +147,7 @@ fn well(state: &State) -> Input {
                 node,
                 result,
                 restarts: 0,
+                bytes_read_again: 0,
             }
         }
         Some(Effect::Drop { work, attempt, node }) => Input::Dropped { work, attempt, node },
@@ -283,7 +287,7 @@ proptest! {
                     prop_assert_eq!(*outcome == Outcome::Reverted, reverting);
                 }
                 Event::Submitted { .. } | Event::Planned { .. } | Event::AttemptFailed { .. }
-                | Event::CancelRequested { .. } | Event::Stuck { .. } | Event::Unstuck { .. } => {}
+                | Event::HandedBack { .. } | Event::CancelRequested { .. } | Event::Stuck { .. } | Event::Unstuck { .. } => {}
             }
         }
         if rolling_back {

@@ -42,6 +42,7 @@ fn loading(chunks: u32) -> (State, Vec<Event>) {
         node: "n1".into(),
         result: Ok(Completion::Discovered(plan(&LOADS, chunks))),
         restarts: 0,
+        bytes_read_again: 0,
     };
     give(&mut state, &mut log, &input);
     let state = drive(&mut log, |state| {

@@ -27,6 +27,7 @@ pub(super) fn drive(log: &mut Vec<Event>, stop: impl Fn(&State) -> bool) -> Stat
                     node,
                     result,
                     restarts: 0,
+                    bytes_read_again: 0,
                 }
             }
             Effect::Drop { work, attempt, node } => Input::Dropped { work, attempt, node },
@@ -55,6 +56,7 @@ pub(super) fn fail(state: &mut State, log: &mut Vec<Event>, class: Class) {
         node,
         result: Err(failure),
         restarts: 0,
+        bytes_read_again: 0,
     };
     for event in decide(state, &input, Millis(5)).expect("a result is never refused") {
         state.apply(&event);
@@ -86,6 +88,7 @@ pub(super) fn kinds(log: &[Event]) -> Vec<String> {
             | Event::ChunkStaged { .. }
             | Event::AttemptFailed { .. }
             | Event::Restaged { .. }
+            | Event::HandedBack { .. }
             | Event::CancelRequested { .. }
             | Event::RevertRequested { .. }
             | Event::RevertRefused { .. }
@@ -238,6 +241,7 @@ fn a_stale_or_repeated_result_changes_nothing() {
         node: "n1".into(),
         result: Ok(completion(&Work::Discover, &LOADS, 2)),
         restarts: 0,
+        bytes_read_again: 0,
     };
     assert_eq!(decide(&state, &late, Millis(7)), Ok(Vec::new()));
 }
@@ -388,6 +392,7 @@ fn a_result_of_the_wrong_kind_fails_the_run_instead_of_the_process() {
         node: "n1".into(),
         result: Ok(Completion::Stepped(StepReport::default())),
         restarts: 0,
+        bytes_read_again: 0,
     };
     let events = decide(&state, &input, Millis(6)).expect("never refused");
     assert!(matches!(&events[..], [Event::AttemptFailed { failure, .. }] if failure.class == Class::Permanent));
@@ -420,6 +425,7 @@ fn every_time_that_work_went_on_from_a_checkpoint_is_counted_once() {
             node,
             result,
             restarts: if told.is_empty() { restarts } else { 0 },
+            bytes_read_again: 0,
         };
         log.extend(decide(&state, &input, Millis(5)).expect("a result is never refused"));
         told.push(State::fold(&log).restarts());
@@ -443,4 +449,43 @@ fn a_failure_of_an_older_release_counts_no_restarts() {
         Some(0.into())
     );
     assert_eq!(serde_json::from_value::<Event>(old).ok().as_ref(), log.last());
+}
+
+/// What a leaving node gives back, or doesn't take, is nobody's failure: it goes on elsewhere at once, however often.
+#[test]
+fn what_is_handed_back_counts_as_no_failure() {
+    let mut log = start(&LOADS);
+    let is_chunk = |state: &State| state.in_flight().any(|(work, ..)| matches!(work, Work::Chunk(_)));
+    for turn in 0..MAX_FAILURES + MAX_LOST {
+        let state = drive(&mut log, is_chunk);
+        let (work, attempt, node) = state.in_flight().next().expect("a chunk is running");
+        let (work, node) = (work.clone(), node.clone());
+        let input = match turn % 2 {
+            0 => Input::Declined { work, attempt, node },
+            _ => Input::Done {
+                work,
+                attempt,
+                node,
+                result: Ok(Completion::HandedBack),
+                restarts: 1,
+                bytes_read_again: 10,
+            },
+        };
+        log.extend(decide(&state, &input, Millis(5)).expect("never refused"));
+        let state = State::fold(&log);
+        // Said again, it is stale.
+        assert_eq!(decide(&state, &input, Millis(6)), Ok(Vec::new()));
+        let now = Effect::Dispatch {
+            work: Work::Chunk(chunk(0)),
+            not_before: Millis(0),
+            avoid: Some("n1".into()),
+        };
+        assert!(state.outstanding().contains(&now), "{:?}", state.outstanding());
+    }
+    let state = drive(&mut log, |_| false);
+    assert_eq!(state.phase(), Phase::AtRest(Outcome::Published));
+    assert_eq!(
+        (state.retries(), state.restarts(), state.bytes_read_again()),
+        (0, 5, 50)
+    );
 }

@@ -132,6 +132,10 @@ impl CsvReader {
 
 #[async_trait]
 impl SegmentReader for CsvReader {
+    fn passed_over(&self) -> u64 {
+        self.input.passed_over
+    }
+
     async fn next(&mut self) -> Result<Option<Segment>, Failure> {
         if self.done {
             return Ok(None);
