@@ -22,9 +22,9 @@ impl Dispatch {
             if let Some(node) = self.nodes.unreachable(agent) {
                 if self.nodes.has_left(&node, &self.board) {
                     tracing::info!(%node, "the node has left");
-                    continue;
+                } else {
+                    tracing::warn!(%node, "the node's session has ended; it keeps its work until its lease runs out");
                 }
-                tracing::warn!(%node, "the node's session has ended; it keeps its work until its lease runs out");
                 // It may be here over another session: an answer over the old one that came late made us talk to that.
                 // Its heartbeats come all the same, so it would never be lost, and never hear of anything again.
                 self.greet_again(&node, now);

@@ -63,3 +63,30 @@ fn a_late_answer_over_an_old_session_does_not_cut_a_node_off() {
     dispatch.greeted(session(2), NOW, Ok(reply()), NOW);
     assert_eq!(dispatch.alive(NOW), 1);
 }
+
+#[test]
+fn a_node_that_drains_may_leave_once_every_run_is_known_and_is_forgotten_when_it_has_gone() {
+    let mut dispatch = Dispatch::new(Settings::default());
+    let one = session(1);
+    dispatch.agents(&[one], NOW);
+    assert_eq!(greeted(&mut dispatch), [one]);
+    dispatch.greeted(one, NOW, Ok(reply()), NOW);
+    let node = NodeName::from("n");
+    assert_eq!(dispatch.to_be_asked(&node, NOW), Ok((one, "b".to_owned())));
+    let beat = || Heartbeat {
+        node: NodeName::from("n"),
+        boot: "b".into(),
+        progress: Vec::new(),
+        draining: true,
+    };
+    let mut may_leave = |complete| dispatch.heartbeat(beat(), NOW, complete, |_| false).grant.may_leave;
+    assert!(
+        !may_leave(false),
+        "while runs are recovered nobody knows what they await"
+    );
+    assert!(may_leave(true));
+    assert_eq!(dispatch.alive(NOW), 0, "nobody waits for a node that leaves");
+    dispatch.agents(&[], NOW);
+    assert!(dispatch.list(NOW).is_empty());
+    assert_eq!(dispatch.to_be_asked(&node, NOW), Err(DrainError::Unknown(Vec::new())));
+}
