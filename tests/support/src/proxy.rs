@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,6 +39,8 @@ pub enum Link {
     /// Connections are taken and kept, and nothing passes in either direction until the link passes again: half open,
     /// as behind a firewall that forgot them.
     Silent,
+    /// Everything passes, each piece this many milliseconds late.
+    Late(u16),
     /// Connections end at once.
     Cut,
 }
@@ -205,19 +208,21 @@ async fn pass_answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, sta
 }
 
 impl State {
-    /// Returns when the link passes.
+    /// Returns when the link lets something pass.
     async fn passing(&self) {
         let mut link = self.link.subscribe();
         // The sender is this very state: it can't be gone.
-        link.wait_for(|link| *link == Link::Passes).await.ok();
+        let open = |link: &Link| matches!(link, Link::Passes | Link::Late(_));
+        let found = link.wait_for(open).await.map(|link| *link);
+        if let Ok(Link::Late(ms)) = found {
+            tokio::time::sleep(Duration::from_millis(ms.into())).await;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
+    use tokio::time::{Instant, timeout};
 
     use super::*;
 
@@ -258,6 +263,11 @@ mod tests {
         proxy.link(Link::Passes);
         assert_eq!(old.read_u8().await.ok(), Some(2), "what was held back comes in the end");
         assert_eq!(new.read_u8().await.ok(), Some(2));
+
+        proxy.link(Link::Late(50));
+        let asked = Instant::now();
+        assert_eq!(ask(&mut old, 5).await, Some(5));
+        assert!(asked.elapsed() >= Duration::from_millis(100), "late there and late back");
 
         proxy.link(Link::Cut);
         assert_eq!(

@@ -1,8 +1,10 @@
-//! A server that speaks the S3 protocol, in this process, over a temporary folder.
+//! A server that speaks the S3 protocol over a temporary folder: [`S3`] in this process, [`S3Process`] as one of its own,
+//! which can be killed.
 
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -27,28 +29,12 @@ pub struct S3 {
 impl S3 {
     /// Starts a server on a free port of loopback, with these buckets, empty.
     pub async fn start(buckets: &[&str]) -> Result<Self> {
-        let root = super::folder("s3")?;
-        for bucket in buckets {
-            std::fs::create_dir(root.path().join(bucket)).with_context(|| format!("a folder for bucket {bucket}"))?;
-        }
-        let files = FileSystem::new(root.path()).map_err(|error| anyhow!("s3s-fs: {error:?}"))?;
-        let mut service = S3ServiceBuilder::new(files);
-        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
-        let service = service.build();
+        let root = root_with(buckets)?;
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .context("a free port of loopback")?;
         let port = listener.local_addr()?.port();
-        let server = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let service = service.clone();
-                tokio::spawn(async move {
-                    let http = Builder::new(TokioExecutor::new());
-                    // A client that goes away in the middle is its own business.
-                    drop(http.serve_connection(TokioIo::new(socket), service).await);
-                });
-            }
-        });
+        let server = serve(root.path(), listener)?;
         Ok(Self { root, port, server })
     }
 
@@ -64,15 +50,7 @@ impl S3 {
 
     /// The environment in which a process finds this server.
     pub fn envs(&self) -> Vec<(String, String)> {
-        [
-            ("AWS_ENDPOINT_URL", self.endpoint().as_str()),
-            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
-            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
-            ("AWS_REGION", "us-east-1"),
-            ("HAULAGE_S3_PATH_STYLE", "true"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+        envs(self.port)
     }
 
     /// Copies the files of a folder to `bucket/prefix/`.
@@ -97,5 +75,112 @@ impl S3 {
 impl Drop for S3 {
     fn drop(&mut self) {
         self.server.abort();
+    }
+}
+
+fn root_with(buckets: &[&str]) -> Result<TempDir> {
+    let root = super::folder("s3")?;
+    for bucket in buckets {
+        std::fs::create_dir(root.path().join(bucket)).with_context(|| format!("a folder for bucket {bucket}"))?;
+    }
+    Ok(root)
+}
+
+fn envs(port: u16) -> Vec<(String, String)> {
+    [
+        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}").as_str()),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ("AWS_REGION", "us-east-1"),
+        ("HAULAGE_S3_PATH_STYLE", "true"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Serves the folders of `root` as buckets until the task is aborted.
+pub fn serve(root: &Path, listener: TcpListener) -> Result<JoinHandle<()>> {
+    let files = FileSystem::new(root).map_err(|error| anyhow!("s3s-fs: {error:?}"))?;
+    let mut service = S3ServiceBuilder::new(files);
+    service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    let service = service.build();
+    Ok(tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let http = Builder::new(TokioExecutor::new());
+                // A client that goes away in the middle is its own business.
+                drop(http.serve_connection(TokioIo::new(socket), service).await);
+            });
+        }
+    }))
+}
+
+/// A server in a process of its own, on a port that stays the same over kills. It ends when this is dropped.
+pub struct S3Process {
+    program: PathBuf,
+    root: TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl S3Process {
+    /// Starts it with these buckets, empty. `program` is `haulage-test-s3` of this crate.
+    pub async fn start(program: &Path, buckets: &[&str]) -> Result<Self> {
+        ensure!(
+            program.exists(),
+            "there is no {}; build the whole workspace: cargo build --workspace --bins",
+            program.display()
+        );
+        let mut server = Self {
+            program: program.to_owned(),
+            root: root_with(buckets)?,
+            port: super::free_port()?,
+            child: None,
+        };
+        server.start_again().await?;
+        Ok(server)
+    }
+
+    /// SIGKILL. Nobody answers on its port until [`S3Process::start_again`].
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Starts it over the same folder, unless it runs, and waits until it takes connections.
+    pub async fn start_again(&mut self) -> Result<()> {
+        if self.child.is_none() {
+            let mut command = Command::new(&self.program);
+            command.arg(self.root.path()).arg(self.port.to_string());
+            let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+            self.child = Some(child.with_context(|| format!("starting {}", self.program.display()))?);
+        }
+        super::until("the S3 server takes connections", super::PATIENCE, async || {
+            Ok(tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The environment in which a process finds this server.
+    pub fn envs(&self) -> Vec<(String, String)> {
+        envs(self.port)
+    }
+
+    /// Where the objects of a bucket are kept, as files.
+    pub fn folder(&self, bucket: &str) -> PathBuf {
+        self.root.path().join(bucket)
+    }
+}
+
+impl Drop for S3Process {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill() {
+            eprintln!("the S3 server is left running: {error:#}");
+        }
     }
 }
