@@ -9,6 +9,8 @@ mod errors;
 mod later;
 #[path = "support/load.rs"]
 mod load;
+#[path = "sink/locks.rs"]
+mod locks;
 #[path = "sink/publishing.rs"]
 mod publishing;
 #[path = "sink/room.rs"]

@@ -436,12 +436,13 @@ impl State {
         key: AttemptKey,
         serial: u64,
     ) -> Result<(), ActorProcessingErr> {
-        let due = self
-            .entries
-            .get(&key)
-            .is_some_and(|entry| entry.serial == serial && matches!(entry.phase, Phase::Waiting));
-        // Not due: it was dropped during the wait.
-        if due { self.start(myself, &key).await } else { Ok(()) }
+        let waits = |entry: &&Entry| entry.serial == serial && matches!(entry.phase, Phase::Waiting);
+        let Some(entry) = self.entries.get(&key).filter(waits) else {
+            // It was dropped during the wait.
+            return Ok(());
+        };
+        tracing::info!(run = %key.run, restart = entry.restarts, "{} is worked on again", key.work);
+        self.start(myself, &key).await
     }
 
     fn drop_attempts(&mut self, attempts: &[AttemptKey], runs: &[RunId]) -> Result<(), ActorProcessingErr> {

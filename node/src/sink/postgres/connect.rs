@@ -22,6 +22,15 @@ use super::failure::Place;
 
 /// Longest wait for the server to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Begins a transaction that the server rolls back when nothing is said in it for 10 s. A node that is stopped, or cut
+/// off, in the middle of one holds its locks until then: longer than it takes to be declared lost, and short enough for
+/// whoever goes on with its work. A COPY that waits for rows isn't silent in this sense; `end_stragglers` ends those.
+pub(super) const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'";
+/// The same, and waits for no lock longer than 30 s. A chunk with several loads has a transaction open for each: waiting
+/// in one holds the locks of the others, and whoever waits for those may hold what is waited for. The server sees no
+/// deadlock in that, because half of it is here. Who gives up is tried again from its checkpoint.
+pub(super) const BEGIN_BRIEFLY: &str =
+    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '30s'";
 /// Connections kept open while nobody uses them.
 const KEPT: usize = 8;
 

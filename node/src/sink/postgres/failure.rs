@@ -124,7 +124,7 @@ impl Place {
                  raise the server's max_connections"
             ),
             "25006" => format!("{self}: the server is read-only while {doing}; name the primary in its address"),
-            "57P01" | "57P02" => format!("{self}: the server ended the connection while {doing} ({message})"),
+            "25P03" | "57P01" | "57P02" => format!("{self}: the server ended the connection while {doing} ({message})"),
             "57P03" => format!("{self}: the server does not accept connections now ({message})"),
             "40001" | "40P01" => format!("{self}: {message} while {doing}"),
             "55P03" => format!("{self}: a lock was not free in time while {doing} ({message})"),
@@ -142,7 +142,7 @@ fn class_of(code: &str) -> Class {
     match code {
         // Serialization failure, deadlock, lock not available, cancelled, no memory, too many connections.
         "40001" | "40P01" | "55P03" | "57014" | "53200" | "53300" => Class::Transient,
-        "57P01" | "57P02" | "57P03" | "57P05" | "58030" => Class::Transient,
+        "25P03" | "57P01" | "57P02" | "57P03" | "57P05" | "58030" => Class::Transient,
         code if code.starts_with("08") => Class::Transient,
         _ => Class::Permanent,
     }

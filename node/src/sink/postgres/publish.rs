@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::Postgres;
 use super::bookkeeping::{Area, Method, Record, State, ended, hold, queue_on, same_round};
-use super::connect::Lease;
+use super::connect::{BEGIN, Lease};
 use super::failure::{Place, code};
 use super::insert;
 use super::stage::end_stragglers;
@@ -127,7 +127,7 @@ async fn publish(
 ) -> Result<StepReport, Trouble> {
     let area = Area::of(load);
     end_stragglers(lease, &area).await?;
-    lease.run("BEGIN").await?;
+    lease.run(BEGIN).await?;
     // The name is resolved before queueing, and what it stands for afterwards: the run ahead may have changed it.
     let target = describe(lease, &load.table).await?.text();
     queue_on(lease, &target).await?;

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::Postgres;
 use super::bookkeeping::{self, Area, Lock, Method, Record, State, claim, ended, queue_on, record, set_state};
-use super::connect::Lease;
+use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
 use super::insert::restore;
 use super::publish::{LOCK_PAUSE, LOCK_TIMEOUT, LOCK_TRIES, Trouble, lock};
 use super::recall::{Reach, may_undo};
@@ -57,7 +57,7 @@ impl Postgres {
         if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
             return Ok(nothing_to_undo());
         }
-        lease.must(&doing, "BEGIN").await?;
+        lease.must(&doing, BEGIN_BRIEFLY).await?;
         let record = claim(&mut lease, load, &load.table, State::Discarded).await?;
         let published = record.state == State::Published;
         if !published && record.state != State::Discarded {
@@ -160,7 +160,9 @@ async fn drop_tables(lease: &mut Lease, load: &LoadContext, tables: &[&str], doi
 }
 
 async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Trouble> {
-    lease.run("BEGIN; SET LOCAL client_min_messages = warning").await?;
+    lease
+        .run(format!("{BEGIN}; SET LOCAL client_min_messages = warning"))
+        .await?;
     let name = describe(lease, &load.table).await?.text();
     queue_on(lease, &name).await?;
     let record = claim(lease, load, &name, State::Reverted).await?;

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::Postgres;
 use super::bookkeeping::{Area, Lock};
-use super::connect::Lease;
+use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::encode::{Column, HEADER, Rows, TRAILER};
 use super::failure::{Place, outcome_unknown, row_of_copy};
 use super::stage::{staged, writing};
@@ -195,7 +195,7 @@ impl Sender {
         mut pieces: mpsc::Receiver<Piece>,
         recycle: mpsc::Sender<Vec<u8>>,
     ) -> Result<Option<Committed>, Refused> {
-        lease.must(&self.doing, "BEGIN").await?;
+        lease.must(&self.doing, BEGIN_BRIEFLY).await?;
         let place = lease.place().clone();
         let copy = lease.connection().copy_in_raw(&self.copy).await;
         let mut copy = copy.map_err(|error| place.failure(&self.doing, error))?;
@@ -331,7 +331,7 @@ impl Sender {
     /// it until it has ended one way or the other.
     async fn resolve(&self, fresh: Committed, lost: Failure) -> Result<Option<Committed>, Failure> {
         let mut lease = self.postgres.connections.lease().await?;
-        lease.must(&self.doing, "BEGIN").await?;
+        lease.must(&self.doing, BEGIN_BRIEFLY).await?;
         self.check_fence(&mut lease).await?;
         let standing = self.standing(&mut lease, fresh.marker.segment).await?;
         lease.must(&self.doing, "COMMIT").await?;

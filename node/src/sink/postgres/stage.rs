@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::Postgres;
 use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record, set_state};
-use super::connect::Lease;
+use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
 use super::fit::{Fit, fit};
 use super::publish::LOCK_TRIES;
 use super::target::{Target, describe, describe_staging};
@@ -25,7 +25,7 @@ impl Postgres {
         let mut lease = self.connections.lease().await?;
         bookkeeping::ensure(&mut lease, &self.schema_known).await?;
         let doing = format!("preparing load {}", load.load);
-        lease.must(&doing, "BEGIN").await?;
+        lease.must(&doing, BEGIN_BRIEFLY).await?;
         let target = describe(&mut lease, &load.table).await?;
         let record = claim(&mut lease, load, &target.text(), State::Staged).await?;
         let area = Area::of(load);
@@ -82,7 +82,7 @@ impl Postgres {
     ) -> Result<Vec<Marker>, Failure> {
         let mut lease = self.connections.lease().await?;
         let doing = format!("beginning chunk {chunk} of load {}", load.load);
-        lease.must(&doing, "BEGIN").await?;
+        lease.must(&doing, BEGIN_BRIEFLY).await?;
         staged(&mut lease, load, &doing, Lock::Share).await?;
         // Waits for a commit of an earlier attempt that is under way, so that the markers read below are all there will be.
         let raised = sqlx::query(
@@ -279,7 +279,7 @@ pub(super) async fn end_stragglers(lease: &mut Lease, area: &Area) -> Result<(),
 /// before it was closed may start its COPY only now: it is ended in turn, until none is left.
 pub(super) async fn alone(lease: &mut Lease, area: &Area, statement: &str, doing: &str) -> Result<(), Failure> {
     let sql = format!(
-        "BEGIN; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '1s'; {statement}; \
+        "{BEGIN}; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '1s'; {statement}; \
          SET LOCAL lock_timeout = 0"
     );
     let mut tries = LOCK_TRIES;

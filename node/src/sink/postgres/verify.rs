@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::Postgres;
 use super::bookkeeping::{Area, Method, Record, State, ended, hold, same_round, set_state};
-use super::connect::Lease;
+use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::failure::{code, detail};
 use super::fit::{Fit, fit};
 use super::snapshots::note;
@@ -88,7 +88,7 @@ impl Postgres {
 
 /// Seals the record. A report if the load is already published.
 async fn seal(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<Option<StepReport>, Failure> {
-    lease.must(doing, "BEGIN").await?;
+    lease.must(doing, BEGIN_BRIEFLY).await?;
     let Some(record) = hold(lease, load).await? else {
         return Err(ended(load, "not prepared"));
     };
