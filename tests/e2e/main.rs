@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bad_rows;
+mod chaos;
 mod cluster;
 mod embedded;
 mod failover;

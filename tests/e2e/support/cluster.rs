@@ -29,10 +29,23 @@ pub(crate) struct Settings {
     pub(crate) faults: Option<String>,
 }
 
+/// How one node gets to what it needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Ways {
+    /// The addresses of the coordinators, separated by commas.
+    pub(crate) coordinators: String,
+    /// The address of the destination `warehouse`.
+    pub(crate) warehouse: String,
+    /// For this node alone.
+    pub(crate) envs: Vec<(String, String)>,
+}
+
 /// A running cluster; every process ends when this is dropped.
 pub(crate) struct Cluster {
     folder: PathBuf,
     settings: Settings,
+    /// Names of the coordinators, each with its address of the ledger.
+    seats: Vec<(String, String)>,
     /// Where clients find the coordinators: all their addresses, separated by commas.
     pub(crate) address: String,
     /// The coordinator's process; the one that leads first, if there are several.
@@ -51,12 +64,20 @@ impl Cluster {
 
     /// Starts a cluster with coordinators of these names, of which the first one leads.
     pub(crate) async fn start_with(folder: &Path, settings: Settings, coordinators: &[&str]) -> Result<Self> {
+        let seat = |name: &&str| ((*name).to_owned(), settings.ledger.clone());
+        let seats = coordinators.iter().map(seat).collect();
+        Self::start_on(folder, settings, seats).await
+    }
+
+    /// The same with an address of the ledger for each.
+    pub(crate) async fn start_on(folder: &Path, settings: Settings, seats: Vec<(String, String)>) -> Result<Self> {
         let cookie = folder.join("cookie");
         std::fs::write(&cookie, format!("{COOKIE}\n"))?;
         let mut addresses = Vec::new();
         let mut services = Vec::new();
-        for name in coordinators {
+        for (name, ledger) in &seats {
             let verb = coordinator(folder, &settings, "127.0.0.1:0").args(["--name", name]);
+            let verb = verb.env("HAULAGE_LEDGER", ledger);
             let mut service = verb.spawn(name)?;
             let ready = service.line_with("haulage coordinator ready").await?;
             let address = address_in(&ready).with_context(|| format!("no address in {ready:?}"))?;
@@ -67,6 +88,7 @@ impl Cluster {
         let mut cluster = Self {
             folder: folder.to_owned(),
             settings,
+            seats,
             address: addresses.join(","),
             coordinator: services.pop().context("a cluster has a coordinator")?,
             standbys,
@@ -101,14 +123,25 @@ impl Cluster {
 
     /// Starts one more node that works on so many chunks at once.
     pub(crate) fn add_node_with_slots(&mut self, name: &str, slots: usize) -> Result<()> {
+        let ways = Ways {
+            coordinators: self.address.clone(),
+            warehouse: self.settings.warehouse.clone(),
+            envs: Vec::new(),
+        };
+        self.add_node_by(&ways, name, slots)
+    }
+
+    /// Starts one more node that gets to everything else in ways of its own.
+    pub(crate) fn add_node_by(&mut self, ways: &Ways, name: &str, slots: usize) -> Result<()> {
         let slots = slots.to_string();
         let settings = &self.settings;
         let mut verb = Verb::new(&self.folder)
             .envs(&settings.envs)
+            .envs(&ways.envs)
             .args([
                 "node",
                 "--coordinator",
-                &self.address,
+                &ways.coordinators,
                 "--name",
                 name,
                 "--slots",
@@ -117,7 +150,7 @@ impl Cluster {
             .args(["--store", &settings.store])
             .args(["--cookie-file".into(), self.folder.join("cookie").into_os_string()])
             // By the environment, so that no password stands in a list of processes.
-            .env("HAULAGE_DESTINATION_WAREHOUSE", &settings.warehouse);
+            .env("HAULAGE_DESTINATION_WAREHOUSE", &ways.warehouse);
         if let Some(fault) = &settings.faults {
             verb = verb.env("HAULAGE_FAULT", fault);
         }
@@ -128,6 +161,26 @@ impl Cluster {
     /// The address of one coordinator, by its place in the list of names.
     pub(crate) fn address_of(&self, place: usize) -> Result<&str> {
         self.address.split(',').nth(place).context("no such coordinator")
+    }
+
+    /// The process of one coordinator, by its place.
+    pub(crate) fn coordinator_at(&mut self, place: usize) -> Result<&mut Service> {
+        match place.checked_sub(1) {
+            None => Ok(&mut self.coordinator),
+            Some(place) => self.standbys.get_mut(place).context("no such coordinator"),
+        }
+    }
+
+    /// Starts a coordinator that has ended again, on the same port, and waits until it is ready.
+    pub(crate) async fn revive_coordinator(&mut self, place: usize) -> Result<()> {
+        let listen = self.address_of(place)?.trim_start_matches("http://").to_owned();
+        let (name, ledger) = self.seats.get(place).context("no such coordinator")?;
+        let verb = coordinator(&self.folder, &self.settings, &listen).args(["--name", name]);
+        let service = verb.env("HAULAGE_LEDGER", ledger).spawn(name)?;
+        let seat = self.coordinator_at(place)?;
+        *seat = service;
+        seat.line_with("127.0.0.1:").await?;
+        Ok(())
     }
 
     /// A call of the binary as a client of one coordinator alone.

@@ -200,8 +200,11 @@ impl Postgres {
         self.folder.path().join("log")
     }
 
+    /// The end of what the server has logged.
     fn log(&self) -> String {
-        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+        let log = std::fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
     fn launch(&self) -> Result<Server> {

@@ -267,7 +267,10 @@ mod tests {
         proxy.link(Link::Late(50));
         let asked = Instant::now();
         assert_eq!(ask(&mut old, 5).await, Some(5));
-        assert!(asked.elapsed() >= Duration::from_millis(100), "late there and late back");
+        assert!(
+            asked.elapsed() >= Duration::from_millis(100),
+            "late there and late back"
+        );
 
         proxy.link(Link::Cut);
         assert_eq!(

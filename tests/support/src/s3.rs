@@ -86,7 +86,8 @@ fn root_with(buckets: &[&str]) -> Result<TempDir> {
     Ok(root)
 }
 
-fn envs(port: u16) -> Vec<(String, String)> {
+/// The environment in which a process finds a server, or a proxy in front of one, on this loopback port.
+pub fn envs(port: u16) -> Vec<(String, String)> {
     [
         ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}").as_str()),
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
@@ -164,6 +165,11 @@ impl S3Process {
         })
         .await?;
         Ok(())
+    }
+
+    /// The loopback port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The environment in which a process finds this server.

@@ -25,9 +25,16 @@ async fn a_killed_server_comes_back_with_its_objects() -> Result<()> {
     let object = server.folder("lake").join("a.csv");
     std::fs::write(&object, "id\n1\n")?;
     let envs = server.envs();
-    let endpoint = &envs.iter().find(|(name, _)| name == "AWS_ENDPOINT_URL").expect("named").1;
+    let endpoint = &envs
+        .iter()
+        .find(|(name, _)| name == "AWS_ENDPOINT_URL")
+        .expect("named")
+        .1;
     let port = endpoint.rsplit(':').next().expect("a port");
-    ensure!(asked(port).await?.starts_with("HTTP/1.1 403"), "nobody is let in without a key");
+    ensure!(
+        asked(port).await?.starts_with("HTTP/1.1 403"),
+        "nobody is let in without a key"
+    );
     server.kill()?;
     ensure!(asked(port).await.is_err(), "a killed server answers");
     server.start_again().await?;

@@ -1,0 +1,127 @@
+//! Chaos with real processes. Rounds of a seed: in each, a run is submitted to a cluster of processes, some faults happen
+//! to it, and in the end every target must be what a model of the pipeline says, row by row; meanwhile readers look at the
+//! targets and may only ever see the state before the run or the one after it.
+//!
+//!     tests/soak                          rounds of every workload for ten minutes, and a table
+//!     tests/soak --minutes 600 --seed 7
+//!     tests/soak --trials 30              how long a node, a leader and a chunk actor are missed, and a table
+//!
+//! The simulation knows more orders of events than any number of rounds will show; here is what it only models: servers,
+//! sockets, disks and signals.
+
+mod fault;
+mod log;
+mod reader;
+mod report;
+mod round;
+mod trials;
+mod workload;
+mod world;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use self::fault::Deck;
+use self::reader::Readers;
+use self::report::Report;
+use self::round::Story;
+use self::workload::{ALL, Model, Workload};
+use self::world::World;
+
+/// Rounds of each test.
+const ROUNDS: u64 = 10;
+/// A soak starts everything anew after so many rounds: tables that only grow would end it.
+const CHAPTER: u64 = 24;
+/// Every segment takes so long, in ms.
+const SLOW: u64 = 150;
+
+impl Story {
+    async fn begin(seed: u64, report: Report) -> Result<Self> {
+        let world = World::start(SLOW, "").await?;
+        Ok(Self {
+            readers: Readers::start(&world, report.reads),
+            world,
+            model: Model::default(),
+            deck: Deck::default(),
+            rng: StdRng::seed_from_u64(seed),
+            report,
+        })
+    }
+}
+
+/// Rounds of one workload; the seed is the test's own unless `HAULAGE_CHAOS_SEED` says another one.
+async fn rounds(workload: Workload, seed: u64) -> Result<()> {
+    let seed = number("HAULAGE_CHAOS_SEED")?.unwrap_or(seed);
+    let rounds = number("HAULAGE_CHAOS_ROUNDS")?.unwrap_or(ROUNDS);
+    eprintln!("seed {seed}");
+    let mut story = Story::begin(seed, Report::default()).await?;
+    for _ in 0..rounds {
+        story.round(workload).await.with_context(|| format!("seed {seed}"))?;
+    }
+    let report = &story.report;
+    eprintln!("{report}");
+    ensure!(
+        report.rounds == rounds && report.published > 0,
+        "hardly anything was published"
+    );
+    Ok(())
+}
+
+/// A whole number from the environment.
+fn number(name: &str) -> Result<Option<u64>> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().map(Some).with_context(|| format!("{name}={text}")),
+        Err(_) => Ok(None),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn appends_stay_exact() -> Result<()> {
+    rounds(Workload::Append, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merges_stay_exact() -> Result<()> {
+    rounds(Workload::Merge, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replacements_stay_exact() -> Result<()> {
+    rounds(Workload::Replace, 3).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_destinations_stay_exact_together() -> Result<()> {
+    rounds(Workload::TwoDestinations, 4).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes as long as it is told to: tests/soak"]
+async fn soak() -> Result<()> {
+    let minutes = number("HAULAGE_CHAOS_MINUTES")?.unwrap_or(10);
+    let seed = number("HAULAGE_CHAOS_SEED")?.unwrap_or(1);
+    let ends = Instant::now() + Duration::from_secs(minutes * 60);
+    let mut report = Report::default();
+    for chapter in seed.. {
+        if Instant::now() >= ends {
+            break;
+        }
+        let mut story = Story::begin(chapter, report).await?;
+        let first = story.report.rounds;
+        while story.report.rounds < first + CHAPTER && Instant::now() < ends {
+            let workload = ALL[(story.report.rounds % 4) as usize];
+            let played = story.round(workload).await;
+            if let Err(error) = played {
+                eprintln!("{}", story.report);
+                return Err(error.context(format!("seed {chapter}, from its first round on")));
+            }
+        }
+        report = std::mem::take(&mut story.report);
+        eprintln!("{report}\n");
+    }
+    Ok(())
+}
