@@ -1,4 +1,5 @@
-//! Locks that somebody doesn't give back: who waits gives up, and who falls silent in a transaction loses them.
+//! Waiting that has to end: for locks that somebody doesn't give back, for a client that falls silent in a transaction, and
+//! for a server that has gone without a word.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::Attempt;
 use haulage_node::sink::registry;
 use haulage_plan::definition::Mode;
-use haulage_test_support::proxy::{Commit, Proxy};
+use haulage_test_support::proxy::{Commit, Link, Proxy};
 use haulage_test_support::{PATIENCE, until};
 use sqlx::{Connection, PgConnection};
 
@@ -119,4 +120,53 @@ async fn a_transaction_in_which_nothing_is_said_gives_way_to_the_next_attempt() 
     let late = Failure::from(late);
     assert!(matches!(late.class, Class::Fenced | Class::Transient), "{late}");
     assert_eq!(near.begin(&load, CHUNK, Attempt(2)).await.expect("begun"), []);
+}
+
+/// A half open connection: nothing comes back, and nothing ends. Short work has a deadline, long work is looked after.
+#[tokio::test]
+async fn a_server_that_has_gone_without_a_word_is_given_up() {
+    let world = World::postgres().await;
+    let port = world.server().0.port();
+    let proxy = Proxy::start(port).await.expect("a proxy");
+    let far = world
+        .server()
+        .1
+        .replace(&format!(":{port}/"), &format!(":{}/", proxy.port()));
+    let far = registry::open("far", &far).await.expect("a destination");
+    let staged = load("a", Mode::Replace, &["id"]);
+    let expected = world.stage(&staged, &[(1, Some("row"), 0.5)]).await.expect("staged");
+    world.destination.verify(&staged, expected).await.expect("verified");
+    let mut open = load("b", Mode::Append, &[]);
+    open.table = "others".to_owned();
+    far.prepare(&open).await.expect("prepared");
+    far.begin(&open, CHUNK, Attempt(1)).await.expect("begun");
+    let mut writer = far.segment(&open, CHUNK, Attempt(1)).await.expect("a writer");
+    writer
+        .write(&batch(&open, &[(1, Some("row"), 0.5)]))
+        .await
+        .expect("written");
+
+    proxy.link(Link::Silent);
+    let (committed, published, begun) = tokio::time::timeout(2 * PATIENCE, async {
+        tokio::join!(
+            writer.commit(marker(CHUNK, 0, Attempt(1))),
+            far.publish(&staged, expected),
+            far.begin(&open, CHUNK, Attempt(2)),
+        )
+    })
+    .await
+    .expect("nothing is waited for without end");
+    for failure in [
+        Failure::from(committed.expect_err("no answer")),
+        published.expect_err("no answer"),
+        begun.expect_err("no answer"),
+    ] {
+        assert_eq!(failure.class, Class::Transient, "{failure}");
+        assert!(failure.message.contains("answer"), "{failure}");
+    }
+    // With the connection back, what was cut off in the middle has left nothing that is in the way.
+    proxy.link(Link::Passes);
+    let report = far.publish(&staged, expected).await.expect("published");
+    assert_eq!(report.rows, 1);
+    assert_eq!(far.begin(&open, CHUNK, Attempt(2)).await.expect("begun"), []);
 }

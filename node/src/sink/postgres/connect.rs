@@ -100,7 +100,11 @@ impl Connections {
                 return Ok(self.leased(kept));
             }
         }
-        match timeout(CONNECT_TIMEOUT, self.options.connect()).await {
+        self.connect(&self.options).await
+    }
+
+    async fn connect(&self, options: &PgConnectOptions) -> Result<Lease, Failure> {
+        match timeout(CONNECT_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => Ok(self.leased(connection)),
             Ok(Err(error)) => Err(self.place.failure("connecting", error)),
             Err(_) => Err(Failure::transient(format!(
@@ -111,6 +115,22 @@ impl Connections {
         }
     }
 
+    /// A new connection whose sessions show under this name in `pg_stat_activity`; it is for one use.
+    pub(super) async fn lease_as(&self, name: &str) -> Result<Lease, Failure> {
+        let lease = self.connect(&self.options.clone().application_name(name)).await?;
+        Ok(Lease { idle: None, ..lease })
+    }
+
+    /// The name that sessions have, unless they are given another.
+    pub(super) fn session_name(&self) -> &str {
+        self.options.get_application_name().unwrap_or("haulage")
+    }
+
+    /// Where it is.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
     fn take_idle(&self) -> Option<PgConnection> {
         self.idle.lock().map_or(None, |mut idle| idle.pop())
     }
@@ -119,7 +139,7 @@ impl Connections {
         Lease {
             connection,
             place: Arc::clone(&self.place),
-            idle: Arc::clone(&self.idle),
+            idle: Some(Arc::clone(&self.idle)),
         }
     }
 }
@@ -128,7 +148,8 @@ impl Connections {
 pub(super) struct Lease {
     connection: PgConnection,
     place: Arc<Place>,
-    idle: Arc<Mutex<Vec<PgConnection>>>,
+    /// Where it is kept for others after its use.
+    idle: Option<Arc<Mutex<Vec<PgConnection>>>>,
 }
 
 impl Lease {
@@ -160,7 +181,8 @@ impl Lease {
 
     /// Keeps the connection for the next use. Only when no transaction is open on it.
     pub(super) fn give_back(self) {
-        if let Ok(mut idle) = self.idle.lock()
+        if let Some(idle) = &self.idle
+            && let Ok(mut idle) = idle.lock()
             && idle.len() < KEPT
         {
             idle.push(self.connection);

@@ -19,7 +19,7 @@ const COUNTED_BYTES: i64 = 256 << 20;
 
 impl Postgres {
     pub(super) async fn look(&self, load: &LoadContext) -> Result<Inspection, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let target = describe(&mut lease, &load.table).await?;
         let identity = identity(&mut lease, &target).await;
         let mut inspection = Inspection {

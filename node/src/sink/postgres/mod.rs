@@ -30,6 +30,7 @@ mod swap;
 mod target;
 mod types;
 mod verify;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -48,6 +49,8 @@ use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
 pub(super) struct Postgres {
     connections: Arc<Connections>,
     schema_known: Arc<AtomicBool>,
+    /// The name of the sessions that it opens, while they are watched.
+    acting: Option<Arc<str>>,
     /// What [`Destination::reserve`] took; a segment holds a clone of this value for as long as its connection.
     _room: Option<Arc<Room>>,
 }
@@ -58,6 +61,7 @@ impl Postgres {
         Ok(Self {
             connections: Arc::new(Connections::open(name, url, writers)?),
             schema_known: Arc::default(),
+            acting: None,
             _room: None,
         })
     }
@@ -66,15 +70,17 @@ impl Postgres {
 #[async_trait]
 impl Destination for Postgres {
     async fn inspect(&self, load: &LoadContext) -> Result<Inspection, Failure> {
-        self.look(load).await
+        self.soon("looking at its tables", self.look(load)).await
     }
 
     async fn prepare(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        self.make_staging(load).await
+        let doing = format!("preparing load {}", load.load);
+        self.soon(&doing, self.make_staging(load)).await
     }
 
     async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure> {
-        self.begin_chunk(load, chunk, attempt).await
+        let doing = format!("beginning chunk {chunk} of load {}", load.load);
+        self.soon(&doing, self.begin_chunk(load, chunk, attempt)).await
     }
 
     async fn reserve(&self, segments: usize) -> Result<Arc<dyn Destination>, Failure> {
@@ -91,30 +97,37 @@ impl Destination for Postgres {
         chunk: ChunkId,
         attempt: Attempt,
     ) -> Result<Box<dyn SegmentWriter>, Failure> {
-        self.open_segment(load, chunk, attempt).await
+        let doing = format!("staging chunk {chunk} of load {}", load.load);
+        self.soon(&doing, self.open_segment(load, chunk, attempt)).await
     }
 
     async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
-        self.verify_load(load, expected).await
+        self.at_length(load, |this| async move { this.verify_load(load, expected).await })
+            .await
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
-        self.publish_load(load, expected).await
+        self.at_length(load, |this| async move { this.publish_load(load, expected).await })
+            .await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        self.recall_load(load).await
+        self.at_length(load, |this| async move { this.recall_load(load).await })
+            .await
     }
 
     async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        self.revert_load(load).await
+        self.at_length(load, |this| async move { this.revert_load(load).await })
+            .await
     }
 
     async fn discard(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        self.discard_load(load).await
+        self.at_length(load, |this| async move { this.discard_load(load).await })
+            .await
     }
 
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        self.clean_load(load).await
+        self.at_length(load, |this| async move { this.clean_load(load).await })
+            .await
     }
 }

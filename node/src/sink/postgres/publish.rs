@@ -71,7 +71,7 @@ impl Postgres {
         let in_the_way = self.who_would_see_a_part(load).await?;
         for _ in 0..LOCK_TRIES {
             // A lease that is dropped after trouble closes its connection, and the server rolls back.
-            let mut lease = self.connections.lease().await?;
+            let mut lease = self.lease().await?;
             match publish(&mut lease, load, expected, in_the_way.as_deref(), &doing).await {
                 Ok(report) => {
                     lease.give_back();
@@ -102,7 +102,7 @@ impl Postgres {
     }
 
     async fn holders(&self, load: &LoadContext) -> Result<(Place, String), Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let target = describe(&mut lease, &load.table).await?;
         let holders: Option<String> = sqlx::query_scalar(
             "SELECT string_agg(DISTINCT pid::text, ', ') FROM pg_locks

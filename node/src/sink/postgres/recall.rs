@@ -25,7 +25,7 @@ pub(super) enum Reach {
 
 impl Postgres {
     pub(super) async fn recall_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let doing = format!("asking whether load {} can be reverted", load.load);
         let report = |detail: String| StepReport { rows: 0, detail };
         if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {

@@ -30,7 +30,7 @@ impl Postgres {
     pub(super) async fn revert_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         let doing = format!("reverting load {} of {}", load.load, load.table);
         for _ in 0..LOCK_TRIES {
-            let mut lease = self.connections.lease().await?;
+            let mut lease = self.lease().await?;
             if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
                 return Ok(nothing_to_undo());
             }
@@ -52,7 +52,7 @@ impl Postgres {
     }
 
     pub(super) async fn discard_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let doing = format!("discarding the staging area of load {}", load.load);
         if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
             return Ok(nothing_to_undo());
@@ -84,7 +84,7 @@ impl Postgres {
     }
 
     pub(super) async fn clean_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let doing = format!("cleaning up after load {}", load.load);
         bookkeeping::ensure(&mut lease, &self.schema_known).await?;
         let found = record(&mut lease, load, Lock::None).await;

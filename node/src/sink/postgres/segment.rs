@@ -17,7 +17,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 use sqlx::{AssertSqlSafe, Row};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Postgres;
 use super::bookkeeping::{Area, Lock};
@@ -41,7 +41,7 @@ impl Postgres {
         chunk: ChunkId,
         attempt: Attempt,
     ) -> Result<Box<dyn SegmentWriter>, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let doing = format!("staging chunk {chunk} of load {}", load.load);
         // Also checked at the commit, under a lock; here it only saves the way.
         staged(&mut lease, load, &doing, Lock::None).await?;
@@ -60,7 +60,7 @@ impl Postgres {
             doing,
             copy,
         };
-        let task = tokio::spawn(sender.run(lease, incoming, recycle));
+        let task = AbortOnDropHandle::new(tokio::spawn(sender.run(lease, incoming, recycle)));
         let mut buffer = Vec::with_capacity(PIECE + PIECE / 4);
         buffer.extend_from_slice(&HEADER);
         Ok(Box::new(Writer {
@@ -72,6 +72,7 @@ impl Postgres {
             pieces,
             empty,
             task,
+            postgres: self.clone(),
         }))
     }
 }
@@ -90,7 +91,9 @@ struct Writer {
     bytes: u64,
     pieces: mpsc::Sender<Piece>,
     empty: mpsc::Receiver<Vec<u8>>,
-    task: JoinHandle<Result<Option<Committed>, Refused>>,
+    /// Aborted with the writer: a sender that waits for the server would not see that nobody wants it any more.
+    task: AbortOnDropHandle<Result<Option<Committed>, Refused>>,
+    postgres: Postgres,
 }
 
 #[async_trait]
@@ -103,6 +106,17 @@ impl SegmentWriter for Writer {
     }
 
     async fn commit(mut self: Box<Self>, marker: Marker) -> Result<Committed, Refused> {
+        let (postgres, doing) = (self.postgres.clone(), self.doing());
+        postgres.soon(&doing, self.finish(marker)).await
+    }
+}
+
+impl Writer {
+    fn doing(&self) -> String {
+        format!("staging rows of load {}", self.load.load)
+    }
+
+    async fn finish(&mut self, marker: Marker) -> Result<Committed, Refused> {
         self.buffer.extend_from_slice(&TRAILER);
         self.send().await?;
         let bytes = self.bytes;
@@ -120,9 +134,7 @@ impl SegmentWriter for Writer {
             .into()),
         }
     }
-}
 
-impl Writer {
     async fn write_rows(&mut self, columns: &[Column], batch: &RecordBatch) -> Result<(), Refused> {
         let mut rows = Rows::new(columns, batch).map_err(|error| self.unfit(error))?;
         while rows.fill(&mut self.buffer, PIECE).map_err(|error| self.unfit(error))? {
@@ -159,7 +171,8 @@ impl Writer {
         next.clear();
         let full = std::mem::replace(&mut self.buffer, next);
         self.bytes += full.len() as u64;
-        if self.pieces.send(Piece::Data(full)).await.is_err() {
+        let sent = async { Ok::<bool, Failure>(self.pieces.send(Piece::Data(full)).await.is_ok()) };
+        if !self.postgres.soon(&self.doing(), sent).await? {
             return Err(self.reason().await);
         }
         Ok(())
@@ -330,7 +343,7 @@ impl Sender {
     /// The answer to COMMIT was lost: the marker tells. The fence row is locked first, because the lost transaction holds
     /// it until it has ended one way or the other.
     async fn resolve(&self, fresh: Committed, lost: Failure) -> Result<Option<Committed>, Failure> {
-        let mut lease = self.postgres.connections.lease().await?;
+        let mut lease = self.postgres.lease().await?;
         lease.must(&self.doing, BEGIN_BRIEFLY).await?;
         self.check_fence(&mut lease).await?;
         let standing = self.standing(&mut lease, fresh.marker.segment).await?;

@@ -62,7 +62,7 @@ impl Postgres {
         if load.mode != Mode::Replace {
             return Ok(None);
         }
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let mut there = Vec::new();
         if let Some(mark) = mark(&mut lease, load).await? {
             for look in 0..LOOKS {

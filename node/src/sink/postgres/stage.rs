@@ -22,7 +22,7 @@ use crate::sink::LoadContext;
 
 impl Postgres {
     pub(super) async fn make_staging(&self, load: &LoadContext) -> Result<StepReport, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         bookkeeping::ensure(&mut lease, &self.schema_known).await?;
         let doing = format!("preparing load {}", load.load);
         lease.must(&doing, BEGIN_BRIEFLY).await?;
@@ -80,7 +80,7 @@ impl Postgres {
         chunk: ChunkId,
         attempt: Attempt,
     ) -> Result<Vec<Marker>, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let doing = format!("beginning chunk {chunk} of load {}", load.load);
         lease.must(&doing, BEGIN_BRIEFLY).await?;
         staged(&mut lease, load, &doing, Lock::Share).await?;

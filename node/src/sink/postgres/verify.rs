@@ -30,7 +30,7 @@ const INDEX_MEMORY: &str = "SELECT set_config('maintenance_work_mem', greatest(s
 
 impl Postgres {
     pub(super) async fn verify_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
-        let mut lease = self.connections.lease().await?;
+        let mut lease = self.lease().await?;
         let doing = format!("verifying load {}", load.load);
         let area = Area::of(load);
         if let Some(report) = seal(&mut lease, load, &doing).await? {
