@@ -25,11 +25,13 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
+use super::support::process::until;
+
 use self::fault::Deck;
 use self::reader::Readers;
 use self::report::Report;
 use self::round::Story;
-use self::workload::{ALL, Model, Workload};
+use self::workload::{ALL, Difference, Model, Target, Workload, source};
 use self::world::World;
 
 /// Rounds of each test.
@@ -97,6 +99,50 @@ async fn replacements_stay_exact() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_destinations_stay_exact_together() -> Result<()> {
     rounds(Workload::TwoDestinations, 4).await
+}
+
+/// The judges themselves: a row that is gone, one that is there twice, and a state in between are each seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_seen() -> Result<()> {
+    let mut story = Story::begin(1, Report::default()).await?;
+    let (world, readers) = (&story.world, &story.readers);
+    let source = source(&mut story.rng, 0);
+    let before = story.model.clone();
+    story.model.publish(Workload::Merge, &source);
+    let sights = vec![before.sight(Target::Book), story.model.sight(Target::Book)];
+    readers.allow(Target::Book, sights);
+    let values = source
+        .rows
+        .iter()
+        .map(|(id, value, note)| format!("({id}, {value}, '{note}')"));
+    let made = format!(
+        "CREATE TABLE made (id bigint, value bigint, note text); INSERT INTO made VALUES {};
+         ALTER TABLE made RENAME TO book",
+        values.collect::<Vec<_>>().join(", ")
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(made)).execute(&world.pool).await?;
+    let compare = async || story.model.compare(Target::Book, world).await;
+    ensure!(
+        compare().await? == Difference::default(),
+        "what is right is called wrong"
+    );
+    let reads = readers.reads();
+    let looked_again = async || Ok((readers.reads() > reads + 8).then_some(()));
+    until("readers have looked again", Duration::from_secs(60), looked_again).await?;
+    ensure!(readers.wrong().is_empty(), "readers call wrong what is right");
+
+    let first = &source.rows[0].0;
+    let damage = format!(
+        "DELETE FROM book WHERE id = {first}; INSERT INTO book SELECT * FROM book WHERE id = {}",
+        source.rows[1].0
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(damage)).execute(&world.pool).await?;
+    let found = compare().await?;
+    ensure!(found == Difference { lost: 1, duplicated: 1 }, "{found:?}");
+    let seen = async || Ok(Some(readers.wrong()).filter(|wrong| !wrong.is_empty()));
+    let wrong = until("a reader sees it", Duration::from_secs(60), seen).await?;
+    ensure!(wrong[0].starts_with("book: Some(("), "{wrong:?}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
