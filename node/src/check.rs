@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use haulage_core::event::PlannedStage;
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Epoch, LoadName, Millis, RunId};
-use haulage_plan::definition::{Column, Definition, SourceKind};
+use haulage_plan::definition::{Column, Definition};
 use haulage_plan::{Compiled, Diagnostics, Draft};
 
 use crate::config::NodeConfig;
@@ -151,9 +151,7 @@ pub async fn columns_for_validate(draft: &mut Draft, base: &str) -> BTreeMap<Str
     let mut found = BTreeMap::new();
     let mut wrong = Vec::new();
     for declared in draft.sources() {
-        let SourceKind::Csv(csv) = &declared.kind;
-        let remote = csv.path.starts_with("s3://") || (base.starts_with("s3://") && !csv.path.starts_with('/'));
-        if remote || !csv.columns.is_empty() {
+        if !declared.kind.is_local(base) || !declared.kind.columns().is_empty() {
             continue;
         }
         match header(declared, base, draft.checkpoint_rows()).await {

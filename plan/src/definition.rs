@@ -88,6 +88,38 @@ pub enum SourceKind {
     Csv(CsvSource),
 }
 
+impl SourceKind {
+    /// The word by which the pipeline file calls it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Csv(_) => "csv",
+        }
+    }
+
+    /// Where its rows are, for a person.
+    pub fn location(&self) -> &str {
+        match self {
+            Self::Csv(csv) => &csv.path,
+        }
+    }
+
+    /// The declared columns; empty if the file declares none.
+    pub fn columns(&self) -> &[Column] {
+        match self {
+            Self::Csv(csv) => &csv.columns,
+        }
+    }
+
+    /// Whether it is on this machine, so that looking at it costs nothing: relative to `base`, which may be elsewhere.
+    pub fn is_local(&self, base: &str) -> bool {
+        match self {
+            Self::Csv(csv) => {
+                !csv.path.starts_with("s3://") && (csv.path.starts_with('/') || !base.starts_with("s3://"))
+            }
+        }
+    }
+}
+
 /// A source, by its key in `sources`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {

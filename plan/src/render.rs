@@ -9,7 +9,7 @@ use haulage_core::words::counted;
 use serde::Serialize;
 
 use crate::compile::{Compiled, source_schema};
-use crate::definition::{Mode, SourceKind};
+use crate::definition::Mode;
 use crate::types;
 
 /// A compiled pipeline in a form that serializes.
@@ -113,15 +113,14 @@ pub struct StageNode {
 pub fn plan(compiled: &Compiled) -> Plan {
     let definition = &compiled.definition;
     let sources = definition.sources.values().map(|source| {
-        let SourceKind::Csv(csv) = &source.kind;
         let columns = compiled
             .columns
             .get(&source.name)
             .map(|columns| columns_of(&source_schema(columns)));
         SourceNode {
             name: source.name.clone(),
-            kind: "csv",
-            path: csv.path.clone(),
+            kind: source.kind.word(),
+            path: source.kind.location().to_owned(),
             lookup: source.lookup,
             columns: columns.unwrap_or_default(),
         }

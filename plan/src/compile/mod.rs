@@ -44,7 +44,7 @@ use indexmap::IndexMap;
 pub use context::{PlanTable, TableKind, session_builder, session_config, source_schema, with_row};
 
 use crate::ROW_COLUMN;
-use crate::definition::{Column, Definition, Place, Source, SourceKind};
+use crate::definition::{Column, Definition, Place, Source};
 use crate::diagnostics::{Diagnostics, Report};
 use crate::parse::Gaps;
 use bounds::Size;
@@ -212,11 +212,10 @@ pub(crate) fn check_known(
 fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> BTreeMap<String, Vec<Column>> {
     let mut all = BTreeMap::new();
     for source in planner.definition.sources.values() {
-        let SourceKind::Csv(csv) = &source.kind;
         let broken = planner.gaps.is_some_and(|gaps| gaps.broken.contains(&source.name));
         let columns = match found.get(&source.name) {
-            _ if !csv.columns.is_empty() && !broken => &csv.columns,
-            Some(columns) if !columns.is_empty() && !broken => columns,
+            _ if !source.kind.columns().is_empty() && !broken => source.kind.columns(),
+            Some(columns) if !columns.is_empty() && !broken => columns.as_slice(),
             _ if planner.gaps.is_some() => {
                 planner.known.insert(source.name.clone(), unknown());
                 continue;
@@ -240,7 +239,7 @@ fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> 
             );
             planner.report.error(source.place, message);
         }
-        all.insert(source.name.clone(), columns.clone());
+        all.insert(source.name.clone(), columns.to_vec());
     }
     all
 }

@@ -1,0 +1,170 @@
+//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`.
+
+mod csv;
+
+use datafusion::arrow::datatypes::DataType;
+use indexmap::IndexMap;
+
+use super::draft::Gaps;
+use super::fields::{self, Fields};
+use super::params::Params;
+use crate::ROW_COLUMN;
+use crate::definition::{Column, Place, Source, SourceKind};
+use crate::diagnostics::Report;
+use crate::types;
+use crate::yaml::{Key, Node, Value};
+
+/// The keys that every source may have.
+const COMMON: &[&str] = &["columns", "lookup"];
+
+/// A kind of source.
+struct Kind {
+    /// The key that says where its rows are.
+    word: &'static str,
+    /// Every key that it may have, beside the common ones.
+    keys: &'static [&'static str],
+    read: fn(&mut Report, Declared<'_>, &mut Gaps) -> SourceKind,
+}
+
+const KINDS: &[Kind] = &[Kind {
+    word: "csv",
+    keys: csv::KEYS,
+    read: csv::read,
+}];
+
+/// A source as it stands in the file, for its kind to read.
+struct Declared<'a> {
+    key: &'a Key,
+    /// "source `raw`".
+    what: String,
+    fields: Fields<'a>,
+    /// Of `columns`; empty if there are none.
+    columns: Vec<Column>,
+    params: &'a Params,
+}
+
+impl Declared<'_> {
+    /// The text of a key, such as a path, with parameters filled in. Noted as a gap where one of them has no value.
+    fn filled(&self, report: &mut Report, gaps: &mut Gaps, key: &str, what: &str) -> Option<String> {
+        let node = self.fields.get(key)?;
+        let (text, place) = fields::text(report, node, &format!("{what} of {}", self.what))?;
+        let filled = self.params.fill(report, text, place);
+        if !filled.whole {
+            gaps.pathless.insert(self.key.text.clone());
+        }
+        Some(filled.text)
+    }
+}
+
+pub(super) fn read(report: &mut Report, node: &Node, params: &Params, gaps: &mut Gaps) -> IndexMap<String, Source> {
+    let mut sources = IndexMap::new();
+    for (key, node) in fields::entries(report, node, "sources").unwrap_or_default() {
+        let before = report.len();
+        fields::name(report, "source's name", &key.text, key.place, 63, false);
+        if let Some(source) = one(report, key, node, params, gaps) {
+            sources.insert(key.text.clone(), source);
+        }
+        if report.len() > before {
+            gaps.broken.insert(key.text.clone());
+        }
+    }
+    sources
+}
+
+fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut Gaps) -> Option<Source> {
+    let what = format!("source `{}`", key.text);
+    let kind = KINDS.iter().find(|kind| node.at(&[kind.word]).is_some());
+    let known: Vec<&str> = match kind {
+        Some(kind) => kind.keys.iter().chain(COMMON).copied().collect(),
+        None => KINDS.iter().flat_map(|kind| kind.keys).chain(COMMON).copied().collect(),
+    };
+    let fields = Fields::read(report, node, &what, &known)?;
+    let Some(kind) = kind else {
+        report.help(
+            key.place,
+            format!("{what} doesn't say where its rows are"),
+            "write `csv: \"data/*.csv\"`",
+        );
+        return None;
+    };
+    let columns = fields
+        .get("columns")
+        .map(|node| columns(report, node, &what))
+        .unwrap_or_default();
+    let lookup = fields
+        .get("lookup")
+        .and_then(|node| fields::boolean(report, node, "`lookup`"))
+        .unwrap_or(false);
+    let declared = Declared {
+        key,
+        what,
+        fields,
+        columns,
+        params,
+    };
+    Some(Source {
+        name: key.text.clone(),
+        lookup,
+        kind: (kind.read)(report, declared, gaps),
+        place: key.place,
+    })
+}
+
+fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
+    let mut columns: Vec<Column> = Vec::new();
+    let entries = fields::entries(report, node, &format!("the columns of {what}")).unwrap_or_default();
+    if entries.is_empty() && matches!(node.value, Value::Map(_)) {
+        report.help(
+            node.place,
+            format!("{what} declares no columns"),
+            "leave `columns` out to take the header's as text",
+        );
+    }
+    for (key, node) in entries {
+        if node.is_null() && key.text.ends_with(')') {
+            continue; // The second half of an unquoted `decimal(10,2)`; the first half is reported.
+        }
+        check_name(report, &key.text, key.place, what);
+        if let Some(column) = column(report, key, node) {
+            columns.push(column);
+        }
+    }
+    columns
+}
+
+fn check_name(report: &mut Report, name: &str, place: Place, what: &str) {
+    if name == ROW_COLUMN {
+        report.help(
+            place,
+            format!("`{name}` is a name that Haulage keeps for itself"),
+            "rename the column in the file",
+        );
+    } else if name.is_empty() || name.contains('\0') {
+        report.error(place, format!("{what} has a column without a usable name"));
+    }
+}
+
+fn column(report: &mut Report, key: &Key, node: &Node) -> Option<Column> {
+    let (text, place) = fields::text(report, node, &format!("the type of column `{}`", key.text))?;
+    let (type_name, required) = match text.trim().strip_suffix('!') {
+        Some(type_name) => (type_name, true),
+        None => (text.trim(), false),
+    };
+    let data_type = match types::parse(type_name) {
+        Ok(data_type) => data_type,
+        Err(unknown) => {
+            report.help(
+                place,
+                format!("{} of column `{}`", unknown.message, key.text),
+                unknown.suggestion,
+            );
+            // The column stays, so that SQL which names it isn't reported as well.
+            DataType::Utf8
+        }
+    };
+    Some(Column {
+        name: key.text.clone(),
+        data_type,
+        required,
+    })
+}
