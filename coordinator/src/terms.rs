@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use haulage_core::ids::Epoch;
+use haulage_core::ids::{Epoch, Millis};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -29,8 +29,11 @@ use crate::term::Term;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at least, also when a lease is just about to run out.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// A ledger that says nothing for so long is asked again. Longer than the server lets a frozen leader hold its lock.
-const ANSWER: Duration = Duration::from_secs(12);
+/// A ledger that says nothing for so long is asked again, over another connection: this one may be half open. Longer than
+/// the server lets a frozen leader hold its lock.
+const ANSWER: Duration = Duration::from_secs(4);
+/// Campaigns without an answer that are remembered.
+const UNANSWERED: usize = 8;
 /// How long giving the lease back may take: a ledger that is away must not hold up the end of a process.
 const RESIGN: Duration = Duration::from_secs(2);
 
@@ -39,6 +42,14 @@ pub(crate) struct Terms {
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
     ended: watch::Receiver<Option<String>>,
+}
+
+/// A campaign whose answer has not come. It may have been won all the same: then the ledger says that this process leads,
+/// since the moment that it named.
+#[derive(Clone, Copy)]
+struct Asked {
+    wall: Millis,
+    steady: Millis,
 }
 
 struct Task {
@@ -66,7 +77,7 @@ impl Terms {
             ended,
             complaints,
         };
-        let first = match task.campaign().await? {
+        let first = match task.campaign(&mut Vec::new()).await? {
             Won::Leads(leadership) => Some(task.lead(leadership).await?),
             Won::Stands(led) => {
                 task.stand_by(Some(led));
@@ -140,10 +151,11 @@ impl Task {
     async fn until_won(&self) -> Term {
         let mut wait = Duration::ZERO;
         let mut told = false;
+        let mut unanswered = Vec::new();
         loop {
             tokio::time::sleep(wait).await;
             wait = LOOK_EVERY;
-            let campaign = match tokio::time::timeout(ANSWER, self.campaign()).await {
+            let campaign = match tokio::time::timeout(ANSWER, self.campaign(&mut unanswered)).await {
                 Ok(campaign) => campaign,
                 Err(_) => continue,
             };
@@ -172,19 +184,34 @@ impl Task {
         }
     }
 
-    async fn campaign(&self) -> Result<Won, Error> {
+    async fn campaign(&self, unanswered: &mut Vec<Asked>) -> Result<Won, Error> {
         let candidate = Candidate {
             name: &self.config.name,
             address: &self.config.advertise,
             lease: LEASE,
         };
         // Before the call: our lease counts from here, and the database's from later.
-        let sent = clock::steady();
-        Ok(match self.ledger.campaign(&candidate, clock::wall()).await? {
-            Campaign::Won(epoch) if self.ledger.is_leased() => Won::Leads(Leadership::leased(epoch, sent)),
+        let asked = Asked {
+            wall: clock::wall(),
+            steady: clock::steady(),
+        };
+        if unanswered.len() == UNANSWERED {
+            unanswered.remove(0);
+        }
+        unanswered.push(asked);
+        let campaign = self.ledger.campaign(&candidate, asked.wall).await?;
+        let ours = |led: &Led| led.name == candidate.name && led.address == candidate.address;
+        let won_before = |led: &Led| unanswered.iter().find(|asked| asked.wall == led.since).copied();
+        let won = match campaign {
+            Campaign::Won(epoch) if self.ledger.is_leased() => Won::Leads(Leadership::leased(epoch, asked.steady)),
             Campaign::Won(epoch) => Won::Leads(Leadership::new(epoch)),
-            Campaign::Lost(led) => Won::Stands(led),
-        })
+            Campaign::Lost(led) => match won_before(&led).filter(|_| ours(&led)) {
+                Some(asked) => Won::Leads(Leadership::leased(led.epoch, asked.steady)),
+                None => Won::Stands(led),
+            },
+        };
+        unanswered.clear();
+        Ok(won)
     }
 
     async fn lead(&self, leadership: Leadership) -> Result<Term, Error> {

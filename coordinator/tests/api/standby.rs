@@ -7,6 +7,7 @@ use haulage_coordinator::{Coordinator, CoordinatorConfig, Standing};
 use haulage_proto::v1::haulage_client::HaulageClient;
 use haulage_proto::v1::{CancelRequest, ListNodesRequest, RunState};
 use haulage_test_support::postgres::Postgres;
+use haulage_test_support::proxy::{Commit, Proxy};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -197,4 +198,40 @@ async fn without_a_leader_a_standby_says_so() {
     })
     .await;
     finished(&mut second.client, &run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_was_won_without_hearing_of_it_is_taken() {
+    let stage = Stage::set().await;
+    let postgres = Postgres::shared().await.expect("PostgreSQL");
+    let database = postgres.database().await.expect("a database");
+    let ledger = postgres.url(&database);
+    let proxy = Proxy::start(postgres.port()).await.expect("a proxy");
+    let far = ledger.replace(&format!(":{}/", postgres.port()), &format!(":{}/", proxy.port()));
+    let first = Served::start(&stage, &ledger, "first").await;
+    let mut second = Served::start(&stage, &far, "second").await;
+    // The next thing that the standby commits is its campaign.
+    proxy.next_commit(Commit::LosesItsAnswer);
+    first.served.abort();
+    assert!(first.served.await.is_err_and(|error| error.is_cancelled()));
+    within("the standby to lead", async {
+        while leader_of(&mut second.client)
+            .await
+            .is_none_or(|(name, _)| name != "second")
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(proxy.has_happened(), "no campaign lost its answer");
+    let listed = second
+        .client
+        .list_nodes(ListNodesRequest {})
+        .await
+        .expect("it leads")
+        .into_inner();
+    assert_eq!(
+        listed.epoch, 2,
+        "the lead that it won was left to run out, and won again"
+    );
 }
