@@ -22,6 +22,7 @@ pub(crate) enum Kind {
     LeaderKilled,
     LeaderStopped,
     LeaderWithoutLedger,
+    LeaderLedgerHalfOpen,
     LedgerCommitUnanswered,
     LedgerCrashed,
     WarehouseCrashed,
@@ -35,7 +36,7 @@ pub(crate) enum Kind {
     S3CutShort,
 }
 
-pub(crate) const KINDS: [Kind; 19] = [
+pub(crate) const KINDS: [Kind; 20] = [
     Kind::NodeKilled,
     Kind::NodeStopped,
     Kind::NodeCut,
@@ -44,6 +45,7 @@ pub(crate) const KINDS: [Kind; 19] = [
     Kind::LeaderKilled,
     Kind::LeaderStopped,
     Kind::LeaderWithoutLedger,
+    Kind::LeaderLedgerHalfOpen,
     Kind::LedgerCommitUnanswered,
     Kind::LedgerCrashed,
     Kind::WarehouseCrashed,
@@ -69,6 +71,7 @@ impl Kind {
             Self::LeaderKilled => "leader: SIGKILL",
             Self::LeaderStopped => "leader: SIGSTOP, SIGCONT",
             Self::LeaderWithoutLedger => "leader - ledger: cut",
+            Self::LeaderLedgerHalfOpen => "leader - ledger: half open",
             Self::LedgerCommitUnanswered => "leader - ledger: answer to a COMMIT lost",
             Self::LedgerCrashed => "ledger: PostgreSQL -m immediate",
             Self::WarehouseCrashed => "warehouse: PostgreSQL -m immediate",
@@ -95,7 +98,7 @@ impl Kind {
     pub(crate) fn takes_the_leader(self) -> bool {
         matches!(
             self,
-            Self::LeaderKilled | Self::LeaderStopped | Self::LeaderWithoutLedger
+            Self::LeaderKilled | Self::LeaderStopped | Self::LeaderWithoutLedger | Self::LeaderLedgerHalfOpen
         )
     }
 
@@ -104,7 +107,9 @@ impl Kind {
     fn lasts(self) -> (u64, u64) {
         match self {
             Self::NodeKilled | Self::NodeStopped | Self::NodeCut | Self::NodeHalfOpen => (1_000, 9_000),
-            Self::LeaderKilled | Self::LeaderStopped | Self::LeaderWithoutLedger => (1_000, 7_000),
+            Self::LeaderKilled | Self::LeaderStopped | Self::LeaderWithoutLedger | Self::LeaderLedgerHalfOpen => {
+                (1_000, 7_000)
+            }
             Self::NodeDelayed | Self::WarehouseDelayed => (2_000, 5_000),
             Self::LedgerCrashed | Self::WarehouseCrashed | Self::S3Killed | Self::DiskFull => (500, 4_000),
             Self::WarehouseCut | Self::WarehouseHalfOpen | Self::S3CutShort => (500, 5_000),
@@ -118,7 +123,7 @@ impl Kind {
             Self::NodeKilled | Self::NodeStopped => 0,
             Self::NodeCut | Self::NodeHalfOpen | Self::NodeDelayed => 1,
             Self::LeaderKilled | Self::LeaderStopped => 2,
-            Self::LeaderWithoutLedger | Self::LedgerCommitUnanswered => 3,
+            Self::LeaderWithoutLedger | Self::LeaderLedgerHalfOpen | Self::LedgerCommitUnanswered => 3,
             Self::LedgerCrashed => 4,
             // On a full disk the server would not come back.
             Self::WarehouseCrashed | Self::DiskFull => 5,
@@ -224,6 +229,7 @@ pub(crate) async fn inject(plan: &Plan, world: &mut World) -> Result<Injected> {
         Kind::LeaderKilled => world.cluster.coordinator_at(leader)?.kill().await?,
         Kind::LeaderStopped => world.cluster.coordinator_at(leader)?.signal("STOP")?,
         Kind::LeaderWithoutLedger => world.to_ledger[leader].link(Link::Cut),
+        Kind::LeaderLedgerHalfOpen => world.to_ledger[leader].link(Link::Silent),
         Kind::LedgerCommitUnanswered => world.to_ledger[leader].next_commit(Commit::LosesItsAnswer),
         Kind::LedgerCrashed => world.ledger.stop(),
         Kind::WarehouseCrashed => world.warehouse.stop(),
@@ -261,7 +267,10 @@ pub(crate) async fn heal(fault: &mut Injected, world: &mut World) -> Result<()> 
         Kind::NodeDelayed => link(Link::Passes),
         Kind::LeaderKilled => world.cluster.revive_coordinator(leader).await?,
         Kind::LeaderStopped => world.cluster.coordinator_at(leader)?.signal("CONT")?,
-        Kind::LeaderWithoutLedger => world.to_ledger[leader].link(Link::Passes),
+        Kind::LeaderWithoutLedger | Kind::LeaderLedgerHalfOpen => {
+            world.to_ledger[leader].link(Link::Cut);
+            world.to_ledger[leader].link(Link::Passes);
+        }
         Kind::LedgerCommitUnanswered => world.to_ledger[leader].next_commit(Commit::Passes),
         Kind::LedgerCrashed => world.ledger.start_again().await?,
         Kind::WarehouseCrashed => world.warehouse.start_again().await?,
