@@ -43,7 +43,7 @@ const SLOW: u64 = 150;
 
 impl Story {
     async fn begin(seed: u64, report: Report) -> Result<Self> {
-        let world = World::start(SLOW, "").await?;
+        let world = World::start(1, SLOW, "").await?;
         Ok(Self {
             readers: Readers::start(&world, report.reads),
             world,

@@ -16,8 +16,12 @@ use super::report::p50_and_max;
 use super::workload::{Model, Target, Workload, source};
 use super::world::{NODES, World, name_of};
 
-/// Every segment takes so long, in ms: a run lasts about ten seconds.
-const SLOW: u64 = 600;
+/// Every segment takes so long, in ms: a chunk of three is under way for some six seconds.
+const SLOW: u64 = 2_000;
+/// Of each node: enough for all chunks of a run, so that those of a dead node find room on any other at once.
+const SLOTS: usize = 12;
+/// Chunks that are under way when something dies.
+const UNDER_WAY: usize = 6;
 /// Every node panics once in its life, here.
 const PANIC: &str = "panic@chunk:0.1:segment:1";
 /// Longest that a run may take.
@@ -53,7 +57,7 @@ struct Trials {
 }
 
 impl Trials {
-    /// Submits a run, and waits until something of it is staged.
+    /// Submits a run, and waits until its chunks are under way.
     async fn loading(&mut self) -> Result<String> {
         let made = source(&mut self.rng, self.runs);
         self.world.put(&format!("in/{}.csv", self.runs), &made.text)?;
@@ -64,10 +68,16 @@ impl Trials {
         self.runs += 1;
         let (run, disposition) = self.world.cluster.submit(&file, &["--param", &round]).await?;
         ensure!(disposition == "started", "{run} {disposition}");
-        let staged = |shown: &serde_json::Value| !events(shown, "chunk_staged").is_empty();
+        let under_way = |shown: &serde_json::Value| {
+            let assigned = events(shown, "assigned");
+            let chunks = assigned
+                .iter()
+                .filter(|event| event["event"]["work"]["chunk"].is_object());
+            chunks.count() >= UNDER_WAY
+        };
         self.world
             .cluster
-            .until_run(&run, "a chunk is staged", REST, staged)
+            .until_run(&run, "chunks are under way", REST, under_way)
             .await?;
         // Anywhere between two heartbeats.
         sleep(Duration::from_millis(self.rng.random_range(0..1_000))).await;
@@ -99,16 +109,19 @@ impl Trials {
         self.exact(&run).await?;
         let log = log(&self.world, &run).await?;
         let later = || log.iter().filter(|entry| entry.at >= died);
-        let failed = later().find(|entry| entry.kind == "attempt_failed" && entry.body["node"] == victim.as_str());
-        if let Some(failed) = failed {
+        let failed: Vec<&Entry> = later()
+            .filter(|entry| entry.kind == "attempt_failed" && entry.body["node"] == victim.as_str())
+            .collect();
+        // The last of its chunks counts.
+        let mut on = 0;
+        for failed in &failed {
             let again = later().find(|entry| {
                 entry.kind == "assigned" && entry.at >= failed.at && entry.body["work"] == failed.body["work"]
             });
-            times.add(
-                died,
-                failed.at,
-                again.context("its work was never given to another")?.at,
-            );
+            on = on.max(again.context("its work was never given to another")?.at);
+        }
+        if let Some(first) = failed.first() {
+            times.add(died, first.at, on);
         }
         // Otherwise it had just reported its last chunk, and nothing had to be noticed.
         self.world.start_node(node)?;
@@ -191,7 +204,7 @@ async fn trials() -> Result<()> {
     let wanted = number("HAULAGE_CHAOS_TRIALS")?.unwrap_or(30) as usize;
     let seed = number("HAULAGE_CHAOS_SEED")?.unwrap_or(1);
     let mut trials = Trials {
-        world: World::start(SLOW, PANIC).await?,
+        world: World::start(SLOTS, SLOW, PANIC).await?,
         rng: StdRng::seed_from_u64(seed),
         model: Model::default(),
         runs: 0,
@@ -215,7 +228,7 @@ async fn trials() -> Result<()> {
         "{}",
         node.line(
             "node (SIGKILL)",
-            "its attempt failed; the same chunk is given to another node"
+            "its first attempt fails; the last of its chunks is given to another node"
         )
     );
     println!(

@@ -43,6 +43,7 @@ pub(crate) struct World {
     pub(crate) s3: S3Process,
     /// Where the warehouse's tables stand; `None` where this user may not mount.
     pub(crate) disk: Option<SmallDisk>,
+    slots: usize,
     pub(crate) folder: tempfile::TempDir,
 }
 
@@ -83,8 +84,9 @@ fn port_of(address: &str) -> Result<u16> {
 }
 
 impl World {
-    /// Starts all of it. Every segment takes `slow` ms, and nodes have these faults of their own besides.
-    pub(crate) async fn start(slow: u64, faults: &str) -> Result<Self> {
+    /// Starts all of it: nodes with so many slots, where every segment takes `slow` ms, and with these faults of their own
+    /// besides.
+    pub(crate) async fn start(slots: usize, slow: u64, faults: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (ledger, warehouse) = tokio::try_join!(Postgres::start(), Postgres::start())?;
         ledger.create("ledger").await?.close().await;
@@ -140,6 +142,7 @@ impl World {
             warehouse,
             s3,
             disk,
+            slots,
             folder,
         };
         for node in 0..NODES {
@@ -154,7 +157,7 @@ impl World {
         let name = name_of(node);
         self.cluster.nodes.retain(|(other, _)| *other != name);
         let ways = ways(&self.ways[node], &self.warehouse);
-        self.cluster.add_node_by(&ways, &name, 1)
+        self.cluster.add_node_by(&ways, &name, self.slots)
     }
 
     /// Waits until every node is alive in the leader's eyes.
