@@ -13,6 +13,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::task::JoinHandle;
 
+use super::support::cluster::Cluster;
+use super::support::figures::Numbers;
 use super::support::postgres::Postgres;
 use super::support::process::Verb;
 
@@ -174,4 +176,36 @@ async fn of_sqlite_see_all_of_a_run_or_nothing() -> Result<()> {
         check(mode, seen, read_sqlite(&path).await?).await?;
     }
     Ok(())
+}
+
+/// The node keeps the file open from run to run, and others open and close it in between, as a dashboard does. What they
+/// take with them when they go must be nothing of the node's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_and_goes_between_runs_takes_nothing_away() -> Result<()> {
+    let numbers = Numbers::new(0, 70_000, 800, "SELECT id, name FROM raw")?;
+    let cluster = Cluster::start(numbers.folder(), numbers.settings(1)).await?;
+    for run in 1..=5 {
+        let rows: String = (0..run * 900).map(|id| format!("{id},of run {run}\n")).collect();
+        std::fs::write(numbers.folder().join("numbers.csv"), format!("id,name\n{rows}"))?;
+        let (id, _) = cluster.submit(&numbers.pipeline(), &["--rerun"]).await?;
+        cluster.watch(&id).await?.success()?;
+        let seen = looked_at_by_another_process(&numbers.warehouse())?;
+        ensure!(
+            seen == format!("of run {run} {}", run * 900),
+            "run {run} is published, and others see {seen:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Opens the file, reads and closes it, as SQLite's own library does it in whatever program.
+fn looked_at_by_another_process(file: &Path) -> Result<String> {
+    let script = "import sqlite3, sys\nfile = sqlite3.connect(sys.argv[1])\n\
+                  print(*file.execute('SELECT max(name), count(*) FROM out').fetchone())\nfile.close()";
+    let looked = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(file)
+        .output()?;
+    ensure!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stderr));
+    Ok(String::from_utf8(looked.stdout)?.trim_end().to_owned())
 }

@@ -14,6 +14,7 @@ crate::on_all!(
     only_the_newest_runs_are_kept,
     later_runs_go_first,
     appended_rows_go_from_among_later_ones,
+    appended_rows_stay_under_what_has_built_on_them,
     a_rerun_goes_before_what_it_replaced,
     records_of_an_earlier_release_are_brought_up_to_date,
     a_later_round_opens_what_was_verified,
@@ -176,6 +177,32 @@ async fn appended_rows_go_from_among_later_ones(world: &World) {
     assert_eq!(world.rows("things").await.expect("a table"), ["9 ~ 9.5"]);
     take_back(world, &second).await;
     assert_eq!(world.rows("things").await.expect("a table"), Vec::<String>::new());
+}
+
+/// What comes after an append and isn't one has its rows in what it keeps, or has changed them.
+async fn appended_rows_stay_under_what_has_built_on_them(world: &World) {
+    existing(world).await;
+    let start = all_of(world).await;
+    let first = kept("a", Mode::Append, &[], 5);
+    whole(world, &first, &[(101, Some("first"), 1.5), (102, None, 2.5)]).await;
+    let appended = all_of(world).await;
+    for (run, mode) in [("b", Mode::Merge), ("c", Mode::Replace)] {
+        let later = kept(run, mode, &["id"], 5);
+        whole(world, &later, &[(101, Some("later"), 9.5), (103, None, 3.5)]).await;
+        let third = kept(&format!("{run}-2"), Mode::Append, &[], 5);
+        whole(world, &third, &[(104, None, 4.5)]).await;
+        refused(
+            world,
+            &first,
+            &[&format!("run {run} has published to"), "revert that first"],
+        )
+        .await;
+        take_back(world, &third).await;
+        take_back(world, &later).await;
+        assert_eq!(all_of(world).await, appended, "after {run}");
+    }
+    take_back(world, &first).await;
+    assert_eq!(all_of(world).await, start);
 }
 
 async fn a_rerun_goes_before_what_it_replaced(world: &World) {

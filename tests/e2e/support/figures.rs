@@ -40,7 +40,7 @@ impl Numbers {
         self.folder().join("numbers.yaml")
     }
 
-    fn warehouse(&self) -> PathBuf {
+    pub(crate) fn warehouse(&self) -> PathBuf {
         self.folder().join("warehouse.db")
     }
 

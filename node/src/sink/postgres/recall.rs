@@ -19,7 +19,8 @@ use crate::sink::LoadContext;
 pub(super) enum Reach {
     /// The target is as the run left it, and becomes what it was before; one that the run made goes.
     Whole,
-    /// Others have published since: only the rows that carry the run.
+    /// Others have appended since: only the rows that carry the run. A later merge or replacement has built on them: it may
+    /// have changed them, and keeps them for its own revert.
     OwnRows,
 }
 
@@ -74,15 +75,24 @@ pub(super) async fn may_undo(
     }
     let later: Option<String> = sqlx::query_scalar(
         "SELECT string_agg(run, ', ' ORDER BY sequence DESC) FROM haulage.loads
-         WHERE target = $1 AND state = 'published' AND sequence > $2",
+         WHERE target = $1 AND state = 'published' AND sequence > $2
+             AND NOT ($3 AND method IN ('append', 'append_by_key'))",
+    )
+    .bind(target.text())
+    .bind(record.sequence)
+    .bind(by_run)
+    .fetch_one(lease.connection())
+    .await?;
+    let newest: bool = sqlx::query_scalar(
+        "SELECT NOT EXISTS (SELECT FROM haulage.loads WHERE target = $1 AND state = 'published' AND sequence > $2)",
     )
     .bind(target.text())
     .bind(record.sequence)
     .fetch_one(lease.connection())
     .await?;
     let reach = match later {
-        None => Reach::Whole,
-        Some(_) if by_run => Reach::OwnRows,
+        None if newest => Reach::Whole,
+        None => Reach::OwnRows,
         Some(runs) => {
             return Err(refused(
                 load,

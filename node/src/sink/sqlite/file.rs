@@ -4,7 +4,6 @@
 //! costs nothing; against other processes stands the busy timeout.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
@@ -143,9 +142,11 @@ impl File {
         let tried = tokio::task::spawn_blocking(move || {
             match std::fs::metadata(&path) {
                 Ok(there) if !there.is_file() => return Err("the file can't be opened: it is no file".to_owned()),
+                // Asked, not opened: closing a file drops every lock that this process has on it, also those of its
+                // SQLite connections, and then another process takes the write-ahead log away from under them.
                 Ok(_) => {
-                    let opened = OpenOptions::new().write(true).open(&path);
-                    opened.map_err(|error| format!("the file can't be opened for writing: {error}"))?;
+                    let may = rustix::fs::access(&path, rustix::fs::Access::WRITE_OK);
+                    may.map_err(|error| format!("the file can't be written: {error}"))?;
                 }
                 Err(_) => {}
             }

@@ -64,7 +64,17 @@ pub(super) async fn may_undo(
     }
     let later: Option<String> = sqlx::query_scalar(
         "SELECT group_concat(run, ', ') FROM (SELECT run FROM _haulage_loads
-         WHERE target = $1 AND state = 'published' AND sequence > $2 ORDER BY sequence DESC)",
+         WHERE target = $1 AND state = 'published' AND sequence > $2
+             AND NOT ($3 AND method IN ('append', 'append_by_key')) ORDER BY sequence DESC)",
+    )
+    .bind(table)
+    .bind(record.sequence)
+    .bind(by_run)
+    .fetch_one(writer.connection())
+    .await
+    .map_err(|error| writer.failure(doing, error))?;
+    let newest: bool = sqlx::query_scalar(
+        "SELECT NOT EXISTS (SELECT 1 FROM _haulage_loads WHERE target = $1 AND state = 'published' AND sequence > $2)",
     )
     .bind(table)
     .bind(record.sequence)
@@ -72,8 +82,8 @@ pub(super) async fn may_undo(
     .await
     .map_err(|error| writer.failure(doing, error))?;
     let reach = match later {
-        None => Reach::Whole,
-        Some(_) if by_run => Reach::OwnRows,
+        None if newest => Reach::Whole,
+        None => Reach::OwnRows,
         Some(runs) => return Err(refused(load, &format!("run {runs} has published to {table} since"))),
     };
     let area = Area::of(load);
