@@ -14,6 +14,7 @@ use crate::telemetry::{LogFormat, Role};
 pub(crate) mod cancel;
 pub(crate) mod close;
 pub(crate) mod coordinator;
+pub(crate) mod deed;
 pub(crate) mod drain;
 pub(crate) mod node;
 pub(crate) mod node_options;

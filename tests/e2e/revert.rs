@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::support::cluster::{check_state, events, run_of};
 use super::support::numbers::{Numbers, pipeline};
-use super::support::process::{Output, Verb};
+use super::support::process::{Output, Verb, newest_run};
 
 const WAREHOUSE: &str = "
     CREATE TABLE swapped (id integer PRIMARY KEY, name text); CREATE INDEX by_name ON swapped (name);
@@ -143,6 +143,50 @@ async fn of_a_run_on_which_later_ones_have_built_is_refused_and_names_them() -> 
     ensure!(start != numbers.contents().await?);
     let unknown = revert(&numbers, "nobody").await?;
     unknown.failure(&["there is no run nobody"])?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_home_is_refused_at_once_where_the_destination_is_elsewhere() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let verb = |args: &[&str]| Verb::new(folder.path()).args(args.iter().map(OsString::from));
+    let file = folder.path().join("numbers.yaml").display().to_string();
+    std::fs::write(
+        &file,
+        pipeline(&["a: {from: some, to: warehouse, table: added, mode: append}"]),
+    )?;
+    std::fs::write(folder.path().join("numbers.csv"), "id,name\n1,one\n")?;
+    verb(&["run", &file]).output().await?.success()?;
+    let run = newest_run(folder.path()).await?;
+    let other = folder.path().join("other.db");
+    let elsewhere = format!("warehouse=sqlite:{}", other.display());
+    let refused = verb(&["revert", &run, "--destination", &elsewhere])
+        .output()
+        .await?
+        .failure(&[
+            "`warehouse`",
+            "warehouse.db",
+            "other.db",
+            &format!("haulage revert {run} --destination warehouse="),
+        ])?;
+    ensure!(refused.code == 2, "{refused:?}");
+    let shown = verb(&["show", &run, "--output", "json"])
+        .output()
+        .await?
+        .success()?
+        .json()?;
+    check_state(&shown, "published")?;
+    ensure!(events(&shown, "revert_requested").is_empty(), "{shown:#}");
+    ensure!(!other.exists(), "a refused revert made a warehouse");
+
+    let own = format!(
+        "warehouse=sqlite:{}",
+        folder.path().join(".haulage/warehouse.db").display()
+    );
+    verb(&["revert", &run, "--destination", &own])
+        .output()
+        .await?
+        .success()?;
     Ok(())
 }
 
