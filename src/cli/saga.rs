@@ -1,5 +1,5 @@
-//! `haulage saga`: an operator decides about a run that is stuck, because undoing what it started keeps failing. In a
-//! home, where nobody else would, it also does the undoing.
+//! `haulage saga`: an operator decides about a run that is stuck, because undoing what it started keeps failing, or that
+//! waits for a destination which won't come back. In a home, where nobody else would, it also does the undoing.
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -20,11 +20,15 @@ Examples:
   haulage show flights-0a1b2c3d4e                what can't be undone, and why
   haulage saga retry flights-0a1b2c3d4e          the permission is back, the table is there again: undo it now
   haulage saga abandon flights-0a1b2c3d4e --reason \"table restored from the backup by hand\"
+  haulage saga abandon flights-0a1b2c3d4e --reason \"that server is gone for good\"
 
-A run that fails undoes whatever it has started, last things first. A destination that is away is waited for. A step that
-can't be undone for another reason leaves the run stuck: nothing more happens to it until somebody decides. `retry` undoes
-the step again, and `abandon` leaves this one step as it is and goes on undoing the others; if another one can't be undone,
-the run is stuck again. Who said what, and why, stands in the run's log.";
+A run that fails undoes whatever it has started, last things first. A step that can't be undone leaves the run stuck:
+nothing more happens to it until somebody decides. `retry` undoes the step again, and `abandon` leaves this one step as it is
+and goes on undoing the others; if another one can't be undone, the run is stuck again. Who said what, and why, stands in
+the run's log.
+
+A destination that is away is waited for, however long it takes, and that is not stuck: the step is tried again by itself.
+Once that has failed, `abandon` leaves it too. What is left of the run is named when it is over, and in `haulage show`.";
 
 /// Arguments of `saga`.
 #[derive(Debug, clap::Args)]
@@ -40,7 +44,7 @@ enum Decide {
     /// Undo the step again: what kept it from being undone has been seen to
     #[command(after_help = AFTER_HELP)]
     Retry(Retry),
-    /// Leave the step as it is, and go on undoing the others
+    /// Leave the step that can't be undone, or waits to be, as it is, and go on undoing the others
     #[command(after_help = AFTER_HELP)]
     Abandon(Abandon),
 }
