@@ -163,6 +163,17 @@ pub enum Event {
         /// When.
         at: Millis,
     },
+    /// An operator leaves a step as it is although undoing it is still tried: as a rule its destination is gone for good.
+    Abandoned {
+        /// The step.
+        step: StepId,
+        /// Why, in the operator's words.
+        reason: String,
+        /// Who says so, as their client names them; empty if nobody was named.
+        by: String,
+        /// When.
+        at: Millis,
+    },
     /// Somebody asked for what the run has published to be taken back. Only ever after `finished` as published.
     RevertRequested {
         /// Why, in the user's words.
@@ -253,6 +264,7 @@ impl Event {
             Self::RollbackStarted { .. } => "rollback_started",
             Self::Stuck { .. } => "stuck",
             Self::Unstuck { .. } => "unstuck",
+            Self::Abandoned { .. } => "abandoned",
             Self::RevertRequested { .. } => "revert_requested",
             Self::RevertRefused { .. } => "revert_refused",
             Self::Finished { .. } => "finished",
@@ -275,6 +287,7 @@ impl Event {
             | Self::RollbackStarted { at, .. }
             | Self::Stuck { at, .. }
             | Self::Unstuck { at, .. }
+            | Self::Abandoned { at, .. }
             | Self::RevertRequested { at, .. }
             | Self::RevertRefused { at, .. }
             | Self::Finished { at, .. } => *at,
@@ -370,6 +383,10 @@ impl Event {
                     StuckDecision::Retry => format!("{by} says retry: {reason}"),
                     StuckDecision::Abandon => format!("{by} says abandon: {reason}"),
                 }
+            }
+            Self::Abandoned { step, reason, by, .. } => {
+                let by = if by.is_empty() { "operator" } else { by };
+                format!("{by} abandons {step}, which is not undone: {reason}")
             }
             Self::RevertRequested { reason, by, .. } if by.is_empty() => format!("revert requested: {reason}"),
             Self::RevertRequested { reason, by, .. } => format!("{by} says revert: {reason}"),

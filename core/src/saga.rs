@@ -73,7 +73,7 @@ impl Saga {
         }
     }
 
-    /// A step is undone.
+    /// A step is undone; also one that was abandoned while a node was at it.
     pub fn compensate(&mut self, step: &StepId) {
         self.start(step);
         self.steps.insert(step.clone(), Progress::Compensated);
@@ -137,6 +137,13 @@ impl Saga {
         self.order.iter().rev().find(|step| {
             has_effect(step.kind) && matches!(self.steps.get(step), Some(Progress::Started | Progress::Done(_)))
         })
+    }
+
+    /// The steps that were left as they are, in the order of their start.
+    pub fn abandoned(&self) -> impl Iterator<Item = &StepId> {
+        self.order
+            .iter()
+            .filter(|step| self.steps.get(*step) == Some(&Progress::Abandoned))
     }
 
     fn is_done(&self, kind: StepKind, load: &LoadName) -> bool {

@@ -120,44 +120,36 @@ async fn a_node_with_nothing_to_do_leaves_at_once_when_it_is_asked() {
     leader.node.shutdown().await;
 }
 
-/// Before protocol 2 a leader knows nothing of leaving: it is told in words that it does know.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_of_the_previous_protocol_is_served_and_hears_of_a_failure() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (leader, spec) = prepared("older", folder.path(), "slow@segment:60000ms").await;
-    leader
-        .hello_from(EPOCH, Speaks::default())
-        .await
-        .expect("it is answered");
-    let (work, task) = (Work::Chunk(spec.chunk), Task::Chunk { spec: spec.clone() });
-    leader.assign(EPOCH, &work, 1, task).await;
-    assert!(leader.node.drain(Duration::from_secs(2)).await);
-    let key = leader.key(&work, 1);
-    let heard = leader.heard.lock().expect("sound").done.clone();
-    let done = heard.iter().find(|done| done.key == key).expect("it was told");
-    let failure = done.result.as_ref().expect_err("a failure that may pass");
-    assert!(failure.message.contains("node older leaves"), "{failure}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_of_an_unknown_protocol_is_answered_and_the_node_ends_with_what_to_run() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let (mut leader, _) = prepared("unsuited", folder.path(), "").await;
+async fn a_coordinator_without_a_common_protocol_is_answered_and_the_node_ends_with_what_to_upgrade() {
+    let ours = Speaks::ours().release;
     let future = Speaks {
         protocol: 99,
         oldest: 99,
         release: "9.9.9".to_owned(),
     };
-    let reply = leader.hello_from(EPOCH, future).await.expect("it is answered");
-    assert_eq!(reply.speaks, Speaks::ours());
-    let error = tokio::time::timeout(Duration::from_secs(20), leader.node.crashed())
-        .await
-        .expect("it ends by itself");
-    assert!(
-        error
-            .to_string()
-            .contains("the coordinator runs release 9.9.9 (protocol 99)")
-            && error.to_string().contains("run release 9.9.9 on both"),
-        "{error}"
-    );
+    for (name, speaks, runs, way_out) in [
+        (
+            "older",
+            Speaks::default(),
+            "the coordinator runs an early release (protocol 1), this node runs release",
+            format!("upgrade the coordinator to release {ours}"),
+        ),
+        (
+            "unsuited",
+            future,
+            "the coordinator runs release 9.9.9 (protocol 99), this node runs release",
+            "upgrade this node to release 9.9.9".to_owned(),
+        ),
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut leader, _) = prepared(name, folder.path(), "").await;
+        let reply = leader.hello_from(EPOCH, speaks).await.expect("it is answered");
+        assert_eq!(reply.speaks, Speaks::ours());
+        let error = tokio::time::timeout(Duration::from_secs(20), leader.node.crashed())
+            .await
+            .expect("it ends by itself")
+            .to_string();
+        assert!(error.contains(runs) && error.ends_with(&way_out), "{error}");
+    }
 }

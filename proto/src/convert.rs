@@ -162,20 +162,28 @@ pub fn trace_id(traceparent: &str) -> String {
 }
 
 fn error(state: &State) -> String {
-    match (state.stuck(), state.undoing_waits(), state.failure()) {
+    let run = state.run().map(ToString::to_string).unwrap_or_default();
+    let mut text = match (state.stuck(), state.undoing_waits(), state.failure()) {
         (Some((step, failure)), _, _) => {
-            let run = state.run().map(ToString::to_string).unwrap_or_default();
             format!(
                 "{step} can't be undone: {failure}; put that right and have it undone (`haulage saga retry {run}`, or submit \
                  it again), or leave it as it is (`haulage saga abandon {run} --reason TEXT`)"
             )
         }
         (None, Some((step, away)), Some(failure)) => {
-            format!("{failure}; undoing {step} waits and is tried again: {away}")
+            format!(
+                "{failure}; undoing {step} waits and is tried again: {away}; if that is gone for good, leave the step as it \
+                 is (`haulage saga abandon {run} --reason TEXT`)"
+            )
         }
         (None, _, Some(failure)) => failure.message.clone(),
         (None, _, None) => String::new(),
+    };
+    let left: Vec<String> = state.abandoned().map(ToString::to_string).collect();
+    if !left.is_empty() {
+        text.push_str(&format!("; abandoned, and not undone: {}", left.join(", ")));
     }
+    text
 }
 
 fn stage(state: &State, planned: &PlannedStage, live: &Live) -> v1::Stage {

@@ -14,6 +14,7 @@ use crate::telemetry::{LogFormat, Role};
 pub(crate) mod cancel;
 pub(crate) mod close;
 pub(crate) mod coordinator;
+pub(crate) mod deed;
 pub(crate) mod drain;
 pub(crate) mod node;
 pub(crate) mod node_options;
@@ -146,7 +147,7 @@ pub(crate) enum Verb {
     Cancel(cancel::Args),
     /// Take back what a published run has made visible: every table is as it was before
     Revert(revert::Args),
-    /// Decide about a run that is stuck: try again to undo it, or leave a step as it is
+    /// Decide about a run that can't be undone: try again, or leave a step as it is
     Saga(saga::Args),
     /// List the rows of a run that went to quarantine, with file, line, reason and raw text
     Rejects(rejects::Args),

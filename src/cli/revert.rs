@@ -1,15 +1,14 @@
 //! `haulage revert`: takes back what a published run has made visible. In a home, where nobody else would, it also does it.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use haulage_proto::v1::{RevertRequest, RunState};
 use serde_json::json;
 
 use crate::api::{self, Client, Explain as _};
+use crate::cli::deed::Deed;
 use crate::cli::node_options::NodeOptions;
-use crate::cli::{Globals, close, reach};
-use crate::embedded::Embedded;
+use crate::cli::{Globals, reach};
 use crate::exit::Exit;
-use crate::follow::{self, OnSignal};
 use crate::output::{json as to_json, note};
 use crate::signals::Signals;
 
@@ -53,13 +52,19 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         reason: args.reason,
         by: args.by,
     };
+    let deed = Deed {
+        run: &request.run_id,
+        command: format!("revert {}", request.run_id),
+        busy: "another process works in this home; revert the run when that is done",
+        exit,
+    };
     let mut signals = Signals::listen()?;
     if let Some(addresses) = &globals.coordinator {
         args.node.refuse_destinations()?;
         let client = reach::coordinator(addresses).await?;
         let asked = api::revert(&client, &request).await.explained()?;
         if args.watch {
-            return to_the_end(&client, &request.run_id, asked, &mut signals, globals).await;
+            return deed.to_the_end(&client, asked, &mut signals, globals).await;
         }
         if globals.output().is_json() {
             let fields = json!({"run_id": request.run_id, "reason": request.reason});
@@ -73,41 +78,24 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         }
         return Ok(Exit::Success);
     }
-    let home = reach::existing_home(globals)?;
-    let lock = home
-        .lock()
-        .context("another process works in this home; revert the run when that is done")?;
-    let embedded = Embedded::start(&home, lock, &args.node).await?;
-    let client = embedded.client();
-    let exit = match api::revert(&client, &request).await.explained() {
-        Ok(asked) => to_the_end(&client, &request.run_id, asked, &mut signals, globals).await,
-        Err(error) => Err(error),
-    };
-    embedded.stop().await;
-    exit
+    let ask = async |client: &Client| api::revert(client, &request).await;
+    deed.in_home(ask, &args.node, &mut signals, globals).await
 }
 
-/// Follows until the run is at rest. Here a reverted run is what was asked for, and one that stays published is not.
-async fn to_the_end(
-    client: &Client,
-    run_id: &str,
-    asked: u64,
-    signals: &mut Signals,
-    globals: &Globals,
-) -> Result<Exit> {
-    let followed = Box::pin(follow::follow_from(
-        client,
-        run_id,
-        asked,
-        OnSignal::Leave,
-        signals,
-        globals.output(),
-    ))
-    .await?;
-    let exit = close::close(&followed, run_id, globals)?;
-    Ok(match followed.run.map(|run| run.state()) {
-        Some(RunState::Reverted) => Exit::Success,
-        Some(RunState::Published) => Exit::Failed,
-        Some(_) | None => exit,
-    })
+/// A run that is reverted is what was asked for, and one that stays published is not.
+fn exit(state: RunState) -> Option<Exit> {
+    match state {
+        RunState::Reverted => Some(Exit::Success),
+        RunState::Published => Some(Exit::Failed),
+        RunState::Unspecified
+        | RunState::Discovering
+        | RunState::Loading
+        | RunState::Verifying
+        | RunState::Publishing
+        | RunState::RollingBack
+        | RunState::Stuck
+        | RunState::Failed
+        | RunState::Cancelled
+        | RunState::Reverting => None,
+    }
 }

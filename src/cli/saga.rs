@@ -1,18 +1,17 @@
-//! `haulage saga`: an operator decides about a run that is stuck, because undoing what it started keeps failing. In a
-//! home, where nobody else would, it also does the undoing.
+//! `haulage saga`: an operator decides about a run that is stuck, because undoing what it started keeps failing, or that
+//! waits for a destination which won't come back. In a home, where nobody else would, it also does the undoing.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Subcommand;
 use haulage_proto::v1::resolve_request::Decision;
 use haulage_proto::v1::{ResolveRequest, RunState};
 use serde_json::json;
 
 use crate::api::{self, Client, Explain as _};
+use crate::cli::deed::Deed;
 use crate::cli::node_options::NodeOptions;
-use crate::cli::{Globals, close, reach};
-use crate::embedded::Embedded;
+use crate::cli::{Globals, reach};
 use crate::exit::Exit;
-use crate::follow::{self, OnSignal};
 use crate::output::{json as to_json, note};
 use crate::signals::Signals;
 
@@ -21,11 +20,15 @@ Examples:
   haulage show flights-0a1b2c3d4e                what can't be undone, and why
   haulage saga retry flights-0a1b2c3d4e          the permission is back, the table is there again: undo it now
   haulage saga abandon flights-0a1b2c3d4e --reason \"table restored from the backup by hand\"
+  haulage saga abandon flights-0a1b2c3d4e --reason \"that server is gone for good\"
 
-A run that fails undoes whatever it has started, last things first. A destination that is away is waited for. A step that
-can't be undone for another reason leaves the run stuck: nothing more happens to it until somebody decides. `retry` undoes
-the step again, and `abandon` leaves this one step as it is and goes on undoing the others; if another one can't be undone,
-the run is stuck again. Who said what, and why, stands in the run's log.";
+A run that fails undoes whatever it has started, last things first. A step that can't be undone leaves the run stuck:
+nothing more happens to it until somebody decides. `retry` undoes the step again, and `abandon` leaves this one step as it is
+and goes on undoing the others; if another one can't be undone, the run is stuck again. Who said what, and why, stands in
+the run's log.
+
+A destination that is away is waited for, however long it takes, and that is not stuck: the step is tried again by itself.
+Once that has failed, `abandon` leaves it too. What is left of the run is named when it is over, and in `haulage show`.";
 
 /// Arguments of `saga`.
 #[derive(Debug, clap::Args)]
@@ -41,7 +44,7 @@ enum Decide {
     /// Undo the step again: what kept it from being undone has been seen to
     #[command(after_help = AFTER_HELP)]
     Retry(Retry),
-    /// Leave the step as it is, and go on undoing the others
+    /// Leave the step that can't be undone, or waits to be, as it is, and go on undoing the others
     #[command(after_help = AFTER_HELP)]
     Abandon(Abandon),
 }
@@ -91,11 +94,24 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         Decide::Retry(retry) => (retry.run, Decision::Retry, retry.reason, retry.how),
         Decide::Abandon(abandon) => (abandon.run, Decision::Abandon, abandon.reason, abandon.how),
     };
+    let command = match decision {
+        Decision::Abandon => format!("saga abandon {run_id} --reason TEXT"),
+        Decision::Retry | Decision::Unspecified => format!("saga retry {run_id}"),
+    };
     let request = ResolveRequest {
         run_id,
         decision: decision.into(),
         reason,
         by: how.by,
+    };
+    let deed = Deed {
+        run: &request.run_id,
+        command,
+        busy: "another process works in this home, and only it can decide about a run there",
+        // A run that is undone is what was asked for.
+        exit: |state| {
+            matches!(state, RunState::Failed | RunState::Cancelled | RunState::Reverted).then_some(Exit::Success)
+        },
     };
     let mut signals = Signals::listen()?;
     if let Some(addresses) = &globals.coordinator {
@@ -106,20 +122,10 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         if !how.watch {
             return Ok(Exit::Success);
         }
-        return to_the_end(&client, &request.run_id, asked, &mut signals, globals).await;
+        return deed.to_the_end(&client, asked, &mut signals, globals).await;
     }
-    let home = reach::existing_home(globals)?;
-    let lock = home
-        .lock()
-        .context("another process works in this home, and only it can decide about a run there")?;
-    let embedded = Embedded::start(&home, lock, &how.node).await?;
-    let client = embedded.client();
-    let exit = match api::resolve(&client, &request).await.explained() {
-        Ok(asked) => to_the_end(&client, &request.run_id, asked, &mut signals, globals).await,
-        Err(error) => Err(error),
-    };
-    embedded.stop().await;
-    exit
+    let ask = async |client: &Client| api::resolve(client, &request).await;
+    deed.in_home(ask, &how.node, &mut signals, globals).await
 }
 
 fn said(request: &ResolveRequest, watched: bool, globals: &Globals) -> std::io::Result<()> {
@@ -135,28 +141,4 @@ fn said(request: &ResolveRequest, watched: bool, globals: &Globals) -> std::io::
         note(format!("undoing {} goes on; follow it with: {watch}", request.run_id));
     }
     Ok(())
-}
-
-/// Follows until nothing more happens. Here a run that is undone is what was asked for.
-async fn to_the_end(
-    client: &Client,
-    run_id: &str,
-    asked: u64,
-    signals: &mut Signals,
-    globals: &Globals,
-) -> Result<Exit> {
-    let followed = Box::pin(follow::follow_from(
-        client,
-        run_id,
-        asked,
-        OnSignal::Leave,
-        signals,
-        globals.output(),
-    ))
-    .await?;
-    let exit = close::close(&followed, run_id, globals)?;
-    let undone = followed
-        .run
-        .is_some_and(|run| matches!(run.state(), RunState::Failed | RunState::Cancelled));
-    Ok(if undone { Exit::Success } else { exit })
 }

@@ -20,7 +20,7 @@ Examples:
 /// So many of the last events are shown without `--all`.
 const LAST: usize = 12;
 /// Kinds of events that are always shown: they explain what is out of the ordinary.
-const REMARKABLE: [&str; 11] = [
+const REMARKABLE: [&str; 12] = [
     "submitted",
     "planned",
     "attempt_failed",
@@ -29,6 +29,7 @@ const REMARKABLE: [&str; 11] = [
     "rollback_started",
     "stuck",
     "unstuck",
+    "abandoned",
     "revert_requested",
     "revert_refused",
     "finished",

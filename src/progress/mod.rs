@@ -21,13 +21,14 @@ mod stream;
 static SCREEN: OnceLock<MultiProgress> = OnceLock::new();
 
 /// Kinds of events that a person wants to hear of although the bars show the rest.
-const TOLD: [&str; 7] = [
+const TOLD: [&str; 8] = [
     "waiting",
     "attempt_failed",
     "cancel_requested",
     "rollback_started",
     "stuck",
     "unstuck",
+    "abandoned",
     "compensated",
 ];
 

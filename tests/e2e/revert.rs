@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::support::cluster::{check_state, events, run_of};
 use super::support::numbers::{Numbers, pipeline};
-use super::support::process::{Output, Verb};
+use super::support::process::{Output, Verb, newest_run};
 
 const WAREHOUSE: &str = "
     CREATE TABLE swapped (id integer PRIMARY KEY, name text); CREATE INDEX by_name ON swapped (name);
@@ -147,6 +147,50 @@ async fn of_a_run_on_which_later_ones_have_built_is_refused_and_names_them() -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_home_is_refused_at_once_where_the_destination_is_elsewhere() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let verb = |args: &[&str]| Verb::new(folder.path()).args(args.iter().map(OsString::from));
+    let file = folder.path().join("numbers.yaml").display().to_string();
+    std::fs::write(
+        &file,
+        pipeline(&["a: {from: some, to: warehouse, table: added, mode: append}"]),
+    )?;
+    std::fs::write(folder.path().join("numbers.csv"), "id,name\n1,one\n")?;
+    verb(&["run", &file]).output().await?.success()?;
+    let run = newest_run(folder.path()).await?;
+    let other = folder.path().join("other.db");
+    let elsewhere = format!("warehouse=sqlite:{}", other.display());
+    let refused = verb(&["revert", &run, "--destination", &elsewhere])
+        .output()
+        .await?
+        .failure(&[
+            "`warehouse`",
+            "warehouse.db",
+            "other.db",
+            &format!("haulage revert {run} --destination warehouse="),
+        ])?;
+    ensure!(refused.code == 2, "{refused:?}");
+    let shown = verb(&["show", &run, "--output", "json"])
+        .output()
+        .await?
+        .success()?
+        .json()?;
+    check_state(&shown, "published")?;
+    ensure!(events(&shown, "revert_requested").is_empty(), "{shown:#}");
+    ensure!(!other.exists(), "a refused revert made a warehouse");
+
+    let own = format!(
+        "warehouse=sqlite:{}",
+        folder.path().join(".haulage/warehouse.db").display()
+    );
+    verb(&["revert", &run, "--destination", &own])
+        .output()
+        .await?
+        .success()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_rerun_in_a_home_brings_back_what_it_replaced() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("numbers.yaml");
@@ -187,5 +231,69 @@ async fn of_a_rerun_in_a_home_brings_back_what_it_replaced() -> Result<()> {
     verb(&["revert", &first]).output().await?.success()?;
     let third = id(&verb(&["run", &file, "--output", "json"]).output().await?.success()?)?;
     ensure!(third != first && third != second, "{third}");
+    Ok(())
+}
+
+/// The nodes' role owns nothing that was there before.
+const OTHERS: &str = "
+    CREATE ROLE loader LOGIN; GRANT CREATE ON DATABASE warehouse TO loader; GRANT CREATE ON SCHEMA public TO loader;
+    CREATE TABLE added (id integer, name text, _haulage_run text); INSERT INTO added VALUES (-1, 'old', NULL);
+    GRANT SELECT, INSERT, UPDATE, DELETE ON added TO loader;";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_is_no_longer_permitted_is_stuck_until_it_is_and_then_retried() -> Result<()> {
+    let numbers = Numbers::start_as("loader", 2, "", OTHERS, SIDE).await?;
+    numbers.source(500)?;
+    let before = numbers.contents().await?;
+    let loads = [
+        "a: {from: some, to: warehouse, table: added, mode: append}",
+        "n: {from: some, to: warehouse, table: fresh, mode: append}",
+    ];
+    let run = numbers.submit(&loads, &[]).await?;
+    numbers.cluster.watch(&run).await?.success()?;
+
+    // Nobody sees it when the destinations are asked: what may be deleted shows when it is.
+    let revoke = "REVOKE DELETE ON added FROM loader";
+    numbers.postgres.execute("warehouse", revoke).await?;
+    let stuck = [
+        "publish a can't be undone",
+        "permission denied for table added",
+        "user loader",
+        &format!("haulage saga retry {run}"),
+        &format!("haulage saga abandon {run}"),
+    ];
+    revert(&numbers, &run).await?.failure(&stuck)?;
+    let shown = numbers.cluster.show(&run).await?;
+    check_state(&shown, "stuck")?;
+    ensure!(run_of(&shown)["finished_at"].is_null(), "a stuck run is not over");
+    let undone = events(&shown, "compensated");
+    ensure!(
+        undone.len() == 1 && undone[0]["event"]["step"]["load"] == "n",
+        "the last load is undone first: {undone:?}"
+    );
+    let said = numbers.cluster.show_to_people(&run).await?;
+    for part in stuck {
+        ensure!(said.contains(part), "{part:?} is missing in what is shown:\n{said}");
+    }
+    let cancel = numbers.cluster.client().args(["cancel", &run]).output().await?;
+    cancel.failure(&["being reverted"])?;
+
+    let retry = async |reason| {
+        let args = ["saga", "retry", &run, "--watch", "--by", "ops", "--reason", reason];
+        numbers.cluster.client().args(args).output().await
+    };
+    retry("in vain").await?.failure(&stuck)?;
+    let grant = "GRANT DELETE ON added TO loader";
+    numbers.postgres.execute("warehouse", grant).await?;
+    retry("the right is back").await?.success()?;
+    let shown = numbers.cluster.show(&run).await?;
+    check_state(&shown, "reverted")?;
+    let said = numbers.cluster.show_to_people(&run).await?;
+    ensure!(said.contains("ops says retry: the right is back"), "{said}");
+    numbers.check_contents(&before).await?;
+    numbers.check_nothing_left().await?;
+    // What was reverted runs anew.
+    let again = numbers.submit(&loads, &[]).await?;
+    numbers.cluster.watch(&again).await?.success()?;
     Ok(())
 }

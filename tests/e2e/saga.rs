@@ -1,13 +1,17 @@
 //! A run with three loads in two databases, whose last publish fails for good after two have published: every destination
 //! is as it was before, byte for byte. Also when the leader is killed in the middle of the undoing, and also when every
-//! compensation is done twice.
+//! compensation is done twice. And what an operator decides about a run in a home.
+
+use std::ffi::OsString;
 
 use anyhow::{Result, ensure};
 use haulage_test_support::PATIENCE;
 use serde_json::Value;
+use sqlx::{Connection, SqliteConnection};
 
 use super::support::cluster::{check_state, events, run_of};
-use super::support::numbers::Numbers;
+use super::support::numbers::{Numbers, pipeline};
+use super::support::process::{Verb, newest_run};
 
 const LOADS: [&str; 3] = [
     "first: {from: some, to: warehouse, table: swapped, mode: replace, key: [id]}",
@@ -93,4 +97,53 @@ async fn also_when_both_happen() -> Result<()> {
     undone("again@compensation,slow@compensation:500ms", true)
         .await
         .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stuck_run_of_a_home_is_decided_only_where_its_destination_is() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let verb = |args: &[&str]| Verb::new(folder.path()).args(args.iter().map(OsString::from));
+    let file = folder.path().join("numbers.yaml").display().to_string();
+    std::fs::write(
+        &file,
+        pipeline(&["a: {from: some, to: warehouse, table: added, mode: append}"]),
+    )?;
+    std::fs::write(folder.path().join("numbers.csv"), "id,name\n1,one\n")?;
+    let warehouse = folder.path().join(".haulage/warehouse.db");
+    let execute = async |sql: &'static str| -> Result<()> {
+        let mut connection = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", warehouse.display())).await?;
+        sqlx::raw_sql(sql).execute(&mut connection).await?;
+        Ok(connection.close().await?)
+    };
+    std::fs::create_dir(folder.path().join(".haulage"))?;
+    execute("CREATE TABLE added (id INTEGER, name TEXT, _haulage_run TEXT)").await?;
+    verb(&["run", &file]).output().await?.success()?;
+    let run = newest_run(folder.path()).await?;
+    execute("CREATE TRIGGER keep BEFORE DELETE ON added BEGIN SELECT RAISE(ABORT, 'nothing is deleted here'); END")
+        .await?;
+    let stuck = verb(&["revert", &run]).output().await?;
+    stuck.failure(&["the run is stuck", "nothing is deleted here", "haulage saga retry"])?;
+
+    let elsewhere = format!("warehouse=sqlite:{}", folder.path().join("other.db").display());
+    let retry = ["saga", "retry", &run];
+    let abandon = ["saga", "abandon", &run, "--reason", "it is elsewhere"];
+    let show = verb(&["show", &run, "--output", "json"]);
+    for (decision, hint) in [
+        (&retry[..], format!("haulage saga retry {run} --destination warehouse=")),
+        (
+            &abandon[..],
+            format!("haulage saga abandon {run} --reason TEXT --destination warehouse="),
+        ),
+    ] {
+        let refused = verb(decision).args(["--destination", &elsewhere]).output().await?;
+        let refused = refused.failure(&["`warehouse`", "warehouse.db", "other.db", &hint])?;
+        ensure!(refused.code == 2, "{refused:?}");
+        let shown = show.output().await?.success()?.json()?;
+        check_state(&shown, "stuck")?;
+        ensure!(events(&shown, "unstuck").is_empty(), "{shown:#}");
+    }
+
+    execute("DROP TRIGGER keep").await?;
+    verb(&retry).output().await?.success()?;
+    check_state(&show.output().await?.success()?.json()?, "reverted")
 }

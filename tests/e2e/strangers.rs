@@ -175,7 +175,8 @@ async fn strangers_at_the_port_cost_little_memory_few_lines_and_no_run() -> Resu
     silent_sessions(&url).await?;
 
     // With the cookie: the name of a node that lives, and messages that mean nothing.
-    let reply = json!({"node": "node-1", "boot": "1", "version": "0", "slots": 99, "running": []});
+    let reply = json!({"node": "node-1", "boot": "1", "version": "0", "slots": 99, "running": [],
+        "speaks": {"protocol": 2, "oldest": 2, "release": "0"}});
     let peer = Peer::attach(&url, "double", cluster.cookie(), reply).await?;
     peer.hello().await?;
     peer.talk_nonsense(100).await?;

@@ -365,3 +365,57 @@ async fn that_is_refused_is_abandoned_step_by_step_by_an_operator() -> Result<()
     );
     stage.check_target_untouched().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_run_whose_warehouse_is_gone_for_good_is_abandoned_step_by_step() -> Result<()> {
+    let postgres = server("postgres").await?;
+    let url = postgres.url("warehouse");
+    let stage = Stage::loading(postgres, url).await?;
+    stage.postgres.stop();
+    let cancel = ["cancel", &stage.run, "--reason", "the server burnt down"];
+    stage.cluster.client().args(cancel).output().await?.success()?;
+    stage.until_it_waits(1).await?;
+    let said = stage.cluster.show_to_people(&stage.run).await?;
+    ensure!(said.contains(&format!("haulage saga abandon {}", stage.run)), "{said}");
+    let retry = ["saga", "retry", &stage.run];
+    let retry = stage.cluster.client().args(retry).output().await?;
+    retry.failure(&["the run isn't stuck"])?;
+
+    for abandoned in 0..2 {
+        let waits = |shown: &Value| {
+            let error = run_of(shown)["error"].as_str().unwrap_or_default();
+            events(shown, "abandoned").len() == abandoned && error.contains("waits and is tried again")
+        };
+        stage
+            .cluster
+            .until_run(&stage.run, "the next step waits", PATIENCE, waits)
+            .await?;
+        let abandon = [
+            "saga",
+            "abandon",
+            &stage.run,
+            "--by",
+            "ops",
+            "--reason",
+            "no backup, either",
+        ];
+        stage.cluster.client().args(abandon).output().await?.success()?;
+    }
+    let shown = stage.cluster.until_rest(&stage.run).await?;
+    check_state(&shown, "cancelled")?;
+    let error = run_of(&shown)["error"].as_str().unwrap_or_default();
+    ensure!(
+        error == "cancelled: the server burnt down; abandoned, and not undone: prepare kept, prepare added"
+            || error == "cancelled: the server burnt down; abandoned, and not undone: prepare added, prepare kept",
+        "{error}"
+    );
+    let said = stage.cluster.show_to_people(&stage.run).await?;
+    for step in ["prepare kept", "prepare added"] {
+        let line = format!("ops abandons {step}, which is not undone: no backup, either");
+        ensure!(said.contains(&line), "{line:?} is missing in what is shown:\n{said}");
+    }
+    let late = ["saga", "abandon", &stage.run, "--reason", "once more"];
+    let late = stage.cluster.client().args(late).output().await?;
+    late.failure(&["is at rest: there is nothing to decide"])?;
+    Ok(())
+}

@@ -1,4 +1,4 @@
-//! Resolve: somebody decides about a run that is stuck.
+//! Resolve: somebody decides about a run that is stuck, or that waits for a destination which won't come back.
 
 use haulage_core::event::StuckDecision;
 use haulage_core::ids::RunId;

@@ -68,7 +68,7 @@ pub enum Input {
         /// Why.
         reason: String,
     },
-    /// An operator decides about a stuck run.
+    /// An operator decides about a run that is stuck, or about the step whose undoing waits.
     Decide {
         /// What.
         decision: StuckDecision,
@@ -113,6 +113,11 @@ pub enum Refused {
     /// There is no compensation that waits for a decision.
     #[error("the run isn't stuck")]
     NotStuck,
+    /// The run rolls back, and nothing speaks against that.
+    #[error(
+        "the run is being undone, and nothing of that has failed yet; a step can be abandoned once undoing it has failed"
+    )]
+    NotYetFailed,
     /// It is published, and on its way back already.
     #[error("the run is published and being reverted: there is nothing to cancel")]
     BeingReverted,
@@ -153,23 +158,7 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
         Input::Declined { work, attempt, node } => Ok(declined(state, work, *attempt, node, now)),
         Input::NodeLost { node, silent_ms } => Ok(node_lost(state, node, *silent_ms, now)),
         Input::Cancel { reason } => cancel(state, reason, now),
-        Input::Decide { decision, reason, by } => match state.phase() {
-            Phase::Stuck => Ok(vec![Event::Unstuck {
-                decision: *decision,
-                reason: reason.clone(),
-                by: by.clone(),
-                at: now,
-            }]),
-            Phase::Empty
-            | Phase::Discovering
-            | Phase::Loading
-            | Phase::Verifying
-            | Phase::Publishing
-            | Phase::Cleaning
-            | Phase::Recalling
-            | Phase::RollingBack
-            | Phase::AtRest(_) => Err(Refused::NotStuck),
-        },
+        Input::Decide { decision, reason, by } => operate(state, *decision, reason, by, now),
         Input::Revert { reason, by } => revert(state, reason, by, now),
         Input::Settle => Ok(settle(state, now)),
     }
@@ -369,6 +358,39 @@ fn cancel(state: &State, reason: &str, now: Millis) -> Result<Vec<Event>, Refuse
                 }])
             }
         }
+    }
+}
+
+fn operate(state: &State, decision: StuckDecision, reason: &str, by: &str, now: Millis) -> Result<Vec<Event>, Refused> {
+    match (state.phase(), decision) {
+        (Phase::Stuck, _) => Ok(vec![Event::Unstuck {
+            decision,
+            reason: reason.to_owned(),
+            by: by.to_owned(),
+            at: now,
+        }]),
+        // A destination that is away may be back in a minute or never: only a person knows.
+        (Phase::RollingBack, StuckDecision::Abandon) => match state.undoing_waits() {
+            Some((step, _)) => Ok(vec![Event::Abandoned {
+                step: step.clone(),
+                reason: reason.to_owned(),
+                by: by.to_owned(),
+                at: now,
+            }]),
+            None => Err(Refused::NotYetFailed),
+        },
+        (
+            Phase::Empty
+            | Phase::Discovering
+            | Phase::Loading
+            | Phase::Verifying
+            | Phase::Publishing
+            | Phase::Cleaning
+            | Phase::Recalling
+            | Phase::RollingBack
+            | Phase::AtRest(_),
+            StuckDecision::Retry | StuckDecision::Abandon,
+        ) => Err(Refused::NotStuck),
     }
 }
 

@@ -231,6 +231,10 @@ impl State {
                 self.undoing_waits = None;
             }
             Event::Unstuck { decision, .. } => self.unstick(*decision),
+            Event::Abandoned { step, .. } => {
+                self.saga.abandon(step);
+                self.undoing_waits = None;
+            }
             Event::RevertRequested { reason, .. } => self.request_revert(reason),
             Event::RevertRefused { failure, .. } => {
                 self.revert = None;
@@ -265,11 +269,16 @@ impl State {
         if let (Work::Step(step), Class::StagingLost, None) = (work, failure.class, &tries.given_up) {
             self.lost.insert(step.load.clone(), failure.clone());
         }
-        if let (Work::Compensate(step), None, false) = (work, &tries.given_up, lost) {
+        // One that was abandoned while a node had it may still fail, and nobody waits for it any more.
+        let undone_next = match work {
+            Work::Compensate(step) if self.saga.next_compensation() == Some(step) => Some(step),
+            Work::Discover | Work::Chunk(_) | Work::Step(_) | Work::Compensate(_) => None,
+        };
+        if let (Some(step), None, false) = (undone_next, &tries.given_up, lost) {
             self.undoing_waits = Some((step.clone(), failure.clone()));
         }
         // What is given up, or dropped because the run rolls back, isn't tried again.
-        if tries.given_up.is_none() && (self.rollback.is_none() || matches!(work, Work::Compensate(_))) {
+        if tries.given_up.is_none() && (self.rollback.is_none() || undone_next.is_some()) {
             self.retries += 1;
         }
     }
@@ -427,10 +436,15 @@ impl State {
         self.stuck.as_ref()
     }
 
-    /// The step whose undoing failed and is tried until it succeeds, and why it failed last: as a rule its destination is
-    /// away.
+    /// The step whose undoing failed and is tried until it succeeds or is abandoned, and why it failed last: as a rule its
+    /// destination is away.
     pub fn undoing_waits(&self) -> Option<&(StepId, Failure)> {
         self.undoing_waits.as_ref()
+    }
+
+    /// Steps that an operator left as they are, in the order of their start.
+    pub fn abandoned(&self) -> impl Iterator<Item = &StepId> {
+        self.saga.abandoned()
     }
 
     /// Attempts that failed or were lost and had to be made again.

@@ -3,6 +3,7 @@
 mod generated;
 mod later;
 mod tables;
+mod undoing;
 
 use std::collections::BTreeMap;
 

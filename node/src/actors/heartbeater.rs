@@ -16,7 +16,7 @@ use haulage_core::ids::Epoch;
 use haulage_core::lease::{HEARTBEAT_MS, LEASE_MS, SelfFence};
 use haulage_proto::link::actor::GatewayMessage;
 use haulage_proto::link::message::{Heartbeat, Hello, HelloReply, LeaseGrant};
-use haulage_proto::link::protocol::Speaks;
+use haulage_proto::link::protocol::{Role, Speaks};
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::time::Instant;
@@ -138,7 +138,7 @@ impl State {
         hello: &Hello,
         reply: RpcReplyPort<Wire>,
     ) -> Result<(), ActorProcessingErr> {
-        match Speaks::ours().agree("coordinator", &hello.speaks) {
+        match Speaks::ours().agree(Role::Coordinator, &hello.speaks) {
             Ok(protocol) => self.with.shared.agreed(protocol),
             Err(unsuited) => {
                 let reason = unsuited.to_string();

@@ -16,6 +16,7 @@ mod name;
 mod postgres;
 pub mod registry;
 mod sqlite;
+mod staged;
 
 use std::sync::Arc;
 
@@ -148,9 +149,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_key_column_is_never_to_be_made_nullable() {
-        let load = LoadContext {
+    /// A load `l` by key `id`.
+    pub(super) fn load() -> LoadContext {
+        LoadContext {
             pipeline: "p".into(),
             run: RunId::from("r"),
             epoch: Epoch(1),
@@ -162,7 +163,12 @@ mod tests {
             replaces: None,
             keep_previous: 1,
             round: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn a_key_column_is_never_to_be_made_nullable() {
+        let load = load();
         let key = load.without_value("id", 7).to_string();
         assert!(
             key.contains("load l, column id: ") && key.contains("key column of t may not be NULL; reject or filter"),

@@ -3,19 +3,25 @@
 //!
 //! The number stands for the meaning of messages, not for their form: the envelope has a version of its own
 //! ([`super::wire::VERSION`]). A change that an older peer can do without (a field that may be missing) keeps the number;
-//! one that it would misunderstand raises it, and whoever sends something new looks at what was agreed first.
+//! one that it would misunderstand raises it. Whoever sends something new looks at what was agreed first; what any peer may
+//! have to be told raises the oldest protocol that is served, too.
 //!
-//! | protocol | what it brought |
-//! |---|---|
-//! | 1 | the first; its hello carries no number |
-//! | 2 | nodes that leave: hand back attempts, decline assignments, can be asked to leave |
+//! | protocol | what it brought | served |
+//! |---|---|---|
+//! | 1 | the first; its hello carries no number | no: it knows neither `recall` nor staging that is lost |
+//! | 2 | nodes that leave, steps that recall a load, staging again what is lost | yes |
+//!
+//! Nodes of protocol 1 don't look at a coordinator's numbers: one that is refused gets no lease and no work, and only the
+//! coordinator's log says why.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 /// The newest protocol that this release speaks.
 pub const PROTOCOL: u32 = 2;
 /// The oldest one that it still serves.
-pub const OLDEST_SERVED: u32 = 1;
+pub const OLDEST_SERVED: u32 = 2;
 /// The first protocol in which a node can leave in order.
 pub const LEAVING: u32 = 2;
 
@@ -41,12 +47,21 @@ impl Default for Speaks {
     }
 }
 
+/// The two ends of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It gives out work.
+    Coordinator,
+    /// It does the work.
+    Node,
+}
+
 /// Two ends that have no protocol in common.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the {role} runs {}, this process runs {}; run {} on both", name(.theirs), name(.ours), wanted(.ours, .theirs))]
+#[error("the {peer} runs {}, this {} runs {}; {}", name(.theirs), .peer.other(), name(.ours), self.way_out())]
 pub struct Unsuited {
     /// What the peer is.
-    pub role: &'static str,
+    pub peer: Role,
     /// What it speaks.
     pub theirs: Speaks,
     /// What this end speaks.
@@ -63,17 +78,52 @@ impl Speaks {
         }
     }
 
-    /// The newest protocol that both speak. `role` is what the peer is, for people.
-    pub fn agree(&self, role: &'static str, theirs: &Self) -> Result<u32, Unsuited> {
+    /// The newest protocol that both speak. `peer` is the end that speaks `theirs`.
+    pub fn agree(&self, peer: Role, theirs: &Self) -> Result<u32, Unsuited> {
         let newest = self.protocol.min(theirs.protocol);
         if newest < self.oldest.max(theirs.oldest) {
             return Err(Unsuited {
-                role,
+                peer,
                 theirs: theirs.clone(),
                 ours: self.clone(),
             });
         }
         Ok(newest)
+    }
+}
+
+impl Role {
+    fn other(self) -> Self {
+        match self {
+            Self::Coordinator => Self::Node,
+            Self::Node => Self::Coordinator,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Coordinator => "coordinator",
+            Self::Node => "node",
+        })
+    }
+}
+
+impl Unsuited {
+    /// The older end goes forward. Both ends name the same one, since without a common protocol the newest ones differ.
+    fn way_out(&self) -> String {
+        let Self { peer, theirs, ours } = self;
+        let (which, newer) = if theirs.protocol > ours.protocol {
+            (format!("this {}", peer.other()), theirs)
+        } else {
+            (format!("the {peer}"), ours)
+        };
+        if newer.release.is_empty() {
+            format!("upgrade {which} to a release of protocol {}", newer.protocol)
+        } else {
+            format!("upgrade {which} to release {}", newer.release)
+        }
     }
 }
 
@@ -92,15 +142,6 @@ fn name(speaks: &Speaks) -> String {
         format!("an early release ({protocols})")
     } else {
         format!("release {release} ({protocols})")
-    }
-}
-
-/// The newer of the two: an operator goes forward.
-fn wanted(ours: &Speaks, theirs: &Speaks) -> String {
-    let newer = if theirs.protocol > ours.protocol { theirs } else { ours };
-    match newer.release.as_str() {
-        "" => "the same release".to_owned(),
-        release => format!("release {release}"),
     }
 }
 
@@ -125,21 +166,49 @@ mod tests {
             (speaks(1, 2), speaks(99, 99), None),
             (speaks(3, 4), speaks(1, 2), None),
         ] {
-            assert_eq!(one.agree("peer", &other).ok(), agreed, "{one:?} and {other:?}");
-            assert_eq!(other.agree("peer", &one).ok(), agreed, "{other:?} and {one:?}");
+            assert_eq!(one.agree(Role::Node, &other).ok(), agreed, "{one:?} and {other:?}");
+            assert_eq!(
+                other.agree(Role::Coordinator, &one).ok(),
+                agreed,
+                "{other:?} and {one:?}"
+            );
         }
     }
 
     #[test]
-    fn a_refusal_says_which_release_to_run() {
-        let refused = speaks(1, 2)
-            .agree("node", &speaks(99, 99))
-            .expect_err("nothing in common");
-        assert_eq!(
-            refused.to_string(),
-            "the node runs release 0.99.0 (protocol 99), this process runs release 0.2.0 (protocols 1 to 2); run release \
-             0.99.0 on both"
-        );
+    fn a_refusal_says_on_both_sides_which_one_to_upgrade() {
+        for (coordinator, node, on_the_coordinator, on_the_node) in [
+            (
+                speaks(1, 2),
+                speaks(99, 99),
+                "the node runs release 0.99.0 (protocol 99), this coordinator runs release 0.2.0 (protocols 1 to 2); upgrade \
+                 this coordinator to release 0.99.0",
+                "the coordinator runs release 0.2.0 (protocols 1 to 2), this node runs release 0.99.0 (protocol 99); upgrade \
+                 the coordinator to release 0.99.0",
+            ),
+            (
+                speaks(2, 2),
+                Speaks::default(),
+                "the node runs an early release (protocol 1), this coordinator runs release 0.2.0 (protocol 2); upgrade the \
+                 node to release 0.2.0",
+                "the coordinator runs release 0.2.0 (protocol 2), this node runs an early release (protocol 1); upgrade this \
+                 node to release 0.2.0",
+            ),
+        ] {
+            let refused = coordinator.agree(Role::Node, &node).expect_err("nothing in common");
+            assert_eq!(refused.to_string(), on_the_coordinator);
+            let refused = node
+                .agree(Role::Coordinator, &coordinator)
+                .expect_err("nothing in common");
+            assert_eq!(refused.to_string(), on_the_node);
+        }
+    }
+
+    #[test]
+    fn this_release_refuses_the_previous_protocol_and_serves_who_speaks_both() {
+        assert_eq!(Speaks::ours().agree(Role::Node, &Speaks::default()).ok(), None);
+        assert_eq!(Speaks::ours().agree(Role::Node, &speaks(1, 2)).ok(), Some(2));
+        assert_eq!(Speaks::ours().agree(Role::Node, &speaks(2, 3)).ok(), Some(2));
     }
 
     #[test]

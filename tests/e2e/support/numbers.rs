@@ -40,6 +40,11 @@ impl Numbers {
     /// Starts servers and a cluster of so many nodes with these faults; `warehouse` and `side` hold what the statements
     /// make.
     pub(crate) async fn start(nodes: usize, faults: &str, warehouse: &str, side: &str) -> Result<Self> {
+        Self::start_as("postgres", nodes, faults, warehouse, side).await
+    }
+
+    /// The same with nodes that work in the warehouse under this role, which the statements make.
+    pub(crate) async fn start_as(role: &str, nodes: usize, faults: &str, warehouse: &str, side: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let postgres = Postgres::start().await?;
         postgres.create("warehouse").await?.close().await;
@@ -52,7 +57,7 @@ impl Numbers {
         connection.close().await?;
         let settings = Settings {
             ledger: format!("sqlite:{}", folder.path().join("ledger.db").display()),
-            warehouse: postgres.url("warehouse"),
+            warehouse: postgres.url_as(role, "warehouse"),
             store: folder.path().join("store").display().to_string(),
             nodes,
             envs: vec![(

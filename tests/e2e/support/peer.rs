@@ -57,7 +57,7 @@ impl Actor for Agent {
 }
 
 impl Peer {
-    /// Dials a coordinator. `reply` is its answer to a hello.
+    /// Dials a coordinator. `reply` is its answer to a hello; without `speaks` it is one of protocol 1, which is refused.
     pub(crate) async fn attach(address: &str, name: &str, cookie: &str, reply: Value) -> Result<Self> {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let said = Said {

@@ -1,4 +1,5 @@
-//! Users: they submit, cancel, and decide about runs that are stuck, and ask again when nobody answers.
+//! Users: they submit, cancel, and decide about runs that are stuck or wait for a destination, and ask again when nobody
+//! answers.
 
 use haulage_core::event::StuckDecision;
 use haulage_core::run::{Input, Phase};
@@ -66,17 +67,22 @@ impl World {
             }
             Client::Operate(number) => {
                 let id = self.runs[number].id.clone();
-                let stuck = self
-                    .ledger
-                    .runs
-                    .get(&id)
-                    .is_some_and(|log| log.state.phase() == Phase::Stuck);
-                if !stuck {
+                let state = self.ledger.runs.get(&id).map(|log| &log.state);
+                let stuck = state.is_some_and(|state| state.phase() == Phase::Stuck);
+                let waits = state.is_some_and(|state| state.undoing_waits().is_some());
+                if !stuck && !waits {
                     self.operated.remove(&number);
                     return;
                 }
                 self.queue.push(self.now + 3_000, Event::Client(client));
                 let abandon = self.chance.permille(400);
+                if waits && !abandon {
+                    // It is tried again by itself.
+                    return;
+                }
+                if waits {
+                    self.count("operator abandons a step that waits");
+                }
                 let input = Input::Decide {
                     decision: if abandon {
                         StuckDecision::Abandon

@@ -144,8 +144,12 @@ impl World {
         };
         for run in std::mem::take(&mut self.ledger.written) {
             let number = self.number(&run);
-            if self.ledger.runs[&run].state.phase() == Phase::Stuck && self.operated.insert(number) {
-                self.count("(a run was stuck)");
+            let state = &self.ledger.runs[&run].state;
+            let stuck = state.phase() == Phase::Stuck;
+            if (stuck || state.undoing_waits().is_some()) && self.operated.insert(number) {
+                if stuck {
+                    self.count("(a run was stuck)");
+                }
                 self.queue
                     .push(self.now + 2_000, Event::Client(Client::Operate(number)));
             }

@@ -20,6 +20,8 @@ pub(crate) struct Story {
     pub(crate) started: Vec<StepId>,
     pub(crate) undone: BTreeSet<StepId>,
     pub(crate) abandoned: BTreeSet<StepId>,
+    /// Those that were abandoned while undoing them was still tried: it may have succeeded, or still do so.
+    pub(crate) left: BTreeSet<StepId>,
     pub(crate) rolls_back: bool,
     pub(crate) stuck: Option<StepId>,
     pub(crate) finished: Option<Outcome>,
@@ -57,6 +59,7 @@ impl Story {
             | Event::RollbackStarted { .. }
             | Event::Stuck { .. }
             | Event::Unstuck { .. }
+            | Event::Abandoned { .. }
             | Event::Finished { .. } => return Ok(()),
         };
         match self.latest.insert(work.clone(), (*attempt, false)) {
@@ -91,7 +94,8 @@ impl Story {
                 if !self.rolls_back {
                     return Err(format!("{step} is undone, and the run doesn't roll back"));
                 }
-                if self.next_to_undo() != Some(step) {
+                let all_the_same = self.left.contains(step) && self.abandoned.remove(step);
+                if !all_the_same && self.next_to_undo() != Some(step) {
                     return Err(format!("{step} is undone, {:?} comes first", self.next_to_undo()));
                 }
                 self.undone.insert(step.clone());
@@ -110,6 +114,16 @@ impl Story {
                 if let (Some(step), StuckDecision::Abandon) = (self.stuck.take(), decision) {
                     self.abandoned.insert(step);
                 }
+            }
+            Event::Abandoned { step, .. } => {
+                if !self.rolls_back || self.next_to_undo() != Some(step) {
+                    return Err(format!(
+                        "{step} is abandoned, and {:?} is to be undone",
+                        self.next_to_undo()
+                    ));
+                }
+                self.abandoned.insert(step.clone());
+                self.left.insert(step.clone());
             }
             Event::Finished { outcome, .. } => self.finish(*outcome)?,
             Event::Submitted { .. }

@@ -3,7 +3,7 @@
 
 use haulage_core::ids::{Millis, NodeName};
 use haulage_proto::link::message::{Hello, HelloReply};
-use haulage_proto::link::protocol::Speaks;
+use haulage_proto::link::protocol::{Role, Speaks};
 
 use super::{AGAIN_MS, AGENTS_AT_MOST, Action, Dispatch, Greeting, REFUSED_MS, Ungreeted};
 use crate::deciding::AgentId;
@@ -85,7 +85,7 @@ impl Dispatch {
             release: reply.version.clone(),
             ..reply.speaks.clone()
         };
-        let protocol = match Speaks::ours().agree("node", &release) {
+        let protocol = match Speaks::ours().agree(Role::Node, &release) {
             Ok(protocol) => protocol,
             Err(unsuited) => {
                 tracing::warn!(node = %reply.node, "the node is refused: {unsuited}");

@@ -1,6 +1,7 @@
 //! Sessions that overlap: no actor and no clock.
 
 use haulage_proto::link::message::HelloReply;
+use haulage_proto::link::protocol::{LEAVING, Speaks};
 
 use super::*;
 
@@ -21,7 +22,7 @@ fn reply() -> HelloReply {
         slots: 2,
         places: BTreeMap::new(),
         running: Vec::new(),
-        speaks: haulage_proto::link::protocol::Speaks::ours(),
+        speaks: Speaks::ours(),
         draining: false,
     }
 }
@@ -89,4 +90,17 @@ fn a_node_that_drains_may_leave_once_every_run_is_known_and_is_forgotten_when_it
     dispatch.agents(&[], NOW);
     assert!(dispatch.list(NOW).is_empty());
     assert_eq!(dispatch.to_be_asked(&node, NOW), Err(DrainError::Unknown(Vec::new())));
+}
+
+#[test]
+fn a_node_that_agreed_on_a_protocol_without_leaving_is_not_asked_to() {
+    let mut dispatch = Dispatch::new(Settings::default());
+    dispatch.agents(&[session(1)], NOW);
+    greeted(&mut dispatch);
+    dispatch.greeted(session(1), NOW, Ok(reply()), NOW);
+    let node = NodeName::from("n");
+    assert!(dispatch.to_be_asked(&node, NOW).is_ok());
+    let member = dispatch.nodes.members.get_mut(&node).expect("it is here");
+    member.protocol = LEAVING - 1;
+    assert_eq!(dispatch.to_be_asked(&node, NOW), Err(DrainError::TooOld("1".into())));
 }

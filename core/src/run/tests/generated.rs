@@ -241,7 +241,7 @@ proptest! {
         let mut undone = Vec::new();
         let mut attempts: BTreeMap<Work, Attempt> = BTreeMap::new();
         let (mut rolling_back, mut reverting) = (false, false);
-        let mut abandoned = 0;
+        let (mut abandoned, mut failed, mut stuck) = (BTreeSet::new(), BTreeSet::new(), None);
         for event in &log {
             match event {
                 Event::Assigned { work, attempt, .. } => {
@@ -265,12 +265,24 @@ proptest! {
                 Event::StepDone { step, .. } => {
                     prop_assert!(done.insert(step.clone()), "{} done twice", step);
                 }
-                Event::Compensated { step, .. } => undone.push(step.clone()),
+                Event::Compensated { step, .. } => {
+                    // Abandoned while a node was at it, which did it all the same.
+                    abandoned.remove(step);
+                    undone.push(step.clone());
+                }
+                Event::AttemptFailed { work: Work::Compensate(step), .. } => {
+                    failed.insert(step.clone());
+                }
                 Event::RollbackStarted { .. } => {
                     prop_assert!(!rolling_back, "rolls back once");
                     rolling_back = true;
                 }
-                Event::Unstuck { decision: StuckDecision::Abandon, .. } => abandoned += 1,
+                Event::Stuck { step, .. } => stuck = Some(step.clone()),
+                Event::Unstuck { decision: StuckDecision::Abandon, .. } => abandoned.extend(stuck.take()),
+                Event::Abandoned { step, .. } => {
+                    prop_assert!(rolling_back && failed.contains(step), "abandoned without a failure: {}", step);
+                    abandoned.insert(step.clone());
+                }
                 Event::Restaged { .. } => {
                     prop_assert!(!rolling_back && !started.iter().any(|step| step.kind == StepKind::Publish && done.contains(step)));
                     staged.clear();
@@ -287,14 +299,14 @@ proptest! {
                     prop_assert_eq!(*outcome == Outcome::Reverted, reverting);
                 }
                 Event::Submitted { .. } | Event::Planned { .. } | Event::AttemptFailed { .. }
-                | Event::HandedBack { .. } | Event::CancelRequested { .. } | Event::Stuck { .. } | Event::Unstuck { .. } => {}
+                | Event::HandedBack { .. } | Event::CancelRequested { .. } | Event::Unstuck { .. } => {}
             }
         }
         if rolling_back {
             let mut owed: Vec<StepId> = started.clone();
             owed.retain(|step| matches!(step.kind, StepKind::Prepare | StepKind::Publish));
             owed.reverse();
-            prop_assert_eq!(undone.len() + abandoned, owed.len(), "every started step is undone or abandoned");
+            prop_assert_eq!(undone.len() + abandoned.len(), owed.len(), "every started step is undone or abandoned");
             let in_order: Vec<StepId> = owed.into_iter().filter(|step| undone.contains(step)).collect();
             prop_assert_eq!(undone, in_order, "in reverse order of the start");
         } else {

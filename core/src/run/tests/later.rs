@@ -3,7 +3,7 @@
 use super::tables::{LOADS, drive, fail, kinds, running};
 use super::*;
 
-fn give(state: &mut State, log: &mut Vec<Event>, input: &Input) {
+pub(super) fn give(state: &mut State, log: &mut Vec<Event>, input: &Input) {
     for event in decide(state, input, Millis(9)).expect("not refused") {
         state.apply(&event);
         log.push(event);

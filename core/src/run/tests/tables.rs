@@ -94,7 +94,8 @@ pub(super) fn kinds(log: &[Event]) -> Vec<String> {
             | Event::RevertRefused { .. }
             | Event::RollbackStarted { .. }
             | Event::Stuck { .. }
-            | Event::Unstuck { .. } => None,
+            | Event::Unstuck { .. }
+            | Event::Abandoned { .. } => None,
         })
         .collect()
 }
@@ -301,77 +302,6 @@ fn compensation_waits_until_running_chunks_are_dropped() {
         state.outstanding()
     );
     assert_eq!(drive(&mut log, |_| false).phase(), Phase::AtRest(Outcome::Cancelled));
-}
-
-#[test]
-fn a_compensation_that_keeps_failing_waits_for_an_operator() {
-    let mut log = start(&LOADS);
-    let mut state = drive(&mut log, running(StepKind::Publish, "a"));
-    fail(&mut state, &mut log, Class::Permanent);
-    let mut state = drive(&mut log, |state| {
-        state
-            .in_flight()
-            .any(|(work, _, _)| matches!(work, Work::Compensate(_)))
-    });
-    fail(&mut state, &mut log, Class::Permanent);
-    let mut state = drive(&mut log, |_| false);
-    assert_eq!(state.phase(), Phase::Stuck);
-    for decision in [StuckDecision::Retry, StuckDecision::Abandon] {
-        let mut state = state.clone();
-        let mut log = log.clone();
-        for event in decide(
-            &state,
-            &Input::Decide {
-                decision,
-                reason: "seen to".into(),
-                by: "ops".into(),
-            },
-            Millis(8),
-        )
-        .expect("stuck")
-        {
-            state.apply(&event);
-            log.push(event);
-        }
-        assert_eq!(
-            drive(&mut log, |_| false).phase(),
-            Phase::AtRest(Outcome::Failed),
-            "{decision:?}"
-        );
-        let undone = kinds(&log).contains(&"undo publish a".to_owned());
-        assert_eq!(undone, decision == StuckDecision::Retry);
-    }
-    fail_if_in_flight(&mut state);
-}
-
-#[test]
-fn a_compensation_whose_destination_is_away_waits_as_long_as_it_takes() {
-    let undoing = |state: &State| {
-        let mut held = state.in_flight();
-        held.any(|(work, _, _)| matches!(work, Work::Compensate(_)))
-    };
-    let mut log = start(&LOADS);
-    let mut state = drive(&mut log, running(StepKind::Publish, "a"));
-    fail(&mut state, &mut log, Class::Permanent);
-    for _ in 0..=MAX_FAILURES {
-        let mut state = drive(&mut log, undoing);
-        fail(&mut state, &mut log, Class::Transient);
-        assert_eq!(state.phase(), Phase::RollingBack);
-        let (step, failure) = state.undoing_waits().expect("it says what it waits for");
-        assert_eq!(
-            (step.to_string(), failure.message.as_str()),
-            ("publish a".to_owned(), "no")
-        );
-    }
-    let state = drive(&mut log, |_| false);
-    assert_eq!(
-        (state.phase(), state.undoing_waits()),
-        (Phase::AtRest(Outcome::Failed), None)
-    );
-}
-
-fn fail_if_in_flight(state: &mut State) {
-    assert_eq!(state.in_flight().count(), 0, "a stuck run has nothing in flight");
 }
 
 #[test]

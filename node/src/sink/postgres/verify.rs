@@ -19,10 +19,14 @@ use super::snapshots::note;
 use super::stage::{alone, exists, misfit};
 use super::target::{Target, describe};
 use crate::sink::name::{quote, quote_all};
+use crate::sink::staged::Staged;
 use crate::sink::{Expected, LoadContext};
 
 /// The catalog has a table's rows as a 4 byte float, which holds every whole number below this.
 const EXACT: u64 = 1 << 24;
+
+/// What may have made staging less than it was.
+const LOST_BY: &str = "a crash of the database server empties unlogged staging";
 
 /// Sorting an index in the server's default of 64 MB spills; a load may take this much, or what the server gives anyway.
 const INDEX_MEMORY: &str = "SELECT set_config('maintenance_work_mem', greatest(setting::bigint, 262144) || 'kB', true)
@@ -37,13 +41,15 @@ impl Postgres {
             lease.give_back();
             return Ok(report);
         }
+        let staged = Staged {
+            load,
+            expected,
+            lost_by: LOST_BY,
+        };
         for table in [&area.stage, &area.marks] {
             let there = exists(&mut lease, table).await;
             if !there.map_err(|error| lease.place().failure(&doing, error))? {
-                return Err(Failure::staging_lost(format!(
-                    "load {}: {table}, where its rows were staged, is gone",
-                    load.load
-                )));
+                return Err(staged.gone(table, "rows were staged"));
             }
         }
         let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", area.stage);
@@ -66,14 +72,7 @@ impl Postgres {
         if before > 0 || expected.rows >= EXACT || rows as u64 != expected.rows {
             rows = count(&mut lease, &area, &doing).await?;
         }
-        if rows as u64 != expected.rows {
-            let found = Expected {
-                rows: rows as u64,
-                segments: expected.segments,
-            };
-            let words = format!("holds {}", counted(rows as u64, "row"));
-            return Err(mismatch(load, &words, found, expected));
-        }
+        staged.counted(rows as u64)?;
         if let Some(proof) = proof {
             lease.must(&doing, format!("DROP INDEX haulage.{proof}")).await?;
         }
@@ -118,6 +117,11 @@ pub(super) async fn marked(
     expected: Expected,
     doing: &str,
 ) -> Result<(), Failure> {
+    let staged = Staged {
+        load,
+        expected,
+        lost_by: LOST_BY,
+    };
     let sql = format!("SELECT count(*), coalesce(sum(rows), 0)::bigint FROM {}", area.marks);
     let marked = sqlx::query(AssertSqlSafe(sql))
         .persistent(false)
@@ -126,42 +130,10 @@ pub(super) async fn marked(
         .and_then(|row| Ok((row.try_get::<i64, _>(0)? as u64, row.try_get::<i64, _>(1)? as u64)));
     let (segments, rows) = match marked {
         Ok(marked) => marked,
-        Err(error) if code(&error) == Some("42P01") => {
-            return Err(Failure::staging_lost(format!(
-                "load {}: {}, where its segments were marked, is gone",
-                load.load, area.marks
-            )));
-        }
+        Err(error) if code(&error) == Some("42P01") => return Err(staged.gone(&area.marks, "segments were marked")),
         Err(error) => return Err(lease.place().failure(doing, error)),
     };
-    let found = Expected { rows, segments };
-    if found == expected {
-        return Ok(());
-    }
-    let words = format!(
-        "has {} with {} marked",
-        counted(segments, "segment"),
-        counted(rows, "row")
-    );
-    Err(mismatch(load, &words, found, expected))
-}
-
-/// Less than was staged can be staged again; more is nobody's.
-fn mismatch(load: &LoadContext, words: &str, found: Expected, expected: Expected) -> Failure {
-    let message = format!(
-        "load {}: the staging area {words}, and the chunks reported {} in {}",
-        load.load,
-        counted(expected.rows, "row"),
-        counted(expected.segments, "segment")
-    );
-    if found.rows <= expected.rows && found.segments <= expected.segments {
-        return Failure::staging_lost(format!(
-            "{message}; a crash of the database server empties unlogged staging"
-        ));
-    }
-    Failure::permanent(format!(
-        "{message}; somebody else has written there: run the pipeline again"
-    ))
+    staged.marked(Expected { rows, segments })
 }
 
 /// How the load will be published, as things are now: a swap only if staging was made for one, and the target is still

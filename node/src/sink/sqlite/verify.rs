@@ -11,6 +11,7 @@ use super::file::Writer;
 use super::stage::exists;
 use super::target::{create_index, describe, fit, misfit, table_name};
 use crate::sink::name::{quote, quote_all};
+use crate::sink::staged::Staged;
 use crate::sink::{Expected, LoadContext};
 
 impl Sqlite {
@@ -37,18 +38,12 @@ impl Sqlite {
             other => return Err(ended(load, other)),
         }
         marked(&mut writer, load, expected, &doing).await?;
+        let staged = staged(load, expected);
         if !exists(&mut writer, &area.stage, &doing).await? {
-            return Err(Failure::staging_lost(format!(
-                "load {}: {}, where its rows were staged, is gone",
-                load.load, area.stage
-            )));
+            return Err(staged.gone(&area.stage, "rows were staged"));
         }
         let rows = count(&mut writer, &area.stage, &doing).await?;
-        if rows != expected.rows {
-            let found = Expected { rows, ..expected };
-            let words = format!("holds {}", counted(rows, "row"));
-            return Err(mismatch(load, &words, found, expected));
-        }
+        staged.counted(rows)?;
         prove_key(&mut writer, load, &area, &table, &doing).await?;
         set_state(&mut writer, load, "sealed", &doing).await?;
         writer.must(&doing, "COMMIT").await?;
@@ -68,15 +63,16 @@ pub(super) async fn marked(
     doing: &str,
 ) -> Result<(), Failure> {
     let found = standing(writer, load, doing).await?;
-    if found == expected {
-        return Ok(());
+    staged(load, expected).marked(found)
+}
+
+/// A file loses nothing in a crash.
+fn staged(load: &LoadContext, expected: Expected) -> Staged<'_> {
+    Staged {
+        load,
+        expected,
+        lost_by: "",
     }
-    let words = format!(
-        "has {} with {} marked",
-        counted(found.segments, "segment"),
-        counted(found.rows, "row")
-    );
-    Err(mismatch(load, &words, found, expected))
 }
 
 /// What the markers say is staged.
@@ -94,22 +90,6 @@ pub(super) async fn standing(writer: &mut Writer<'_>, load: &LoadContext, doing:
             })
         });
     marked.map_err(|error| writer.failure(doing, error))
-}
-
-/// Less than was staged can be staged again; more is nobody's.
-fn mismatch(load: &LoadContext, words: &str, found: Expected, expected: Expected) -> Failure {
-    let message = format!(
-        "load {}: the staging area {words}, and the chunks reported {} in {}",
-        load.load,
-        counted(expected.rows, "row"),
-        counted(expected.segments, "segment")
-    );
-    if found.rows <= expected.rows && found.segments <= expected.segments {
-        return Failure::staging_lost(message);
-    }
-    Failure::permanent(format!(
-        "{message}; somebody else has written there: run the pipeline again"
-    ))
 }
 
 pub(super) async fn count(writer: &mut Writer<'_>, table: &str, doing: &str) -> Result<u64, Failure> {
