@@ -94,6 +94,10 @@ pub enum Event {
         /// asked any more.
         #[serde(default)]
         bytes_read_again: u64,
+        /// Whether it had committed more of its chunk than any attempt before it. Then earlier failures don't count against
+        /// the chunk any more.
+        #[serde(default)]
+        went_forward: bool,
         /// No next attempt before this moment.
         not_before: Millis,
         /// When.

@@ -278,6 +278,7 @@ impl RunState {
     fn progress(&mut self, progress: Vec<(Work, Attempt, Counts)>) {
         for (work, attempt, counts) in progress {
             if let Work::Chunk(chunk) = work {
+                self.log.heard(chunk, attempt, counts.read);
                 self.live.insert(chunk, (attempt, counts));
             }
         }

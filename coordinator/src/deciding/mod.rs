@@ -16,6 +16,7 @@ pub(crate) mod assignment;
 mod board;
 mod dispatch;
 mod nodes;
+mod reached;
 mod run_log;
 
 use std::collections::HashMap;

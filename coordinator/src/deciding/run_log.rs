@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use haulage_core::event::{Event, Outcome};
-use haulage_core::ids::{Millis, NodeName, RunId, Seq, Work};
+use haulage_core::ids::{Attempt, ChunkId, Millis, NodeName, RunId, Seq, Work};
 use haulage_core::run::{Effect, Input, Phase, Refused, State, decide};
 use haulage_proto::link::message::{Assignment, AttemptKey};
 
 use super::board::{Awaited, Post, Waiting};
+use super::reached::Reached;
 use super::{Carrier, assignment};
 use crate::ledger::{Append, Appended};
 
@@ -122,6 +123,9 @@ pub struct RunLog<W> {
     ledger_failures: u32,
     grants_seen: u64,
     assignments: HashMap<AttemptKey, Arc<Assignment>>,
+    reached: Reached,
+    // Whether waits were taken over from another leader's clock since the log was read.
+    waits_are_ours: bool,
 }
 
 impl<W> RunLog<W> {
@@ -138,7 +142,14 @@ impl<W> RunLog<W> {
             ledger_failures: 0,
             grants_seen: 0,
             assignments: HashMap::new(),
+            reached: Reached::default(),
+            waits_are_ours: false,
         }
+    }
+
+    /// An attempt has committed so many source rows of its chunk, as a heartbeat says.
+    pub fn heard(&mut self, chunk: ChunkId, attempt: Attempt, rows: u64) {
+        self.reached.heard(chunk, attempt, rows);
     }
 
     /// The trace context that the run's assignments travel with.
@@ -200,6 +211,7 @@ impl<W> RunLog<W> {
             state: Arc::new(state),
             seq,
         });
+        self.waits_are_ours = false;
         Ok(())
     }
 
@@ -208,6 +220,9 @@ impl<W> RunLog<W> {
         let Memory::Stands(mut log) = std::mem::replace(&mut self.memory, Memory::None) else {
             return Next::Act(Vec::new());
         };
+        if !std::mem::replace(&mut self.waits_are_ours, true) {
+            Arc::make_mut(&mut log.state).bound_waits(now);
+        }
         let events = self.decide_all(Arc::make_mut(&mut log.state), now);
         if events.is_empty() {
             return Next::Act(self.stands(log, now));
@@ -226,7 +241,18 @@ impl<W> RunLog<W> {
         self.refusals.clear();
         for (place, pending) in self.pending.iter().enumerate() {
             match decide(state, &pending.input, now) {
-                Ok(new) => {
+                Ok(mut new) => {
+                    for event in &mut new {
+                        if let Event::AttemptFailed {
+                            work,
+                            attempt,
+                            went_forward,
+                            ..
+                        } = event
+                        {
+                            *went_forward = self.reached.went_forward(work, *attempt);
+                        }
+                    }
                     new.iter().for_each(|event| state.apply(event));
                     events.extend(new);
                 }

@@ -11,7 +11,7 @@ use crate::submission::Submission;
 /// First wait after a failure; doubles with each.
 const BACKOFF_BASE_MS: u64 = 500;
 /// Longest wait.
-const BACKOFF_MAX_MS: u64 = 30_000;
+pub(super) const BACKOFF_MAX_MS: u64 = 30_000;
 
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -320,6 +320,7 @@ fn failed(
         node_lost_after_ms,
         restarts: 0,
         bytes_read_again: 0,
+        went_forward: false,
         not_before: now.plus(wait),
         at: now,
     }

@@ -201,11 +201,16 @@ impl State {
                 node_lost_after_ms,
                 restarts,
                 bytes_read_again,
+                went_forward,
                 not_before,
                 ..
             } => {
                 self.restarts = self.restarts.saturating_add(*restarts);
                 self.bytes_read_again = self.bytes_read_again.saturating_add(*bytes_read_again);
+                if *went_forward {
+                    let tries = self.tries.entry(work.clone()).or_default();
+                    (tries.failures, tries.lost) = (0, 0);
+                }
                 self.record_failure(work, node, failure, node_lost_after_ms.is_some(), *not_before);
             }
             Event::Restaged { stages, round, .. } => self.restage(stages, *round),
@@ -241,6 +246,15 @@ impl State {
                 self.refused = Some(failure.clone());
             }
             Event::Finished { outcome, at } => self.finished = Some((*outcome, *at)),
+        }
+    }
+
+    /// Bounds every wait for a next attempt by the longest there is, from `now` on: the log's times are by the clock of the
+    /// leader that wrote them, which may have been ahead.
+    pub fn bound_waits(&mut self, now: Millis) {
+        let longest = now.plus(decide::BACKOFF_MAX_MS * 5 / 4);
+        for tries in self.tries.values_mut() {
+            tries.not_before = tries.not_before.min(longest);
         }
     }
 

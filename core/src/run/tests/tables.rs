@@ -231,6 +231,50 @@ fn work_that_keeps_taking_nodes_down_is_poison() {
 }
 
 #[test]
+fn what_goes_forward_between_losses_is_no_poison() {
+    let mut log = start(&LOADS);
+    let in_chunk = |state: &State| state.in_flight().any(|(work, ..)| matches!(work, Work::Chunk(_)));
+    let mut state = drive(&mut log, in_chunk);
+    let lost = Input::NodeLost {
+        node: "n1".into(),
+        silent_ms: 5_000,
+    };
+    for round in 0..3 * MAX_LOST {
+        for mut event in decide(&state, &lost, Millis(5)).expect("ok") {
+            if let Event::AttemptFailed { went_forward, .. } = &mut event {
+                // Every second time.
+                *went_forward = round % 2 == 0;
+            }
+            state.apply(&event);
+            log.push(event);
+        }
+        assert_eq!(state.failure(), None, "given up after {round} losses");
+        state = drive(&mut log, in_chunk);
+    }
+}
+
+#[test]
+fn a_wait_by_a_clock_that_was_ahead_is_bounded() {
+    let mut log = start(&LOADS);
+    let mut state = drive(&mut log, |state| state.in_flight().next().is_some());
+    let lost = Input::NodeLost {
+        node: "n1".into(),
+        silent_ms: 5_000,
+    };
+    let hour = 3_600_000;
+    for event in decide(&state, &lost, Millis(hour)).expect("ok") {
+        state.apply(&event);
+    }
+    let waits = |state: &State| match state.outstanding().first() {
+        Some(Effect::Dispatch { not_before, .. }) => *not_before,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(waits(&state), Millis(hour));
+    state.bound_waits(Millis(1_000));
+    assert_eq!(waits(&state), Millis(1_000 + 37_500));
+}
+
+#[test]
 fn a_stale_or_repeated_result_changes_nothing() {
     let mut log = start(&LOADS);
     let mut state = drive(&mut log, |state| state.in_flight().next().is_some());
