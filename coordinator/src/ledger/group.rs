@@ -22,8 +22,9 @@ use super::{Append, Appended, Ledger};
 const GROUP: usize = 512;
 /// Appends waiting for the next transaction, at most; whoever comes then waits before queueing.
 const QUEUE: usize = 2048;
-/// Longer than any wait of the ledger's own, so that a server which says nothing at all doesn't stop us for ever.
-const ATTEMPT: Duration = Duration::from_secs(30);
+/// Longer than the ledger waits for a connection or a lock, so that a server which says nothing at all doesn't stop us for
+/// ever. What it did all the same is found by the next try.
+const ATTEMPT: Duration = Duration::from_secs(12);
 /// Before the second try, the third, ...: 6 s together, enough for a restarted server.
 const PAUSES: [Duration; 6] = [
     Duration::from_millis(100),

@@ -33,6 +33,11 @@ const CONNECTIONS: u32 = 8;
 const LEADER_CONNECTIONS: u32 = 3;
 /// How long to wait for a connection before saying that the database can't be reached.
 const ACQUIRE: Duration = Duration::from_secs(10);
+/// How long a connection that was kept may take to show that it lives. One that is half open would take all of the above,
+/// one after the other, while nobody is the wiser: the leader renews over others, and can write nothing.
+const ALIVE: Duration = Duration::from_millis(500);
+/// How long reading may take; a run's log is read whole.
+const READ: Duration = Duration::from_secs(30);
 /// What the server does about sessions that stop in the middle. An idle transaction ends before a leader's lease does, so
 /// that one which froze in the middle of an append holds up no campaign; and waiting for a lock lasts longer than both.
 const LIMITS: &str =
@@ -83,6 +88,14 @@ impl Postgres {
             PgPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE)
+                .test_before_acquire(false)
+                .before_acquire(|connection, _| {
+                    Box::pin(async move {
+                        let alive = tokio::time::timeout(ALIVE, connection.ping()).await;
+                        // An error closes it without asking the other side, which may not answer.
+                        alive.unwrap_or_else(|_| Err(silent())).map(|()| true)
+                    })
+                })
                 .after_connect(move |connection, _| {
                     Box::pin(async move {
                         connection.execute(LIMITS).await?;
@@ -100,11 +113,25 @@ impl Postgres {
         })
     }
 
+    /// Waits for what is read, but not for ever.
+    async fn in_time<T>(&self, reading: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+        let read = tokio::time::timeout(READ, reading).await;
+        Ok(read.unwrap_or_else(|_| Err(silent()))?)
+    }
+
     async fn begin(&self) -> Result<Box<dyn Session>, Error> {
         Ok(Box::new(PostgresSession {
             transaction: self.pool.begin().await?,
         }))
     }
+}
+
+/// A connection that says nothing.
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        "the connection says nothing any more",
+    ))
 }
 
 fn migrator() -> Migrator {
@@ -149,15 +176,13 @@ impl Ledger for Postgres {
     }
 
     async fn mark(&self) -> Result<String, Error> {
-        Ok(sqlx::query_scalar("SELECT mark FROM haulage_ledger.leader")
-            .fetch_one(&self.pool)
-            .await?)
+        let query = sqlx::query_scalar("SELECT mark FROM haulage_ledger.leader");
+        self.in_time(query.fetch_one(&self.pool)).await
     }
 
     async fn epoch(&self) -> Result<Epoch, Error> {
-        let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM haulage_ledger.leader")
-            .fetch_one(&self.pool)
-            .await?;
+        let query = sqlx::query_scalar("SELECT epoch FROM haulage_ledger.leader");
+        let epoch: i64 = self.in_time(query.fetch_one(&self.pool)).await?;
         Ok(Epoch(unsigned(epoch)))
     }
 
@@ -170,33 +195,28 @@ impl Ledger for Postgres {
     }
 
     async fn read(&self, run: &RunId, after: Seq) -> Result<Vec<(Seq, Event)>, Error> {
-        let stored: Vec<(i64, String)> = sqlx::query_as(
+        let query = sqlx::query_as(
             "SELECT seq, body::text FROM haulage_ledger.events WHERE run = $1 AND seq > $2 ORDER BY seq",
-        )
-        .bind(run.as_str())
-        .bind(signed(after.0))
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let query = query.bind(run.as_str()).bind(signed(after.0));
+        let stored: Vec<(i64, String)> = self.in_time(query.fetch_all(&self.pool)).await?;
         rows::events(run, after, stored)
     }
 
     async fn open_runs(&self) -> Result<Vec<RunId>, Error> {
-        let runs: Vec<String> =
-            sqlx::query_scalar("SELECT run FROM haulage_ledger.runs WHERE finished_at IS NULL ORDER BY ordinal")
-                .fetch_all(&self.pool)
-                .await?;
+        let query =
+            sqlx::query_scalar("SELECT run FROM haulage_ledger.runs WHERE finished_at IS NULL ORDER BY ordinal");
+        let runs: Vec<String> = self.in_time(query.fetch_all(&self.pool)).await?;
         Ok(runs.into_iter().map(RunId).collect())
     }
 
     async fn list(&self, pipeline: Option<&str>, limit: u32) -> Result<Vec<RunRow>, Error> {
-        let listed: Vec<rows::Listed> = sqlx::query_as(
+        let query = sqlx::query_as(
             "SELECT run, pipeline, submitted_at, finished_at, outcome FROM haulage_ledger.runs
              WHERE $1::text IS NULL OR pipeline = $1 ORDER BY ordinal DESC LIMIT $2",
-        )
-        .bind(pipeline)
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let query = query.bind(pipeline).bind(i64::from(limit));
+        let listed: Vec<rows::Listed> = self.in_time(query.fetch_all(&self.pool)).await?;
         listed.into_iter().map(rows::run_row).collect()
     }
 }

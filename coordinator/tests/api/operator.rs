@@ -122,12 +122,21 @@ async fn a_run_that_goes_well_is_not_stuck() {
     let stage = Stage::set().await;
     let (_coordinator, mut client) = stage.coordinator().await;
     let run = submitted(&mut client).await;
-    for refused in [
-        client.resolve(resolve(&run, Decision::Retry, "x")).await.map(drop),
-        client.revert(revert(&run)).await.map(drop),
-    ] {
-        assert_eq!(refused.expect_err("it has only begun").code(), Code::FailedPrecondition);
-    }
+    // Right after the submission nobody may answer for the run yet.
+    let code = within("an answer about the run", async {
+        loop {
+            let refused = client.resolve(resolve(&run, Decision::Retry, "x")).await;
+            let code = refused.expect_err("it has only begun").code();
+            if code != Code::Unavailable {
+                return code;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(code, Code::FailedPrecondition);
+    let refused = client.revert(revert(&run)).await.expect_err("it has only begun");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test(flavor = "multi_thread")]

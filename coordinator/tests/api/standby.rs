@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use haulage_coordinator::{Coordinator, CoordinatorConfig, Standing};
 use haulage_proto::v1::haulage_client::HaulageClient;
-use haulage_proto::v1::{CancelRequest, ListNodesRequest, RunState};
+use haulage_proto::v1::{CancelRequest, ListNodesRequest, ListRunsRequest, RunState};
 use haulage_test_support::postgres::Postgres;
 use haulage_test_support::proxy::{Commit, Proxy};
 use tokio::net::TcpListener;
@@ -234,4 +234,33 @@ async fn a_lead_that_was_won_without_hearing_of_it_is_taken() {
         listed.epoch, 2,
         "the lead that it won was left to run out, and won again"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_connections_were_forgotten_goes_on_over_new_ones() {
+    let stage = Stage::set().await;
+    let postgres = Postgres::shared().await.expect("PostgreSQL");
+    let database = postgres.database().await.expect("a database");
+    let ledger = postgres.url(&database);
+    let proxy = Proxy::start(postgres.port()).await.expect("a proxy");
+    let far = ledger.replace(&format!(":{}/", postgres.port()), &format!(":{}/", proxy.port()));
+    let mut leader = Served::start(&stage, &far, "first").await;
+    // Connections to be forgotten: as many as it may have.
+    let asked: Vec<_> = (0..16)
+        .map(|_| {
+            let mut client = leader.client.clone();
+            tokio::spawn(async move { client.list_runs(ListRunsRequest::default()).await.map(drop) })
+        })
+        .collect();
+    for asked in asked {
+        asked.await.expect("no panic").expect("listed");
+    }
+    submitted(&mut leader.client).await;
+    proxy.forget();
+    within("a submission", async {
+        while leader.client.submit(request("2024-03-03")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

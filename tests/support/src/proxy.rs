@@ -57,6 +57,8 @@ struct State {
     frozen: Notify,
     thawed: Notify,
     link: watch::Sender<Link>,
+    /// Connections of an earlier generation are forgotten.
+    generation: watch::Sender<u64>,
     answer: AtomicU64,
     cuts: AtomicUsize,
 }
@@ -71,6 +73,7 @@ impl Proxy {
             frozen: Notify::new(),
             thawed: Notify::new(),
             link: watch::Sender::new(Link::Passes),
+            generation: watch::Sender::new(0),
             answer: AtomicU64::new(WHOLE),
             cuts: AtomicUsize::new(0),
         });
@@ -91,6 +94,12 @@ impl Proxy {
     /// Says what becomes of connections from now on.
     pub fn link(&self, link: Link) {
         self.state.link.send_replace(link);
+    }
+
+    /// Forgets every connection that stands, as a firewall does: nothing passes over it any more, in either direction, and
+    /// neither side is told. New connections pass.
+    pub fn forget(&self) {
+        self.state.generation.send_modify(|generation| *generation += 1);
     }
 
     /// Cuts each connection after so many bytes of answers.
@@ -142,7 +151,8 @@ async fn carry(client: TcpStream, port: u16, state: Arc<State>) {
 }
 
 async fn exchange(client: TcpStream, port: u16, state: &State) {
-    state.passing().await;
+    let generation = *state.generation.borrow();
+    state.passing(generation).await;
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else {
         return;
     };
@@ -151,16 +161,22 @@ async fn exchange(client: TcpStream, port: u16, state: &State) {
     let cut = Notify::new();
     // Each closes its direction when it ends, and the other one follows when its own side has closed, too.
     tokio::join!(
-        pass_requests(from_client, to_server, state, &cut),
-        pass_answers(from_server, to_client, state, &cut)
+        pass_requests(from_client, to_server, state, generation, &cut),
+        pass_answers(from_server, to_client, state, generation, &cut)
     );
 }
 
-async fn pass_requests(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, state: &State, cut: &Notify) {
+async fn pass_requests(
+    mut client: OwnedReadHalf,
+    mut server: OwnedWriteHalf,
+    state: &State,
+    generation: u64,
+    cut: &Notify,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = client.read(&mut buffer).await {
         let bytes = &buffer[..length];
-        state.passing().await;
+        state.passing(generation).await;
         if bytes.windows(COMMIT.len()).any(|part| part == COMMIT) {
             let next = state.commit.swap(Commit::Passes as u8, Ordering::SeqCst);
             if next == Commit::IsLost as u8 {
@@ -179,7 +195,13 @@ async fn pass_requests(mut client: OwnedReadHalf, mut server: OwnedWriteHalf, st
     }
 }
 
-async fn pass_answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, state: &State, cut: &Notify) {
+async fn pass_answers(
+    mut server: OwnedReadHalf,
+    mut client: OwnedWriteHalf,
+    state: &State,
+    generation: u64,
+    cut: &Notify,
+) {
     let mut buffer = vec![0; 64 * 1024];
     let mut left = state.answer.load(Ordering::SeqCst);
     loop {
@@ -192,7 +214,7 @@ async fn pass_answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, sta
             }
             read = server.read(&mut buffer) => {
                 let Ok(length @ 1..) = read else { return };
-                state.passing().await;
+                state.passing(generation).await;
                 let passes = left.min(length as u64);
                 if client.write_all(&buffer[..passes as usize]).await.is_err() {
                     return;
@@ -208,12 +230,15 @@ async fn pass_answers(mut server: OwnedReadHalf, mut client: OwnedWriteHalf, sta
 }
 
 impl State {
-    /// Returns when the link lets something pass.
-    async fn passing(&self) {
+    /// Returns when the link lets something of this generation pass.
+    async fn passing(&self, generation: u64) {
         let mut link = self.link.subscribe();
         // The sender is this very state: it can't be gone.
         let open = |link: &Link| matches!(link, Link::Passes | Link::Late(_));
         let found = link.wait_for(open).await.map(|link| *link);
+        if *self.generation.borrow() != generation {
+            std::future::pending::<()>().await;
+        }
         if let Ok(Link::Late(ms)) = found {
             tokio::time::sleep(Duration::from_millis(ms.into())).await;
         }
@@ -263,6 +288,16 @@ mod tests {
         proxy.link(Link::Passes);
         assert_eq!(old.read_u8().await.ok(), Some(2), "what was held back comes in the end");
         assert_eq!(new.read_u8().await.ok(), Some(2));
+
+        proxy.forget();
+        let mut newest = through().await;
+        assert_eq!(ask(&mut newest, 6).await, Some(6), "new connections pass");
+        let early = timeout(Duration::from_millis(100), ask(&mut new, 6)).await;
+        assert!(
+            early.is_err(),
+            "a forgotten connection says nothing, and does not end: {early:?}"
+        );
+        let mut old = newest;
 
         proxy.link(Link::Late(50));
         let asked = Instant::now();
