@@ -48,6 +48,7 @@ pub(super) async fn drain(leader: &Leader, name: &str) -> Result<DrainNodeRespon
         DrainError::TooOld(release) => Status::failed_precondition(format!(
             "node {name} runs release {release}, which can't be asked to leave; send it a SIGTERM where it runs"
         )),
+        DrainError::Leaderless => Status::unavailable("this coordinator doesn't hold the lead now; try again"),
         DrainError::Silent => Status::unavailable(format!("node {name} did not answer; try again")),
     })
 }

@@ -149,6 +149,8 @@ impl State {
                 return Ok(());
             }
         }
+        // What was worked on under a lease that has run out was given to others: this greeting doesn't bring it back.
+        self.check()?;
         let now = self.now();
         // Asked again while its lease stands is no news.
         let known = self.leased && !self.fence.expired(now);

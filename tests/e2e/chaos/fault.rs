@@ -267,8 +267,10 @@ pub(crate) async fn heal(fault: &mut Injected, world: &mut World) -> Result<()> 
         Kind::NodeDelayed => link(Link::Passes),
         Kind::LeaderKilled => world.cluster.revive_coordinator(leader).await?,
         Kind::LeaderStopped => world.cluster.coordinator_at(leader)?.signal("CONT")?,
-        Kind::LeaderWithoutLedger | Kind::LeaderLedgerHalfOpen => {
-            world.to_ledger[leader].link(Link::Cut);
+        Kind::LeaderWithoutLedger => world.to_ledger[leader].link(Link::Passes),
+        // The old connections stay dead, and neither side is told; new ones pass.
+        Kind::LeaderLedgerHalfOpen => {
+            world.to_ledger[leader].forget();
             world.to_ledger[leader].link(Link::Passes);
         }
         Kind::LedgerCommitUnanswered => world.to_ledger[leader].next_commit(Commit::Passes),

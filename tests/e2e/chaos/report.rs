@@ -35,6 +35,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Kinds of faults that have met an open run.
+    pub(crate) fn kinds_met(&self) -> usize {
+        self.lines.values().filter(|line| line.met > 0).count()
+    }
+
     /// Counts a fault.
     pub(crate) fn count(&mut self, kind: Kind, met: bool, noticed: Option<u64>, went_on: Option<u64>) {
         let line = self.lines.entry(kind).or_default();

@@ -40,6 +40,16 @@ impl Times {
         self.went_on.push(went_on.saturating_sub(died));
     }
 
+    /// Holds the slowest trial against what is promised, in milliseconds.
+    fn check(&self, what: &str, noticed: u64, went_on: u64) -> Result<()> {
+        let kept = |times: &[u64], most: u64| times.iter().all(|time| *time <= most);
+        ensure!(
+            kept(&self.noticed, noticed) && kept(&self.went_on, went_on),
+            "{what} was missed for longer than is promised"
+        );
+        Ok(())
+    }
+
     fn line(&self, what: &str, sign: &str) -> String {
         let (noticed, latest) = p50_and_max(&self.noticed);
         let (went_on, last) = p50_and_max(&self.went_on);
@@ -245,5 +255,7 @@ async fn trials() -> Result<()> {
             "its supervisor hears of it; it is worked on again"
         )
     );
-    Ok(())
+    node.check("a node", 5_000, 6_000)?;
+    leader.check("a leader", 10_000, 10_000)?;
+    actor.check("a chunk actor", 1_000, 1_000)
 }

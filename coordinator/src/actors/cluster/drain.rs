@@ -30,6 +30,10 @@ impl ClusterState {
 
     /// The node's ear, and the boot that it belongs to.
     fn to_be_asked(&self, node: &NodeName) -> Result<(ActorRef<AgentMessage>, String), DrainError> {
+        // Another one may lead by now, and the node may not know yet.
+        if !self.shared.leadership.holds() {
+            return Err(DrainError::Leaderless);
+        }
         let (agent, boot) = self.dispatch.to_be_asked(node, clock::steady())?;
         let actor = self.agents.get(&agent).ok_or(DrainError::Silent)?;
         Ok((actor.clone(), boot))

@@ -18,6 +18,8 @@ pub enum DrainError {
     TooOld(String),
     /// It was asked and didn't answer.
     Silent,
+    /// Who was asked doesn't hold the lead at this moment.
+    Leaderless,
 }
 
 impl Dispatch {
