@@ -1,6 +1,8 @@
-//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`.
+//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`.
 
 mod csv;
+mod files;
+mod json;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
@@ -26,11 +28,18 @@ struct Kind {
     read: fn(&mut Report, Declared<'_>, &mut Gaps) -> SourceKind,
 }
 
-const KINDS: &[Kind] = &[Kind {
-    word: "csv",
-    keys: csv::KEYS,
-    read: csv::read,
-}];
+const KINDS: &[Kind] = &[
+    Kind {
+        word: "csv",
+        keys: csv::KEYS,
+        read: csv::read,
+    },
+    Kind {
+        word: "json",
+        keys: json::KEYS,
+        read: json::read,
+    },
+];
 
 /// A source as it stands in the file, for its kind to read.
 struct Declared<'a> {
@@ -83,7 +92,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"`",
+            "write `csv: \"data/*.csv\"`, or `json: \"data/*.jsonl\"`",
         );
         return None;
     };
