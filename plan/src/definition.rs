@@ -95,6 +95,18 @@ pub struct JsonSource {
     pub chunk_bytes: u64,
 }
 
+/// Parquet files, local or in S3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParquetSource {
+    /// A path or glob, as of a [`CsvSource`].
+    pub path: String,
+    /// The declared columns, which are found by name; the file's types have to fit into theirs without loss. Empty if the
+    /// file doesn't declare them: then they are the file's own.
+    pub columns: Vec<Column>,
+    /// Take row groups together to chunks of at most so many bytes, as they are packed.
+    pub chunk_bytes: u64,
+}
+
 /// Where a source's rows are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceKind {
@@ -102,6 +114,8 @@ pub enum SourceKind {
     Csv(CsvSource),
     /// Files of JSON lines.
     Json(JsonSource),
+    /// Parquet files.
+    Parquet(ParquetSource),
 }
 
 impl SourceKind {
@@ -110,6 +124,7 @@ impl SourceKind {
         match self {
             Self::Csv(_) => "csv",
             Self::Json(_) => "json",
+            Self::Parquet(_) => "parquet",
         }
     }
 
@@ -118,6 +133,7 @@ impl SourceKind {
         match self {
             Self::Csv(csv) => &csv.path,
             Self::Json(json) => &json.path,
+            Self::Parquet(parquet) => &parquet.path,
         }
     }
 
@@ -126,6 +142,7 @@ impl SourceKind {
         match self {
             Self::Csv(csv) => &csv.columns,
             Self::Json(json) => &json.columns,
+            Self::Parquet(parquet) => &parquet.columns,
         }
     }
 
@@ -134,6 +151,7 @@ impl SourceKind {
         let path = match self {
             Self::Csv(csv) => &csv.path,
             Self::Json(json) => &json.path,
+            Self::Parquet(parquet) => &parquet.path,
         };
         !path.starts_with("s3://") && (path.starts_with('/') || !base.starts_with("s3://"))
     }

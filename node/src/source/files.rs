@@ -11,7 +11,7 @@ use haulage_plan::definition::Column;
 use tokio::sync::OnceCell;
 
 use super::object::{self, Object};
-use super::{Binding, Misdeclared, SegmentReader, Source, Unreadable};
+use super::{Binding, EXCERPT, Misdeclared, SegmentReader, Source, Unreadable, excerpt};
 use crate::store::s3_client::changed;
 
 /// Objects that are looked at in parallel.
@@ -205,5 +205,22 @@ impl<F: Format> Source for Files<F> {
             batches.extend(self.read_object(object, columns).await?);
         }
         Ok(batches)
+    }
+}
+
+/// What to say about a column that a file lacks, which has those of these names.
+pub(super) fn suggestion(wanted: &str, names: &[String]) -> String {
+    let distance = |name: &String| strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.trim().to_lowercase());
+    let nearest = names.iter().map(|name| (distance(name), name)).min();
+    match nearest {
+        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 4 => {
+            format!("did you mean \"{}\"?", excerpt(name.as_bytes(), EXCERPT))
+        }
+        _ => {
+            let list = names.iter().take(30).map(|name| excerpt(name.as_bytes(), EXCERPT));
+            let list: Vec<_> = list.collect();
+            let more = if names.len() > list.len() { ", ..." } else { "" };
+            format!("it has {}{more}", list.join(", "))
+        }
     }
 }

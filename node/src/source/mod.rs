@@ -27,6 +27,7 @@ mod json;
 mod lines;
 mod misfit;
 mod object;
+mod parquet;
 mod sift;
 #[cfg(test)]
 mod testing;
@@ -142,6 +143,7 @@ pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Fail
     match &source.kind {
         SourceKind::Csv(csv) => Ok(Box::new(csv::files(&source.name, csv, binding)?)),
         SourceKind::Json(json) => Ok(Box::new(json::files(&source.name, json, binding))),
+        SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding))),
     }
 }
 

@@ -1,9 +1,15 @@
 //! The kinds of sources: how each is declared, and how its files are written.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
-use haulage_plan::definition::{Column, Compression, CsvSource, JsonSource, SourceKind};
+use datafusion::arrow::array::{
+    ArrayRef, Float32Array, ListArray, RecordBatch, StringArray, TimestampSecondArray, UInt32Array,
+};
+use datafusion::arrow::datatypes::{DataType, Int32Type, TimeUnit};
+use haulage_plan::definition::{Column, Compression, CsvSource, JsonSource, ParquetSource, SourceKind};
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
 
 /// A row that every kind can hold. Without an `id`, which is required, it can't be read.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,6 +106,16 @@ pub(crate) const JSON_ZSTD: Kind = Kind {
     ..JSON_GZIP
 };
 
+pub(crate) const PARQUET: Kind = Kind {
+    ending: "parquet",
+    declare: parquet,
+    file: parquet_file,
+    splits: true,
+    foreign: (TEXT, "is no Parquet file"),
+    empty: Some("is empty"),
+    cut_off: Some("is cut off"),
+};
+
 fn csv(path: String, columns: Vec<Column>, chunk_bytes: u64) -> SourceKind {
     SourceKind::Csv(CsvSource {
         path,
@@ -140,6 +156,64 @@ fn json_text(records: &[Record]) -> Vec<u8> {
         writeln!(text, "{object}").unwrap();
     }
     text
+}
+
+fn parquet(path: String, columns: Vec<Column>, chunk_bytes: u64) -> SourceKind {
+    SourceKind::Parquet(ParquetSource {
+        path,
+        columns,
+        chunk_bytes,
+    })
+}
+
+/// In another order of columns, with one more, and with types that have to be cast.
+fn parquet_file(records: &[Record]) -> Vec<u8> {
+    let list = |item: i32| Some(vec![Some(item)]);
+    let more = ListArray::from_iter_primitive::<Int32Type, _, _>((0..).take(records.len()).map(list));
+    let columns: [(&str, ArrayRef); 5] = [
+        (
+            "at",
+            Arc::new(TimestampSecondArray::from_iter_values(
+                records.iter().map(|record| record.at),
+            )),
+        ),
+        ("more", Arc::new(more)),
+        (
+            "word",
+            Arc::new(
+                records
+                    .iter()
+                    .map(|record| record.word.as_deref())
+                    .collect::<StringArray>(),
+            ),
+        ),
+        (
+            "amount",
+            Arc::new(Float32Array::from_iter_values(
+                records.iter().map(|record| record.amount as f32),
+            )),
+        ),
+        (
+            "id",
+            Arc::new(
+                records
+                    .iter()
+                    .map(|record| record.id.map(|id| id as u32))
+                    .collect::<UInt32Array>(),
+            ),
+        ),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(512))
+        .set_data_page_row_count_limit(100)
+        .set_write_batch_size(50)
+        .build();
+    let mut file = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut file, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    file
 }
 
 fn moment(at: i64) -> String {

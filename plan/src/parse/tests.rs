@@ -157,6 +157,30 @@ fn json_lines_are_declared_as_csv_is() {
 }
 
 #[test]
+fn parquet_is_declared_by_its_path_alone() {
+    let text = with(
+        "b",
+        "sources: {raw: {parquet: x/*.parquet}, small: {parquet: y, columns: {a: int!}, chunk_size: 1MiB}}",
+    );
+    let definition = parse_and_bind(&text, "p.yaml", &params(&[])).expect("a right file");
+    let [raw, small] = ["raw", "small"].map(|name| &definition.sources[name].kind);
+    assert_eq!(
+        (raw.word(), raw.location(), raw.columns()),
+        ("parquet", "x/*.parquet", &[][..])
+    );
+    assert!(raw.is_local(".") && !raw.is_local("s3://b"));
+    let SourceKind::Parquet(small) = small else {
+        panic!("small is Parquet")
+    };
+    assert_eq!((small.chunk_bytes, small.columns.len()), (1 << 20, 1));
+    check(
+        "b",
+        "sources: {raw: {parquet: x, compression: gzip}}",
+        &["2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, columns, lookup"],
+    );
+}
+
+#[test]
 fn the_top_level() {
     check(
         "a",
@@ -213,7 +237,7 @@ fn sources() {
     check(
         "b",
         "sources:\n  raw: {lookup: true}",
-        &["3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"`, or `json: \"data/*.jsonl\"`"],
+        &["3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"`, or `json:` or `parquet:`"],
     );
     check(
         "b",

@@ -7,6 +7,7 @@ use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, CsvSource};
 
 use super::record::{Cursor, Dialect, any_record, is_line_end};
+use crate::source::files::suggestion;
 use crate::source::input::{self, Input};
 use crate::source::object::Object;
 use crate::source::{EXCERPT, Misdeclared, excerpt};
@@ -170,22 +171,6 @@ pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<L
         fields: names.len(),
         places,
     })
-}
-
-fn suggestion(wanted: &str, names: &[String]) -> String {
-    let distance = |name: &String| strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.trim().to_lowercase());
-    let nearest = names.iter().map(|name| (distance(name), name)).min();
-    match nearest {
-        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 4 => {
-            format!("did you mean \"{}\"?", excerpt(name.as_bytes(), EXCERPT))
-        }
-        _ => {
-            let list = names.iter().take(30).map(|name| excerpt(name.as_bytes(), EXCERPT));
-            let list: Vec<_> = list.collect();
-            let more = if names.len() > list.len() { ", ..." } else { "" };
-            format!("it has {}{more}", list.join(", "))
-        }
-    }
 }
 
 /// The columns of a source that declares none: the header's, as text that may be missing.

@@ -1,8 +1,10 @@
-//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`.
+//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`,
+//! `parquet`.
 
 mod csv;
 mod files;
 mod json;
+mod parquet;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
@@ -38,6 +40,11 @@ const KINDS: &[Kind] = &[
         word: "json",
         keys: json::KEYS,
         read: json::read,
+    },
+    Kind {
+        word: "parquet",
+        keys: parquet::KEYS,
+        read: parquet::read,
     },
 ];
 
@@ -92,7 +99,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"`, or `json: \"data/*.jsonl\"`",
+            "write `csv: \"data/*.csv\"`, or `json:` or `parquet:`",
         );
         return None;
     };
@@ -126,7 +133,7 @@ fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
         report.help(
             node.place,
             format!("{what} declares no columns"),
-            "leave `columns` out to take the header's as text",
+            "leave `columns` out to take those of the files",
         );
     }
     for (key, node) in entries {
