@@ -14,9 +14,9 @@ use crate::ids::{Attempt, ChunkId};
 /// A place in a source object from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Position {
-    /// Bytes from the start of the object, after decompression.
+    /// Bytes from the start of the object, after decompression; of a Parquet file, rows.
     pub offset: u64,
-    /// The line there, from 1.
+    /// The line there, from 1; of a Parquet file, the row.
     pub line: u64,
 }
 
@@ -33,7 +33,7 @@ pub struct ChunkSpec {
     pub version: String,
     /// Where the first row starts.
     pub start: Position,
-    /// One past the last byte, after decompression; `None` is the end of the object.
+    /// One past the last byte, after decompression, or of a Parquet file the last row; `None` is the end of the object.
     pub end: Option<u64>,
     /// Compressed or plain size in bytes, for progress and planning.
     pub bytes: u64,

@@ -81,11 +81,41 @@ pub struct CsvSource {
     pub quoted_newlines: bool,
 }
 
+/// Files of JSON lines, local or in S3: one object a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonSource {
+    /// A path or glob, as of a [`CsvSource`].
+    pub path: String,
+    /// The declared columns, which are the keys of the objects; others are left out, and an absent key is no value.
+    /// Empty if the file doesn't declare them: then they are the first object's keys, nullable text of whatever is there.
+    pub columns: Vec<Column>,
+    /// Compression of the files.
+    pub compression: Compression,
+    /// Aim for chunks of so many bytes.
+    pub chunk_bytes: u64,
+}
+
+/// Parquet files, local or in S3.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParquetSource {
+    /// A path or glob, as of a [`CsvSource`].
+    pub path: String,
+    /// The declared columns, which are found by name; the file's types have to fit into theirs without loss. Empty if the
+    /// file doesn't declare them: then they are the file's own.
+    pub columns: Vec<Column>,
+    /// Take row groups together to chunks of at most so many bytes, as they are packed.
+    pub chunk_bytes: u64,
+}
+
 /// Where a source's rows are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceKind {
     /// CSV files.
     Csv(CsvSource),
+    /// Files of JSON lines.
+    Json(JsonSource),
+    /// Parquet files.
+    Parquet(ParquetSource),
 }
 
 impl SourceKind {
@@ -93,6 +123,8 @@ impl SourceKind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Csv(_) => "csv",
+            Self::Json(_) => "json",
+            Self::Parquet(_) => "parquet",
         }
     }
 
@@ -100,6 +132,8 @@ impl SourceKind {
     pub fn location(&self) -> &str {
         match self {
             Self::Csv(csv) => &csv.path,
+            Self::Json(json) => &json.path,
+            Self::Parquet(parquet) => &parquet.path,
         }
     }
 
@@ -107,16 +141,19 @@ impl SourceKind {
     pub fn columns(&self) -> &[Column] {
         match self {
             Self::Csv(csv) => &csv.columns,
+            Self::Json(json) => &json.columns,
+            Self::Parquet(parquet) => &parquet.columns,
         }
     }
 
     /// Whether it is on this machine, so that looking at it costs nothing: relative to `base`, which may be elsewhere.
     pub fn is_local(&self, base: &str) -> bool {
-        match self {
-            Self::Csv(csv) => {
-                !csv.path.starts_with("s3://") && (csv.path.starts_with('/') || !base.starts_with("s3://"))
-            }
-        }
+        let path = match self {
+            Self::Csv(csv) => &csv.path,
+            Self::Json(json) => &json.path,
+            Self::Parquet(parquet) => &parquet.path,
+        };
+        !path.starts_with("s3://") && (path.starts_with('/') || !base.starts_with("s3://"))
     }
 }
 

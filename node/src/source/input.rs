@@ -56,6 +56,20 @@ pub(super) fn resolve(compression: Compression, address: &str) -> Compression {
     }
 }
 
+/// Permanent failure if bytes that should be text start as packed data does.
+pub(super) fn refuse_packed(start: &[u8], address: &str) -> Result<(), Failure> {
+    let (kind, ending) = if start.starts_with(b"\x1f\x8b\x08") {
+        ("gzip", ".gz")
+    } else if start.starts_with(b"\x28\xb5\x2f\xfd") {
+        ("zstd", ".zst")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::permanent(format!(
+        "{address} is {kind} data without saying so: write `compression: {kind}`, or let its name end with {ending}"
+    )))
+}
+
 impl Input {
     /// The unpacked bytes from `start` to `end` (`None` is the end of the object). A packed object is always unpacked
     /// from its first byte, and what lies before `start` is thrown away.

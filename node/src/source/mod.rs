@@ -4,7 +4,8 @@
 //! A row is either parsed and typed, or rejected with its line, column, reason and raw text. Nothing else happens to it.
 //! The cut is on row boundaries, and the segments of a chunk are the same in every attempt.
 //!
-//! A new kind of source is one file or folder here, its place in [`SourceKind`], and one line in [`bind`].
+//! A new kind of source is one file or folder here, its place in [`SourceKind`], one line in [`bind`], and one in the suite
+//! that every kind passes (`node/tests/sources`). A new kind of file is a [`files::Format`].
 
 use std::sync::Arc;
 
@@ -20,8 +21,17 @@ use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use crate::store::S3Settings;
 
 mod csv;
+mod files;
 mod input;
+mod json;
+mod lines;
+mod misfit;
 mod object;
+mod parquet;
+mod sift;
+#[cfg(test)]
+mod testing;
+mod value;
 
 /// A row that could not be parsed or typed. `row` counts from 0 in its segment, in file order, over all rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +141,9 @@ pub struct Binding {
 /// The source that a pipeline declares. Touches nothing; permanent failure if its settings contradict each other.
 pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Failure> {
     match &source.kind {
-        SourceKind::Csv(csv) => Ok(Box::new(csv::CsvFiles::new(&source.name, csv, binding)?)),
+        SourceKind::Csv(csv) => Ok(Box::new(csv::files(&source.name, csv, binding)?)),
+        SourceKind::Json(json) => Ok(Box::new(json::files(&source.name, json, binding))),
+        SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding))),
     }
 }
 

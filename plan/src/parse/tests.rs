@@ -94,7 +94,9 @@ loads:
     assert_eq!(kept, [1, 3]);
     assert_eq!(definition.params["day"], ScalarValue::Date32(Some(15706)));
     assert_eq!(definition.params["top"], ScalarValue::Int32(Some(2014)));
-    let SourceKind::Csv(raw) = &definition.sources["raw"].kind;
+    let SourceKind::Csv(raw) = &definition.sources["raw"].kind else {
+        panic!("raw is CSV")
+    };
     assert_eq!(raw.path, "data/2013-01-01/flights-*.csv");
     assert_eq!(raw.null, ["NA", ""]);
     assert_eq!((raw.delimiter, raw.quote, raw.header), (b'\t', b'\'', true));
@@ -108,7 +110,9 @@ loads:
         [("year", true), ("carrier", true), ("fare", false), ("at", false)]
     );
     assert_eq!(raw.columns[2].data_type, DataType::Decimal128(10, 2));
-    let SourceKind::Csv(airlines) = &definition.sources["airlines"].kind;
+    let SourceKind::Csv(airlines) = &definition.sources["airlines"].kind else {
+        panic!("airlines is CSV")
+    };
     assert!(definition.sources["airlines"].lookup && !airlines.header);
     assert_eq!((airlines.chunk_bytes, airlines.quoted_newlines), (16 << 20, true));
     assert_eq!(definition.steps["valid"].query.text, "SELECT * FROM \"clean\"");
@@ -130,6 +134,49 @@ loads:
             .expect("defaults")
             .checkpoint_rows,
         100_000
+    );
+}
+
+#[test]
+fn json_lines_are_declared_as_csv_is() {
+    let text = "sources:\n  raw:\n    json: \"s3://b/{{ day }}/*.jsonl\"\n    columns: {id: bigint!, at: timestamptz}\n    \
+                compression: zstd\n    chunk_size: 1MiB\n  small: {json: x, lookup: true}";
+    let text = with("b", &format!("params:\n  day: date\n{text}"));
+    let definition = parse_and_bind(&text, "p.yaml", &params(&[("day", "2013-01-31")])).expect("a right file");
+    let SourceKind::Json(raw) = &definition.sources["raw"].kind else {
+        panic!("raw is JSON")
+    };
+    assert_eq!(raw.path, "s3://b/2013-01-31/*.jsonl");
+    assert_eq!((raw.compression, raw.chunk_bytes), (Compression::Zstd, 1 << 20));
+    let columns: Vec<_> = raw.columns.iter().map(|c| (c.name.as_str(), c.required)).collect();
+    assert_eq!(columns, [("id", true), ("at", false)]);
+    let small = &definition.sources["small"];
+    assert!(small.lookup && small.kind.columns().is_empty() && small.kind.is_local("."));
+    assert_eq!((small.kind.word(), small.kind.location()), ("json", "x"));
+    assert!(!definition.sources["raw"].kind.is_local("."));
+}
+
+#[test]
+fn parquet_is_declared_by_its_path_alone() {
+    let text = with(
+        "b",
+        "sources: {raw: {parquet: x/*.parquet}, small: {parquet: y, columns: {a: int!}, chunk_size: 1MiB}}",
+    );
+    let definition = parse_and_bind(&text, "p.yaml", &params(&[])).expect("a right file");
+    let [raw, small] = ["raw", "small"].map(|name| &definition.sources[name].kind);
+    assert_eq!(
+        (raw.word(), raw.location(), raw.columns()),
+        ("parquet", "x/*.parquet", &[][..])
+    );
+    assert!(raw.is_local(".") && !raw.is_local("s3://b"));
+    let SourceKind::Parquet(small) = small else {
+        panic!("small is Parquet")
+    };
+    assert_eq!((small.chunk_bytes, small.columns.len()), (1 << 20, 1));
+    check(
+        "b",
+        "sources: {raw: {parquet: x, compression: gzip}}",
+        &["2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, columns, lookup"],
     );
 }
 
@@ -190,7 +237,7 @@ fn sources() {
     check(
         "b",
         "sources:\n  raw: {lookup: true}",
-        &["3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"`"],
+        &["3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"`, or `json:` or `parquet:`"],
     );
     check(
         "b",
@@ -221,6 +268,15 @@ fn sources() {
         "sources:\n  raw: {csv: x, header: false}",
         &[
             "3:17 source `raw` has no header and declares no columns | declare them in the order of the file: `columns: {year: int, carrier: text}`",
+        ],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {json: x, null: [NA], compression: zst, chunk_size: 1kB}",
+        &[
+            "3:18 unknown key `null` in source `raw` | there is: json, compression, chunk_size, columns, lookup",
+            "3:43 unknown compression `zst` of source `raw` | write `zstd`",
+            "3:60 chunks of 1000 bytes are too small | 64KiB is the least; 16MiB is usual",
         ],
     );
     check(

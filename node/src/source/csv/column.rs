@@ -18,8 +18,8 @@ use haulage_core::failure::Failure;
 use haulage_plan::definition::Column;
 
 use super::record::{Records, Span};
-use super::value::{self, Why};
-use crate::source::{EXCERPT, excerpt};
+use crate::source::misfit::{self, NULL_IN_REQUIRED, shown, unsound};
+use crate::source::value::{self, Why};
 
 /// A field that kept its row from being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -309,36 +309,13 @@ impl Cells<'_, '_> {
     fn null(&mut self, row: usize) {
         self.valid.append_null();
         if self.required {
-            self.blame(
-                row,
-                "null_in_required",
-                format!("expected {}, found no value", word(self.data_type)),
-            );
+            self.blame(row, NULL_IN_REQUIRED, misfit::no_value(self.data_type));
         }
     }
 
     #[cold]
     fn misfit(&mut self, row: usize, text: &[u8], why: Why) {
-        let expected = word(self.data_type);
-        let (reason, detail) = match (unsound(text), why) {
-            (Some(reason), _) => (reason, format!("expected {expected}, found {}", shown(text))),
-            (None, Why::Range) => ("out_of_range", format!("{} does not fit {expected}", shown(text))),
-            (None, Why::Bad) => (
-                bad(self.data_type),
-                format!("expected {expected}, found {}", shown(text)),
-            ),
-            (None, Why::Offset) => (
-                bad(self.data_type),
-                format!(
-                    "{} names an offset or a time zone; declare the column timestamptz",
-                    shown(text)
-                ),
-            ),
-            (None, Why::Scale) => (
-                bad(self.data_type),
-                format!("{} has more digits after the point than {expected}", shown(text)),
-            ),
-        };
+        let (reason, detail) = misfit::of_text(self.data_type, text, why);
         self.blame(row, reason, detail);
     }
 
@@ -362,55 +339,4 @@ fn is_sound(bytes: &[u8], offsets: &[i32], begin: usize) -> bool {
             .iter()
             .all(|offset| text.is_char_boundary(*offset as usize - begin))
     })
-}
-
-/// The reason why a text can't be stored as text.
-fn unsound(text: &[u8]) -> Option<&'static str> {
-    if std::str::from_utf8(text).is_err() {
-        Some("bad_utf8")
-    } else if text.contains(&0) {
-        // PostgreSQL can't hold it.
-        Some("nul_byte")
-    } else {
-        None
-    }
-}
-
-fn shown(text: &[u8]) -> String {
-    let shown = excerpt(text, EXCERPT);
-    if text.len() > EXCERPT && shown.ends_with("...") {
-        format!("\"{shown}\" ({} bytes)", text.len())
-    } else {
-        format!("\"{shown}\"")
-    }
-}
-
-fn bad(data_type: &DataType) -> &'static str {
-    match data_type {
-        DataType::Int16 | DataType::Int32 | DataType::Int64 => "bad_int",
-        DataType::Float32 | DataType::Float64 => "bad_float",
-        DataType::Boolean => "bad_bool",
-        DataType::Date32 => "bad_date",
-        DataType::Timestamp(_, _) => "bad_timestamp",
-        DataType::Decimal128(_, _) => "bad_decimal",
-        _ => "bad_text",
-    }
-}
-
-/// The type as the pipeline file calls it.
-fn word(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Int16 => "smallint".to_owned(),
-        DataType::Int32 => "int".to_owned(),
-        DataType::Int64 => "bigint".to_owned(),
-        DataType::Float32 => "float".to_owned(),
-        DataType::Float64 => "double".to_owned(),
-        DataType::Boolean => "bool".to_owned(),
-        DataType::Date32 => "date".to_owned(),
-        DataType::Timestamp(_, None) => "timestamp".to_owned(),
-        DataType::Timestamp(_, Some(_)) => "timestamptz".to_owned(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
-        DataType::Utf8 => "text".to_owned(),
-        other => other.to_string(),
-    }
 }

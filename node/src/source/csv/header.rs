@@ -7,7 +7,8 @@ use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, CsvSource};
 
 use super::record::{Cursor, Dialect, any_record, is_line_end};
-use crate::source::input::Input;
+use crate::source::files::suggestion;
+use crate::source::input::{self, Input};
 use crate::source::object::Object;
 use crate::source::{EXCERPT, Misdeclared, excerpt};
 
@@ -67,11 +68,7 @@ fn parse(data: &[u8], whole: bool, header: bool, dialect: Dialect, address: &str
         offset: cursor.at as u64,
         line: 1 + u64::from(cursor.lines),
     };
-    if let Some((kind, ending)) = packed(data) {
-        return Err(Failure::permanent(format!(
-            "{address} is {kind} data without saying so: write `compression: {kind}`, or let its name end with {ending}"
-        )));
-    }
+    input::refuse_packed(data, address)?;
     if !header {
         return Ok(Some(Head {
             names: None,
@@ -121,14 +118,6 @@ fn parse(data: &[u8], whole: bool, header: bool, dialect: Dialect, address: &str
         names: Some(names),
         start: start(cursor),
     }))
-}
-
-/// Whether the data starts as no text does, but packed data: how it is packed, and how its name should end.
-fn packed(data: &[u8]) -> Option<(&'static str, &'static str)> {
-    if data.starts_with(b"\x1f\x8b\x08") {
-        return Some(("gzip", ".gz"));
-    }
-    data.starts_with(b"\x28\xb5\x2f\xfd").then_some(("zstd", ".zst"))
 }
 
 fn blank_lines(data: &[u8], cursor: &mut Cursor) {
@@ -182,22 +171,6 @@ pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<L
         fields: names.len(),
         places,
     })
-}
-
-fn suggestion(wanted: &str, names: &[String]) -> String {
-    let distance = |name: &String| strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.trim().to_lowercase());
-    let nearest = names.iter().map(|name| (distance(name), name)).min();
-    match nearest {
-        Some((distance, name)) if distance <= 1 + wanted.chars().count() / 4 => {
-            format!("did you mean \"{}\"?", excerpt(name.as_bytes(), EXCERPT))
-        }
-        _ => {
-            let list = names.iter().take(30).map(|name| excerpt(name.as_bytes(), EXCERPT));
-            let list: Vec<_> = list.collect();
-            let more = if names.len() > list.len() { ", ..." } else { "" };
-            format!("it has {}{more}", list.join(", "))
-        }
-    }
 }
 
 /// The columns of a source that declares none: the header's, as text that may be missing.

@@ -7,8 +7,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
-use datafusion::arrow::compute::filter;
 use datafusion::arrow::datatypes::SchemaRef;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
@@ -19,6 +17,7 @@ use super::header::Layout;
 use super::record::{Cursor, Dialect, MAX_RECORD, Odd, Records, RowPlace, Stop, read_records};
 use super::spare::Spare;
 use crate::source::input::Input;
+use crate::source::sift::Sift;
 use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
 
 /// Rows of a batch.
@@ -155,8 +154,8 @@ impl SegmentReader for CsvReader {
         self.at.line += u64::from(cursor.lines);
         self.done = last;
         Ok(Some(Segment {
-            batches: batches.done,
-            unreadable: batches.unreadable,
+            batches: batches.sift.batches,
+            unreadable: batches.sift.unreadable,
             rows: places.len() as u64,
             bytes: cursor.at as u64,
             next: self.at,
@@ -178,12 +177,9 @@ struct Batches {
     misfits: Vec<Misfit>,
     /// Rows in the builders.
     rows: usize,
-    /// Rows of the segment before those.
-    before: u64,
     /// The line on which the segment starts.
     line: u64,
-    done: Vec<RecordBatch>,
-    unreadable: Vec<Unreadable>,
+    sift: Sift,
 }
 
 impl Batches {
@@ -198,10 +194,8 @@ impl Batches {
             builders: builders.collect::<Result<_, _>>()?,
             misfits: Vec::new(),
             rows: 0,
-            before: 0,
             line,
-            done: Vec::new(),
-            unreadable: Vec::new(),
+            sift: Sift::new(Arc::clone(&shape.schema)),
         })
     }
 
@@ -248,48 +242,30 @@ impl Batches {
         if self.rows == 0 {
             return Ok(());
         }
-        let row = |place: usize| self.before + place as u64;
-        let rows: ArrayRef = Arc::new(UInt64Array::from_iter_values((0..self.rows).map(row)));
         let mut arrays = Vec::with_capacity(self.builders.len() + 1);
         for builder in &mut self.builders {
             arrays.push(builder.finish(BATCH_ROWS.min(self.rows))?);
         }
-        arrays.push(rows);
-        let wrong = |error: &dyn std::fmt::Display| {
-            Failure::permanent(format!("{}: a batch can't be made: {error}", shape.address))
-        };
-        if !self.misfits.is_empty() {
-            let kept = self.blame(shape);
-            for array in &mut arrays {
-                *array = filter(array, &kept).map_err(|error| wrong(&error))?;
-            }
-        }
-        let batch = RecordBatch::try_new(Arc::clone(&shape.schema), arrays).map_err(|error| wrong(&error))?;
-        if batch.num_rows() > 0 {
-            self.done.push(batch);
-        }
-        self.before += self.rows as u64;
-        self.rows = 0;
-        Ok(())
+        let bad = self.blame(shape);
+        self.sift
+            .take(&shape.address, std::mem::take(&mut self.rows), arrays, bad)
     }
 
-    /// Notes the rows that can't be read, each with the first of its reasons, and says which rows are kept.
-    fn blame(&mut self, shape: &Shape) -> BooleanArray {
+    /// The rows that can't be read, each with the first of its reasons.
+    fn blame(&mut self, shape: &Shape) -> Vec<Unreadable> {
         self.misfits
             .sort_by_key(|misfit| (misfit.row, misfit.field != ROW_ITSELF, misfit.field));
         self.misfits.dedup_by_key(|misfit| misfit.row);
-        let mut kept = vec![true; self.rows];
-        for misfit in self.misfits.drain(..) {
-            kept[misfit.row] = false;
+        let unreadable = self.misfits.drain(..).map(|misfit| {
             let column = shape.layout.places.iter().position(|place| *place == misfit.field);
-            self.unreadable.push(Unreadable {
-                row: self.before + misfit.row as u64,
+            Unreadable {
+                row: misfit.row as u64,
                 column: column.map(|column| shape.columns[column].name.clone()),
                 reason: misfit.reason,
                 detail: misfit.detail,
-            });
-        }
-        BooleanArray::from(kept)
+            }
+        });
+        unreadable.collect()
     }
 }
 

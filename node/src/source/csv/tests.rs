@@ -4,38 +4,27 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
-use datafusion::arrow::util::display::array_value_to_string;
 use haulage_core::failure::Class;
-use haulage_plan::definition::{Source as Declared, SourceKind};
+use haulage_core::ids::StageId;
+use haulage_plan::definition::SourceKind;
 use proptest::prelude::*;
 
 use super::record::{Cursor, Records, Stop, any_record, read_records};
 use super::*;
-use crate::source::{Segment, bind};
-use crate::store::S3Settings;
+use crate::source::Source;
+use crate::source::testing::{self, all_rows, column, gzip, required, rows, segments};
+
+fn bound(folder: &Path, source: CsvSource, checkpoint_rows: u64) -> Box<dyn Source> {
+    testing::bound(folder, SourceKind::Csv(source), checkpoint_rows)
+}
 
 const DIALECT: Dialect = Dialect {
     delimiter: b',',
     quote: b'"',
     quoted_newlines: true,
 };
-
-fn column(name: &str, data_type: DataType) -> Column {
-    Column {
-        name: name.to_owned(),
-        data_type,
-        required: false,
-    }
-}
-
-fn required(name: &str, data_type: DataType) -> Column {
-    Column {
-        required: true,
-        ..column(name, data_type)
-    }
-}
 
 fn csv(path: &str, columns: Vec<Column>) -> CsvSource {
     CsvSource {
@@ -49,82 +38,6 @@ fn csv(path: &str, columns: Vec<Column>) -> CsvSource {
         chunk_bytes: 1 << 30,
         quoted_newlines: true,
     }
-}
-
-fn bound(folder: &Path, source: CsvSource, checkpoint_rows: u64) -> Box<dyn Source> {
-    let declared = Declared {
-        name: "raw".to_owned(),
-        lookup: false,
-        kind: SourceKind::Csv(source),
-        place: Default::default(),
-    };
-    let base = folder.to_str().unwrap().to_owned();
-    bind(
-        &declared,
-        Binding {
-            base,
-            s3: S3Settings::default(),
-            checkpoint_rows,
-        },
-    )
-    .unwrap()
-}
-
-/// A row as a test compares it: its line, its text, and its values or why it has none.
-type Row = (u64, Vec<u8>, Result<Vec<String>, (Option<String>, &'static str)>);
-
-/// All rows of a segment, after checking that each is either read or not, and in order.
-fn rows(segment: &Segment) -> Vec<Row> {
-    let mut rows: Vec<Option<Row>> = vec![None; segment.rows as usize];
-    let mut put = |row: u64, values: Result<_, _>| {
-        let (line, raw) = segment.raw.row(row).expect("every row has its text");
-        let place = &mut rows[row as usize];
-        assert!(place.is_none(), "row {row} is there twice");
-        *place = Some((line, raw.to_vec(), values));
-    };
-    let mut last = None;
-    for batch in &segment.batches {
-        let places: &UInt64Array = batch.columns().last().unwrap().as_primitive();
-        assert!(batch.num_rows() > 0);
-        for (index, row) in places.values().iter().enumerate() {
-            assert!(last < Some(*row), "in order");
-            last = Some(*row);
-            let text = |column: &ArrayRef| array_value_to_string(column, index).unwrap();
-            put(
-                *row,
-                Ok(batch.columns()[..batch.num_columns() - 1].iter().map(text).collect()),
-            );
-        }
-    }
-    for bad in &segment.unreadable {
-        put(bad.row, Err((bad.column.clone(), bad.reason)));
-    }
-    assert!(segment.raw.row(segment.rows).is_none());
-    rows.into_iter()
-        .map(|row| row.expect("every row is read or not"))
-        .collect()
-}
-
-async fn segments(source: &dyn Source, chunk: &ChunkSpec, from: Position) -> Result<Vec<Segment>, Failure> {
-    let mut reader = source.open(chunk, from).await?;
-    let mut segments = Vec::new();
-    while let Some(segment) = reader.next().await? {
-        segments.push(segment);
-    }
-    assert!(segments.iter().rev().skip(1).all(|segment| !segment.last));
-    assert!(segments.last().is_some_and(|segment| segment.last));
-    Ok(segments)
-}
-
-/// All rows of a source, chunk by chunk.
-async fn all_rows(source: &dyn Source) -> Result<Vec<Row>, Failure> {
-    let mut all = Vec::new();
-    for chunk in source.discover(StageId(0)).await? {
-        for segment in segments(source, &chunk, chunk.start).await? {
-            all.extend(rows(&segment));
-        }
-    }
-    Ok(all)
 }
 
 /// The records of `data` as csv-core reads them.
@@ -228,13 +141,6 @@ fn pair(path: &str) -> CsvSource {
         header: false,
         ..csv(path, columns)
     }
-}
-
-fn gzip(data: &[u8]) -> Vec<u8> {
-    use std::io::Write as _;
-    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packer.write_all(data).unwrap();
-    packer.finish().unwrap()
 }
 
 proptest! {

@@ -1,15 +1,10 @@
 //! `csv:` sources.
 
-use super::Declared;
+use super::{Declared, files};
 use crate::definition::{Compression, CsvSource, SourceKind};
-use crate::diagnostics::{Report, did_you_mean};
+use crate::diagnostics::Report;
 use crate::parse::draft::Gaps;
 use crate::parse::fields::{self, Fields};
-
-/// Chunks are about this large unless the file says otherwise.
-const CHUNK_BYTES: u64 = 16 << 20;
-/// A chunk costs a lease, a marker and a transaction: cutting finer than this only costs.
-const MIN_CHUNK_BYTES: u64 = 64 << 10;
 
 /// The keys of such a source, beside those that every source has.
 pub(super) const KEYS: &[&str] = &[
@@ -40,7 +35,7 @@ pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps)
         quote: b'"',
         header: true,
         compression: Compression::Auto,
-        chunk_bytes: CHUNK_BYTES,
+        chunk_bytes: files::CHUNK_BYTES,
         quoted_newlines: true,
     };
     if let Some(node) = fields.get("null") {
@@ -81,34 +76,6 @@ fn options(report: &mut Report, fields: &Fields<'_>, what: &str, csv: &mut CsvSo
     if let Some(node) = fields.get("quoted_newlines") {
         csv.quoted_newlines = fields::boolean(report, node, &of("quoted_newlines")).unwrap_or(true);
     }
-    if let Some(node) = fields.get("compression")
-        && let Some((text, place)) = fields::text(report, node, &of("compression"))
-    {
-        match text {
-            "auto" => csv.compression = Compression::Auto,
-            "none" => csv.compression = Compression::None,
-            "gzip" => csv.compression = Compression::Gzip,
-            "zstd" => csv.compression = Compression::Zstd,
-            other => {
-                let help = match other {
-                    "gz" => Some("write `gzip`".to_owned()),
-                    "zst" => Some("write `zstd`".to_owned()),
-                    _ => did_you_mean(other, ["auto", "none", "gzip", "zstd"]),
-                };
-                report.maybe(place, format!("unknown compression `{other}` of {what}"), help);
-            }
-        }
-    }
-    if let Some(node) = fields.get("chunk_size")
-        && let Some(size) = fields::bytes(report, node, &of("chunk_size"))
-    {
-        if size < MIN_CHUNK_BYTES {
-            report.help(
-                node.place,
-                format!("chunks of {size} bytes are too small"),
-                "64KiB is the least; 16MiB is usual",
-            );
-        }
-        csv.chunk_bytes = size.max(MIN_CHUNK_BYTES);
-    }
+    csv.compression = files::compression(report, fields, what);
+    csv.chunk_bytes = files::chunk_bytes(report, fields, what);
 }

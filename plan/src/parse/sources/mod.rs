@@ -1,6 +1,10 @@
-//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`.
+//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`,
+//! `parquet`.
 
 mod csv;
+mod files;
+mod json;
+mod parquet;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
@@ -26,11 +30,23 @@ struct Kind {
     read: fn(&mut Report, Declared<'_>, &mut Gaps) -> SourceKind,
 }
 
-const KINDS: &[Kind] = &[Kind {
-    word: "csv",
-    keys: csv::KEYS,
-    read: csv::read,
-}];
+const KINDS: &[Kind] = &[
+    Kind {
+        word: "csv",
+        keys: csv::KEYS,
+        read: csv::read,
+    },
+    Kind {
+        word: "json",
+        keys: json::KEYS,
+        read: json::read,
+    },
+    Kind {
+        word: "parquet",
+        keys: parquet::KEYS,
+        read: parquet::read,
+    },
+];
 
 /// A source as it stands in the file, for its kind to read.
 struct Declared<'a> {
@@ -83,7 +99,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"`",
+            "write `csv: \"data/*.csv\"`, or `json:` or `parquet:`",
         );
         return None;
     };
@@ -117,7 +133,7 @@ fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
         report.help(
             node.place,
             format!("{what} declares no columns"),
-            "leave `columns` out to take the header's as text",
+            "leave `columns` out to take those of the files",
         );
     }
     for (key, node) in entries {

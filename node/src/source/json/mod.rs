@@ -1,0 +1,118 @@
+//! JSON lines as a source: one object a line, the columns by their keys.
+//!
+//! * A chunk is a range of a plain file on line ends, which are always row ends since JSON text has none inside a string;
+//!   or a whole compressed file. A byte order mark is skipped, and lines of white space are no rows.
+//! * Keys that are no column are left out, and an absent key is no value, as `null` is.
+//! * Values are typed strictly: numbers for numeric columns, `true` and `false` for `bool`, strings for the others, in the
+//!   forms that CSV has. An object or array is its JSON text in a `text` column.
+//! * A source that declares no columns has the keys of its first object as text, and takes whatever is there: a string is
+//!   itself, everything else its JSON text.
+//! * Every line that is no such row is rejected by itself, also one that is longer than [`MAX_LINE`] or nests deeper than
+//!   [`MAX_DEPTH`]. A file whose first lines hold no object at all is no JSON lines, and a permanent failure.
+//! * An empty file has no rows; without declared columns it says nothing about the columns either.
+
+use async_trait::async_trait;
+use haulage_core::checkpoint::Position;
+use haulage_core::failure::Failure;
+use haulage_plan::definition::{Column, Compression, JsonSource};
+use memchr::memchr;
+
+use self::head::Head;
+use self::reader::{JsonReader, Shape};
+use super::files::{Files, Format, Part};
+use super::input::{self, Input};
+use super::object::Object;
+use super::{Binding, Misdeclared, SegmentReader, lines};
+
+mod column;
+mod head;
+mod reader;
+mod row;
+#[cfg(test)]
+mod tests;
+
+/// A line longer than this is rejected as `too_long`: memory has a bound.
+const MAX_LINE: usize = 16 << 20;
+/// A value nested deeper than this in its row is rejected as `too_deep`: few readers of JSON can take it.
+const MAX_DEPTH: usize = 128;
+
+/// JSON lines, as a source of a pipeline declares them.
+pub(super) struct Json {
+    source: JsonSource,
+    checkpoint_rows: u64,
+}
+
+/// The source.
+pub(super) fn files(name: &str, source: &JsonSource, binding: Binding) -> Files<Json> {
+    let format = Json {
+        source: source.clone(),
+        checkpoint_rows: binding.checkpoint_rows.max(1),
+    };
+    Files::new(name, &source.path, &source.columns, binding, format)
+}
+
+#[async_trait]
+impl Format for Json {
+    async fn columns(&self, objects: &[Object]) -> Result<Vec<Column>, Failure> {
+        for object in objects {
+            if let Some(columns) = Head::read(object, self.source.compression).await?.columns()? {
+                return Ok(columns);
+            }
+        }
+        let first = objects.first().map_or(&self.source.path, |object| &object.address);
+        Err(Failure::permanent(format!(
+            "{first} is empty: expected an object whose keys are the columns; declare the source's columns, or remove the \
+             file"
+        )))
+    }
+
+    async fn check(&self, object: &Object, _: &[Column]) -> Result<(), Misdeclared> {
+        Ok(Head::read(object, self.source.compression).await?.check()?)
+    }
+
+    async fn start(&self, object: &Object) -> Result<Position, Failure> {
+        let head = Head::read(object, self.source.compression).await?;
+        head.check()?;
+        Ok(head.start())
+    }
+
+    async fn cut(&self, object: &Object, _: &[Column]) -> Result<Vec<Part>, Failure> {
+        let start = self.start(object).await?;
+        if !matches!(
+            input::resolve(self.source.compression, &object.address),
+            Compression::None
+        ) {
+            return Ok(vec![Part {
+                start,
+                end: None,
+                bytes: object.size,
+            }]);
+        }
+        let targets = lines::targets(start.offset, object.size, self.source.chunk_bytes);
+        let mut places = vec![start];
+        if !targets.is_empty() {
+            let found = lines::places(object, start, &targets, |data| memchr(b'\n', data)).await?;
+            // A chunk after the last line end would have no rows.
+            places.extend(found.into_iter().filter(|place| place.offset < object.size));
+        }
+        Ok(Part::between(&places, object.size))
+    }
+
+    async fn open(
+        &self,
+        object: &Object,
+        columns: &[Column],
+        from: Position,
+        end: Option<u64>,
+    ) -> Result<Box<dyn SegmentReader>, Failure> {
+        let shape = Shape {
+            address: object.address.clone(),
+            schema: super::schema(columns),
+            columns: columns.to_vec(),
+            any_text: self.source.columns.is_empty(),
+            checkpoint_rows: self.checkpoint_rows,
+        };
+        let input = Input::open(object, self.source.compression, from.offset, end).await?;
+        Ok(Box::new(JsonReader::new(shape, input, from)?))
+    }
+}
