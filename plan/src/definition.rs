@@ -81,11 +81,66 @@ pub struct CsvSource {
     pub quoted_newlines: bool,
 }
 
+/// A kind of database that rows are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseKind {
+    /// A PostgreSQL server, by the name of a connection.
+    Postgres,
+    /// A SQLite file.
+    Sqlite,
+}
+
+/// A table, view or query of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseSource {
+    /// What it is.
+    pub kind: DatabaseKind,
+    /// The name of a connection that nodes know the address of; of SQLite a path, relative to the submission's base or
+    /// absolute, with parameters filled in.
+    pub at: String,
+    /// Which rows.
+    pub rows: DatabaseRows,
+    /// The declared columns; empty if the file doesn't declare them: then they are those that the database says.
+    /// Declared columns are found by name, in any order, and others are left out.
+    pub columns: Vec<Column>,
+    /// Aim for chunks of so many bytes.
+    pub chunk_bytes: u64,
+    /// Where its rows are, for a person: `crm: public.orders`.
+    pub location: String,
+}
+
+/// Which rows of a database a source reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseRows {
+    /// All of a table or view: `table` or `schema.table`, a part with a dot in double quotes.
+    Table(String),
+    /// Those of a SELECT in the database's own SQL, in pieces; put together they are the whole text.
+    Query(Vec<QueryPart>),
+}
+
+/// A piece of a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryPart {
+    /// SQL.
+    Text(String),
+    /// A parameter, which is bound and never becomes SQL.
+    Param {
+        /// Its name.
+        name: String,
+        /// Its type, one of those that a pipeline file can name.
+        data_type: DataType,
+        /// Its value as the pipeline file would write it: `2013-01-31`, `true`, `12.50`.
+        value: String,
+    },
+}
+
 /// Where a source's rows are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceKind {
     /// CSV files.
     Csv(CsvSource),
+    /// A table, view or query of a database.
+    Database(DatabaseSource),
 }
 
 impl SourceKind {
@@ -93,6 +148,10 @@ impl SourceKind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Csv(_) => "csv",
+            Self::Database(database) => match database.kind {
+                DatabaseKind::Postgres => "postgres",
+                DatabaseKind::Sqlite => "sqlite",
+            },
         }
     }
 
@@ -100,6 +159,7 @@ impl SourceKind {
     pub fn location(&self) -> &str {
         match self {
             Self::Csv(csv) => &csv.path,
+            Self::Database(database) => &database.location,
         }
     }
 
@@ -107,16 +167,26 @@ impl SourceKind {
     pub fn columns(&self) -> &[Column] {
         match self {
             Self::Csv(csv) => &csv.columns,
+            Self::Database(database) => &database.columns,
+        }
+    }
+
+    /// The name of the connection that a node needs for it, if it needs one.
+    pub fn connection(&self) -> Option<&str> {
+        match self {
+            Self::Database(database) if database.kind != DatabaseKind::Sqlite => Some(&database.at),
+            Self::Csv(_) | Self::Database(_) => None,
         }
     }
 
     /// Whether it is on this machine, so that looking at it costs nothing: relative to `base`, which may be elsewhere.
     pub fn is_local(&self, base: &str) -> bool {
-        match self {
-            Self::Csv(csv) => {
-                !csv.path.starts_with("s3://") && (csv.path.starts_with('/') || !base.starts_with("s3://"))
-            }
-        }
+        let path = match self {
+            Self::Csv(csv) => &csv.path,
+            Self::Database(database) if database.kind == DatabaseKind::Sqlite => &database.at,
+            Self::Database(_) => return false,
+        };
+        !path.starts_with("s3://") && (path.starts_with('/') || !base.starts_with("s3://"))
     }
 }
 

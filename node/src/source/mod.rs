@@ -20,6 +20,7 @@ use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use crate::store::S3Settings;
 
 mod csv;
+pub mod database;
 mod input;
 mod object;
 
@@ -126,12 +127,15 @@ pub struct Binding {
     pub s3: S3Settings,
     /// Rows of a segment; the same for every attempt of a run.
     pub checkpoint_rows: u64,
+    /// The databases that the node knows; shared by all sources of a run.
+    pub databases: database::Databases,
 }
 
 /// The source that a pipeline declares. Touches nothing; permanent failure if its settings contradict each other.
 pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Failure> {
     match &source.kind {
         SourceKind::Csv(csv) => Ok(Box::new(csv::CsvFiles::new(&source.name, csv, binding)?)),
+        SourceKind::Database(declared) => database::bind(source, declared, binding),
     }
 }
 

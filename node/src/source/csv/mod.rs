@@ -26,11 +26,11 @@ use super::object::{self, Object};
 use super::{Binding, Misdeclared, SegmentReader, Source, Unreadable};
 use crate::store::s3_client::changed;
 
-mod column;
+pub(in crate::source) mod column;
 mod cut;
 mod header;
 mod reader;
-mod record;
+pub(in crate::source) mod record;
 mod spare;
 #[cfg(test)]
 mod tests;

@@ -65,6 +65,7 @@ fn bound(folder: &Path, source: CsvSource, checkpoint_rows: u64) -> Box<dyn Sour
             base,
             s3: S3Settings::default(),
             checkpoint_rows,
+            databases: Default::default(),
         },
     )
     .unwrap()

@@ -1,6 +1,9 @@
-//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`.
+//! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`,
+//! `postgres`, `sqlite`.
 
 mod csv;
+mod database;
+mod query;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
@@ -26,11 +29,23 @@ struct Kind {
     read: fn(&mut Report, Declared<'_>, &mut Gaps) -> SourceKind,
 }
 
-const KINDS: &[Kind] = &[Kind {
-    word: "csv",
-    keys: csv::KEYS,
-    read: csv::read,
-}];
+const KINDS: &[Kind] = &[
+    Kind {
+        word: "csv",
+        keys: csv::KEYS,
+        read: csv::read,
+    },
+    Kind {
+        word: "postgres",
+        keys: database::POSTGRES_KEYS,
+        read: database::postgres,
+    },
+    Kind {
+        word: "sqlite",
+        keys: database::SQLITE_KEYS,
+        read: database::sqlite,
+    },
+];
 
 /// A source as it stands in the file, for its kind to read.
 struct Declared<'a> {
@@ -83,7 +98,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"`",
+            "write `csv: \"data/*.csv\"`, or `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
         );
         return None;
     };
@@ -117,7 +132,7 @@ fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
         report.help(
             node.place,
             format!("{what} declares no columns"),
-            "leave `columns` out to take the header's as text",
+            "leave `columns` out to take those that are there",
         );
     }
     for (key, node) in entries {
