@@ -323,3 +323,21 @@ impl std::fmt::Display for Version<'_> {
         write!(f, "{} {} {order}", self.id, self.mark)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_says_what_it_said() {
+        let version = Version {
+            id: "0000-1",
+            mark: "ab",
+            places: true,
+        };
+        assert!(Version::parse(&version.to_string()).is_some_and(|read| read.places && read.mark == "ab"));
+        for wrong in ["", "a b", "a b c", "a b ctid d"] {
+            assert!(Version::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+}
