@@ -17,6 +17,8 @@ const COOKIE_BYTES: u64 = 4096;
 
 /// Environment variables with this prefix bind a destination: `HAULAGE_DESTINATION_WAREHOUSE=postgres://...`.
 const DESTINATION_PREFIX: &str = "HAULAGE_DESTINATION_";
+/// And with this one a connection of sources: `HAULAGE_SOURCE_CRM=postgres://...`.
+const SOURCE_PREFIX: &str = "HAULAGE_SOURCE_";
 
 /// The folder in which `haulage run` keeps its ledger, its checkpoints and its default warehouse.
 #[derive(Debug, Clone)]
@@ -152,18 +154,18 @@ pub(crate) fn params(pairs: &[(String, String)]) -> Result<BTreeMap<String, Stri
     Ok(params)
 }
 
-/// `--destination name=url`, unchecked: an error of the argument parser would print the address with its password.
+/// `--destination name=url` or `--source name=url`, unchecked: an error of the argument parser would print the address with its password.
 #[derive(Clone)]
-pub(crate) struct DestinationArg(String);
+pub(crate) struct AddressArg(String);
 
-impl fmt::Debug for DestinationArg {
+impl fmt::Debug for AddressArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.0.split_once('=').map_or("?", |(name, _)| name);
-        write!(f, "DestinationArg({name}=...)")
+        write!(f, "AddressArg({name}=...)")
     }
 }
 
-impl From<String> for DestinationArg {
+impl From<String> for AddressArg {
     fn from(text: String) -> Self {
         Self(text)
     }
@@ -171,12 +173,30 @@ impl From<String> for DestinationArg {
 
 /// Destinations by name: those of the environment, and over them those of the command line.
 pub(crate) fn destinations(
-    arguments: &[DestinationArg],
+    arguments: &[AddressArg],
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<BTreeMap<String, String>> {
+    addresses("destination", "warehouse", DESTINATION_PREFIX, arguments, environment)
+}
+
+/// Connections of sources by name, likewise.
+pub(crate) fn sources(
+    arguments: &[AddressArg],
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<BTreeMap<String, String>> {
+    addresses("source", "crm", SOURCE_PREFIX, arguments, environment)
+}
+
+fn addresses(
+    what: &str,
+    example: &str,
+    prefix: &str,
+    arguments: &[AddressArg],
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for (variable, url) in environment {
-        if let Some(name) = variable.strip_prefix(DESTINATION_PREFIX)
+        if let Some(name) = variable.strip_prefix(prefix)
             && !name.is_empty()
             && !url.is_empty()
         {
@@ -184,28 +204,27 @@ pub(crate) fn destinations(
         }
     }
     let mut given = std::collections::BTreeSet::new();
-    for DestinationArg(text) in arguments {
+    for AddressArg(text) in arguments {
         let Some((name, url)) = text.split_once('=') else {
-            return Err(Usage(
-                "--destination needs name=url, for example --destination warehouse=postgres://user@host/db".into(),
-            )
+            return Err(Usage(format!(
+                "--{what} needs name=url, for example --{what} {example}=postgres://user@host/db"
+            ))
             .into());
         };
         let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
         // The text before the `=` may be part of an address (`postgres://u:p@h/db?a=b`), so it is never shown.
         if name.is_empty() || !name.chars().all(plain) {
-            return Err(Usage(
-                "the part of --destination before the = must be the destination's name in the pipeline file: letters, \
-                 digits, _ and -"
-                    .into(),
-            )
+            return Err(Usage(format!(
+                "the part of --{what} before the = must be the {what}'s name in the pipeline file: letters, digits, _ \
+                 and -"
+            ))
             .into());
         }
         if url.is_empty() {
-            return Err(Usage(format!("--destination {name}= has no address")).into());
+            return Err(Usage(format!("--{what} {name}= has no address")).into());
         }
         if !given.insert(name.to_owned()) {
-            return Err(Usage(format!("--destination {name} is given twice; keep one of them")).into());
+            return Err(Usage(format!("--{what} {name} is given twice; keep one of them")).into());
         }
         found.insert(name.to_owned(), url.to_owned());
     }
@@ -282,8 +301,8 @@ pub(crate) fn read_or_make_cookie(file: &Path) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn arguments(texts: &[&str]) -> Vec<DestinationArg> {
-        texts.iter().map(|text| DestinationArg((*text).to_owned())).collect()
+    fn arguments(texts: &[&str]) -> Vec<AddressArg> {
+        texts.iter().map(|text| AddressArg((*text).to_owned())).collect()
     }
 
     #[test]
@@ -321,12 +340,17 @@ mod tests {
             ("HAULAGE_DESTINATION_WAREHOUSE".to_owned(), "sqlite:env.db".to_owned()),
             ("HAULAGE_DESTINATION_LAKE".to_owned(), "sqlite:lake.db".to_owned()),
             ("HAULAGE_DESTINATION_".to_owned(), "sqlite:none.db".to_owned()),
+            ("HAULAGE_SOURCE_CRM".to_owned(), "postgres://env/crm".to_owned()),
             ("PATH".to_owned(), "/bin".to_owned()),
         ];
         let found = destinations(&arguments(&["warehouse=sqlite:flag.db"]), environment.into_iter()).expect("valid");
         assert_eq!(found.len(), 2);
         assert_eq!(found["warehouse"], "sqlite:flag.db");
         assert_eq!(found["lake"], "sqlite:lake.db");
+        let environment = [("HAULAGE_SOURCE_CRM".to_owned(), "postgres://env/crm".to_owned())];
+        let found = sources(&arguments(&["shop=postgres://flag/shop"]), environment.into_iter()).expect("valid");
+        assert_eq!(found["crm"], "postgres://env/crm");
+        assert_eq!(found["shop"], "postgres://flag/shop");
     }
 
     #[test]

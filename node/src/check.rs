@@ -11,6 +11,7 @@ use haulage_plan::{Compiled, Diagnostics, Draft};
 
 use crate::config::NodeConfig;
 use crate::sink::{Inspection, LoadContext};
+use crate::source::database::Databases;
 use crate::source::{self, Binding, Misdeclared};
 use crate::store::S3Settings;
 use crate::work::discover::Targets;
@@ -108,11 +109,13 @@ pub async fn sources(config: &NodeConfig, definition: &Definition, base: &str) -
     let mut columns = BTreeMap::new();
     let mut wrong = Vec::new();
     let mut unknown = false;
+    let databases = Databases::of(config);
     for (name, declared) in &definition.sources {
         let binding = Binding {
             base: base.to_owned(),
             s3: config.s3.clone(),
             checkpoint_rows: definition.checkpoint_rows,
+            databases: databases.clone(),
         };
         match looked_at(declared, binding).await {
             Ok(found) => {
@@ -176,6 +179,7 @@ async fn header(
         base: base.to_owned(),
         s3: S3Settings::default(),
         checkpoint_rows,
+        databases: Databases::default(),
     };
     source::bind(declared, binding)?.columns().await
 }

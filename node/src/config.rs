@@ -37,6 +37,9 @@ pub struct NodeConfig {
     pub connections: u32,
     /// Destinations: name to address. An address may hold a password, or be `secret://NAME`.
     pub destinations: BTreeMap<String, String>,
+    /// Databases that sources read from: name of the connection to address, which may hold a password, or be
+    /// `secret://NAME`.
+    pub sources: BTreeMap<String, String>,
     /// Where `secret://NAME` is looked up as a file, when the environment doesn't have it.
     pub secrets_dir: Option<PathBuf>,
     /// The checkpoint store: a folder, or `s3://bucket/prefix`. The same for all nodes of a cluster.
@@ -64,6 +67,7 @@ impl NodeConfig {
             memory_bytes: MEMORY_BYTES,
             connections: CONNECTIONS,
             destinations: BTreeMap::new(),
+            sources: BTreeMap::new(),
             secrets_dir: None,
             store: store.into(),
             home: None,
@@ -77,22 +81,33 @@ impl NodeConfig {
     /// The address of a destination, with its secret looked up. Permanent failure naming the destination and what to
     /// do if it isn't configured or its secret isn't there; the address itself is never in it.
     pub fn destination(&self, name: &str) -> Result<String, Failure> {
-        let Some(address) = self.destinations.get(name) else {
-            let known: Vec<&str> = self.destinations.keys().map(String::as_str).collect();
+        self.address("destination", name, &self.destinations)
+    }
+
+    /// The address of the database behind the connection of a source, likewise.
+    pub fn source(&self, name: &str) -> Result<String, Failure> {
+        self.address("source", name, &self.sources)
+    }
+
+    fn address(&self, what: &str, name: &str, among: &BTreeMap<String, String>) -> Result<String, Failure> {
+        let Some(address) = among.get(name) else {
+            let known: Vec<&str> = among.keys().map(String::as_str).collect();
             let known = if known.is_empty() {
                 "none".to_owned()
             } else {
                 known.join(", ")
             };
+            let variable = format!("HAULAGE_{what}_{name}").to_ascii_uppercase();
             return Err(Failure::permanent(format!(
-                "node {} has no destination {name} (it has: {known}); start it with --destination {name}=ADDRESS",
+                "node {} has no {what} {name} (it has: {known}); start it with --{what} {name}=ADDRESS, or with the \
+                 address in the environment variable {variable}",
                 self.name
             )));
         };
         match address.strip_prefix("secret://") {
             Some(secret) => self
                 .secret(secret)
-                .map_err(|reason| Failure::permanent(format!("destination {name} of node {}: {reason}", self.name))),
+                .map_err(|reason| Failure::permanent(format!("{what} {name} of node {}: {reason}", self.name))),
             None => Ok(address.clone()),
         }
     }
@@ -143,6 +158,7 @@ impl fmt::Debug for NodeConfig {
             .field("slots", &self.slots)
             .field("memory_bytes", &self.memory_bytes)
             .field("destinations", &self.destinations.keys().collect::<Vec<_>>())
+            .field("sources", &self.sources.keys().collect::<Vec<_>>())
             .field("fault", &self.fault)
             .finish_non_exhaustive()
     }
@@ -161,6 +177,9 @@ mod tests {
         config
             .destinations
             .insert("hidden".into(), "secret://warehouse.url".into());
+        config
+            .sources
+            .insert("crm".into(), "postgres://reader:hunter2@h/crm".into());
         config
             .destinations
             .insert("odd".into(), "secret://../etc/passwd".into());
@@ -186,6 +205,14 @@ mod tests {
         );
         let unknown = config.destination("lake").unwrap_err();
         assert!(unknown.message.contains("it has: hidden, odd, plain"), "{unknown}");
+        assert_eq!(config.source("crm").unwrap(), "postgres://reader:hunter2@h/crm");
+        let unknown = config.source("plain").unwrap_err();
+        assert!(
+            unknown.message.contains("has no source plain (it has: crm)")
+                && unknown.message.contains("--source plain=ADDRESS")
+                && unknown.message.contains("HAULAGE_SOURCE_PLAIN"),
+            "{unknown}"
+        );
     }
 
     #[test]

@@ -44,6 +44,7 @@ fn source(path: &str, base: &str, s3: &S3Settings) -> Box<dyn Source> {
             base: base.to_owned(),
             s3: s3.clone(),
             checkpoint_rows: 1000,
+            databases: Default::default(),
         },
     )
     .unwrap()

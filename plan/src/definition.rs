@@ -107,6 +107,59 @@ pub struct ParquetSource {
     pub chunk_bytes: u64,
 }
 
+/// A kind of database that rows are read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseKind {
+    /// A PostgreSQL server, by the name of a connection.
+    Postgres,
+    /// A SQLite file.
+    Sqlite,
+}
+
+/// A table, view or query of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseSource {
+    /// What it is.
+    pub kind: DatabaseKind,
+    /// The name of a connection that nodes know the address of; of SQLite a path, relative to the submission's base or
+    /// absolute, with parameters filled in.
+    pub at: String,
+    /// Which rows.
+    pub rows: DatabaseRows,
+    /// The declared columns; empty if the file doesn't declare them: then they are those that the database says.
+    /// Declared columns are found by name, in any order, and others are left out.
+    pub columns: Vec<Column>,
+    /// Aim for chunks of so many bytes.
+    pub chunk_bytes: u64,
+    /// Where its rows are, for a person: `crm: public.orders`.
+    pub location: String,
+}
+
+/// Which rows of a database a source reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseRows {
+    /// All of a table or view: `table` or `schema.table`, a part with a dot in double quotes.
+    Table(String),
+    /// Those of a SELECT in the database's own SQL, in pieces; put together they are the whole text.
+    Query(Vec<QueryPart>),
+}
+
+/// A piece of a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryPart {
+    /// SQL.
+    Text(String),
+    /// A parameter, which is bound and never becomes SQL.
+    Param {
+        /// Its name.
+        name: String,
+        /// Its type, one of those that a pipeline file can name.
+        data_type: DataType,
+        /// Its value as the pipeline file would write it: `2013-01-31`, `true`, `12.50`.
+        value: String,
+    },
+}
+
 /// Where a source's rows are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceKind {
@@ -116,6 +169,8 @@ pub enum SourceKind {
     Json(JsonSource),
     /// Parquet files.
     Parquet(ParquetSource),
+    /// A table, view or query of a database.
+    Database(DatabaseSource),
 }
 
 impl SourceKind {
@@ -125,6 +180,10 @@ impl SourceKind {
             Self::Csv(_) => "csv",
             Self::Json(_) => "json",
             Self::Parquet(_) => "parquet",
+            Self::Database(database) => match database.kind {
+                DatabaseKind::Postgres => "postgres",
+                DatabaseKind::Sqlite => "sqlite",
+            },
         }
     }
 
@@ -134,6 +193,7 @@ impl SourceKind {
             Self::Csv(csv) => &csv.path,
             Self::Json(json) => &json.path,
             Self::Parquet(parquet) => &parquet.path,
+            Self::Database(database) => &database.location,
         }
     }
 
@@ -143,6 +203,15 @@ impl SourceKind {
             Self::Csv(csv) => &csv.columns,
             Self::Json(json) => &json.columns,
             Self::Parquet(parquet) => &parquet.columns,
+            Self::Database(database) => &database.columns,
+        }
+    }
+
+    /// The name of the connection that a node needs for it, if it needs one.
+    pub fn connection(&self) -> Option<&str> {
+        match self {
+            Self::Database(database) if database.kind != DatabaseKind::Sqlite => Some(&database.at),
+            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) | Self::Database(_) => None,
         }
     }
 
@@ -152,6 +221,8 @@ impl SourceKind {
             Self::Csv(csv) => &csv.path,
             Self::Json(json) => &json.path,
             Self::Parquet(parquet) => &parquet.path,
+            Self::Database(database) if database.kind == DatabaseKind::Sqlite => &database.at,
+            Self::Database(_) => return false,
         };
         !path.starts_with("s3://") && (path.starts_with('/') || !base.starts_with("s3://"))
     }

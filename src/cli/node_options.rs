@@ -9,7 +9,7 @@ use haulage_node::config::NodeConfig;
 use haulage_node::fault::Fault;
 use haulage_plan::definition::Definition;
 
-use crate::config::{self, DestinationArg};
+use crate::config::{self, AddressArg};
 use crate::exit::Usage;
 
 /// How a node reaches destinations and S3, and how much it may use.
@@ -18,7 +18,11 @@ pub(crate) struct NodeOptions {
     /// Where a destination of the pipeline is: postgres://..., sqlite:PATH or secret://NAME; may be given several times
     /// (or one variable `HAULAGE_DESTINATION_NAME` each)
     #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
-    pub(crate) destination: Vec<DestinationArg>,
+    pub(crate) destination: Vec<AddressArg>,
+    /// Where the database of a source is, by the name of its connection: postgres://... or secret://NAME; may be given
+    /// several times (or one variable `HAULAGE_SOURCE_NAME` each)
+    #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
+    pub(crate) source: Vec<AddressArg>,
     /// A folder with one file per secret, for secret://NAME; the variable `HAULAGE_SECRET_NAME` comes first
     #[arg(long, value_name = "DIR", env = "HAULAGE_SECRETS_DIR")]
     pub(crate) secrets_dir: Option<PathBuf>,
@@ -42,8 +46,8 @@ pub(crate) struct NodeOptions {
 const MIN_MEMORY: u64 = 16 << 20;
 
 // An argument parser that refuses prints what it was given, and that may be a password.
-fn unchecked(text: &str) -> Result<DestinationArg, std::convert::Infallible> {
-    Ok(DestinationArg::from(text.to_owned()))
+fn unchecked(text: &str) -> Result<AddressArg, std::convert::Infallible> {
+    Ok(AddressArg::from(text.to_owned()))
 }
 
 impl NodeOptions {
@@ -53,7 +57,7 @@ impl NodeOptions {
     }
 
     /// Refuses a `--destination` of a name that the pipeline doesn't load to: a slip there would send the rows to the
-    /// default. Variables of the environment may be meant for other pipelines.
+    /// default. Likewise a `--source` of a name that it doesn't read from. Variables of the environment may be meant for other pipelines.
     pub(crate) fn check_names(&self, definition: &Definition) -> Result<()> {
         let loads = haulage_plan::outline(definition);
         let known: BTreeSet<&str> = loads.iter().map(|load| load.destination.as_str()).collect();
@@ -67,18 +71,35 @@ impl NodeOptions {
                 .into());
             }
         }
+        let known: BTreeSet<&str> = definition
+            .sources
+            .values()
+            .filter_map(|source| source.kind.connection())
+            .collect();
+        for given in config::sources(&self.source, std::iter::empty())?.keys() {
+            if !known.contains(given.as_str()) {
+                let help = haulage_plan::did_you_mean(given, known.iter().copied());
+                let help = help.map(|help| format!("; {help}")).unwrap_or_default();
+                return Err(Usage(format!(
+                    "--source {given}=...: no source of the pipeline reads from a connection `{given}`{help}"
+                ))
+                .into());
+            }
+        }
         Ok(())
     }
 
-    /// Refuses a `--destination` where a cluster does the work: its nodes know where destinations are, and to drop the
-    /// address would send the rows elsewhere.
+    /// Refuses a `--destination` or `--source` where a cluster does the work: its nodes know where these are, and to drop
+    /// the address would send the rows elsewhere.
     pub(crate) fn refuse_destinations(&self) -> Result<()> {
-        let given = config::destinations(&self.destination, std::iter::empty())?;
-        let Some(name) = given.keys().next() else {
+        let destinations = config::destinations(&self.destination, std::iter::empty())?;
+        let sources = config::sources(&self.source, std::iter::empty())?;
+        let destinations = destinations.keys().map(|name| ("destination", name));
+        let Some((what, name)) = destinations.chain(sources.keys().map(|name| ("source", name))).next() else {
             return Ok(());
         };
         let message = format!(
-            "--destination {name}=... has no effect with --coordinator: the cluster's nodes know where `{name}` is; leave \
+            "--{what} {name}=... has no effect with --coordinator: the cluster's nodes know where `{name}` is; leave \
              it out and start the nodes with it, or leave out --coordinator to run here"
         );
         Err(Usage(message).into())
@@ -91,6 +112,7 @@ impl NodeOptions {
         if let Some(url) = warehouse {
             node.destinations.entry("warehouse".to_owned()).or_insert(url);
         }
+        node.sources = config::sources(&self.source, config::environment())?;
         node.secrets_dir.clone_from(&self.secrets_dir);
         if let Some(slots) = self.slots {
             node.slots = slots;

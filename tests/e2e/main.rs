@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_rows;
 mod chaos;
 mod cluster;
+mod databases;
 mod embedded;
 mod failover;
 mod faults;

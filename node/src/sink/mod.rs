@@ -12,8 +12,8 @@
 //!
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
-mod name;
-mod postgres;
+pub(crate) mod name;
+pub(crate) mod postgres;
 pub mod registry;
 mod sqlite;
 mod staged;

@@ -9,16 +9,16 @@ use sha2::{Digest, Sha256};
 
 /// A target: `table`, or `schema.table`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TableName {
+pub(crate) struct TableName {
     /// The schema, if the pipeline file names one.
-    pub(super) schema: Option<String>,
+    pub(crate) schema: Option<String>,
     /// The table.
-    pub(super) table: String,
+    pub(crate) table: String,
 }
 
 impl TableName {
     /// Reads a target. Permanent failure if it has more than two parts, an empty one, or a quote that isn't closed.
-    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         let parts = split(text).filter(|parts| parts.iter().all(|part| !part.is_empty() && !part.contains('\0')));
         match parts.as_deref() {
             Some([table]) => Ok(Self {
@@ -72,12 +72,12 @@ fn split(text: &str) -> Option<Vec<String>> {
 }
 
 /// A name as an SQL identifier.
-pub(super) fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Names as a list of SQL identifiers.
-pub(super) fn quote_all<S: AsRef<str>>(names: &[S]) -> String {
+pub(crate) fn quote_all<S: AsRef<str>>(names: &[S]) -> String {
     names
         .iter()
         .map(|name| quote(name.as_ref()))
@@ -86,7 +86,7 @@ pub(super) fn quote_all<S: AsRef<str>>(names: &[S]) -> String {
 }
 
 /// Identifiers behind an alias: `s."a", s."b"`.
-pub(super) fn quote_all_of<S: AsRef<str>>(alias: &str, names: &[S]) -> String {
+pub(crate) fn quote_all_of<S: AsRef<str>>(alias: &str, names: &[S]) -> String {
     names
         .iter()
         .map(|name| format!("{alias}.{}", quote(name.as_ref())))
@@ -95,7 +95,7 @@ pub(super) fn quote_all_of<S: AsRef<str>>(alias: &str, names: &[S]) -> String {
 }
 
 /// `a."x" = b."x" AND ...` over the key columns.
-pub(super) fn same_key<S: AsRef<str>>(a: &str, b: &str, key: &[S]) -> String {
+pub(crate) fn same_key<S: AsRef<str>>(a: &str, b: &str, key: &[S]) -> String {
     key.iter()
         .map(|name| {
             let name = quote(name.as_ref());
@@ -106,7 +106,7 @@ pub(super) fn same_key<S: AsRef<str>>(a: &str, b: &str, key: &[S]) -> String {
 }
 
 /// The suffix of everything that belongs to this load of this run: 20 hex digits, the same in every attempt.
-pub(super) fn area(run: &RunId, load: &LoadName) -> String {
+pub(crate) fn area(run: &RunId, load: &LoadName) -> String {
     let mut hash = Sha256::new();
     hash.update(run.as_str());
     hash.update([0]);
@@ -119,7 +119,7 @@ pub(super) fn area(run: &RunId, load: &LoadName) -> String {
 }
 
 /// `name` cut at a character so that `suffix` still fits into `limit` bytes.
-pub(super) fn with_suffix(name: &str, suffix: &str, limit: usize) -> String {
+pub(crate) fn with_suffix(name: &str, suffix: &str, limit: usize) -> String {
     let mut end = name.len().min(limit.saturating_sub(suffix.len()));
     while !name.is_char_boundary(end) {
         end -= 1;

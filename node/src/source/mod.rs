@@ -21,6 +21,7 @@ use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use crate::store::S3Settings;
 
 mod csv;
+pub mod database;
 mod files;
 mod input;
 mod json;
@@ -136,6 +137,8 @@ pub struct Binding {
     pub s3: S3Settings,
     /// Rows of a segment; the same for every attempt of a run.
     pub checkpoint_rows: u64,
+    /// The databases that the node knows; shared by all sources of a run.
+    pub databases: database::Databases,
 }
 
 /// The source that a pipeline declares. Touches nothing; permanent failure if its settings contradict each other.
@@ -144,6 +147,7 @@ pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Fail
         SourceKind::Csv(csv) => Ok(Box::new(csv::files(&source.name, csv, binding)?)),
         SourceKind::Json(json) => Ok(Box::new(json::files(&source.name, json, binding))),
         SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding))),
+        SourceKind::Database(declared) => database::bind(source, declared, binding),
     }
 }
 

@@ -43,6 +43,7 @@ pub(super) fn bound(folder: &Path, kind: SourceKind, checkpoint_rows: u64) -> Bo
             base,
             s3: S3Settings::default(),
             checkpoint_rows,
+            databases: Default::default(),
         },
     )
     .unwrap()

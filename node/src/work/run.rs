@@ -18,6 +18,7 @@ use super::Order;
 use super::toolbox::{Toolbox, unknown_load};
 use crate::config::NodeConfig;
 use crate::sink::LoadContext;
+use crate::source::database::Databases;
 use crate::source::{self, Binding, Source};
 use crate::transform::{Lookups, StagePass};
 
@@ -61,11 +62,13 @@ impl RunContext {
     pub(crate) async fn new(config: &NodeConfig, request: Request<'_>) -> Result<Self, Failure> {
         let definition = Self::parse(request)?;
         let mut sources = IndexMap::new();
+        let databases = Databases::of(config);
         for (name, declared) in &definition.sources {
             let binding = Binding {
                 base: request.base.to_owned(),
                 s3: config.s3.clone(),
                 checkpoint_rows: definition.checkpoint_rows,
+                databases: databases.clone(),
             };
             sources.insert(name.clone(), source::bind(declared, binding)?);
         }

@@ -81,6 +81,7 @@ impl Place {
             base: self.base.clone(),
             s3: self.settings.clone(),
             checkpoint_rows,
+            databases: Default::default(),
         };
         bind(&declared, binding).unwrap()
     }

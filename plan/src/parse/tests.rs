@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 
 use super::*;
-use crate::definition::{Compression, Mode, SourceKind};
+use crate::definition::{Compression, DatabaseKind, DatabaseRows, Mode, QueryPart, SourceKind};
 
 fn params(given: &[(&str, &str)]) -> BTreeMap<String, String> {
     given
@@ -228,6 +228,97 @@ fn the_top_level() {
 }
 
 #[test]
+fn sources_in_databases() {
+    let text = r#"pipeline: p
+params: {day: {type: date, default: 2013-01-31}, at: {type: timestamptz, default: "2013-01-31T05:00:00Z"}}
+sources:
+  orders: {postgres: crm, table: public.orders, columns: {id: bigint!}, chunk_size: 1MiB}
+  recent:
+    postgres: crm
+    query: |
+      SELECT id FROM orders
+      WHERE day >= $day AND at < $at AND note <> '$day'; -- done
+  notes: {sqlite: "notes-{{ day }}.db", table: notes, lookup: true}
+steps: {s: SELECT * FROM orders}
+loads: {l: {from: s, to: w, table: t, mode: append}}
+"#;
+    let definition = parse_and_bind(text, "p.yaml", &params(&[])).expect("a right file");
+    let database = |name: &str| match &definition.sources[name].kind {
+        SourceKind::Database(database) => database.clone(),
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) => panic!("{name} is in a database"),
+    };
+    let orders = database("orders");
+    assert_eq!(
+        (orders.kind, orders.at.as_str(), orders.chunk_bytes),
+        (DatabaseKind::Postgres, "crm", 1 << 20)
+    );
+    assert_eq!(orders.rows, DatabaseRows::Table("public.orders".into()));
+    assert!(orders.columns[0].required);
+    assert_eq!(definition.sources["orders"].kind.location(), "crm: public.orders");
+    assert_eq!(definition.sources["orders"].kind.connection(), Some("crm"));
+    let DatabaseRows::Query(parts) = database("recent").rows else {
+        panic!("it is a query");
+    };
+    let words: Vec<String> = parts
+        .iter()
+        .map(|part| match part {
+            QueryPart::Text(text) => text.clone(),
+            QueryPart::Param { name, data_type, value } => format!("[{name} {data_type} {value}]"),
+        })
+        .collect();
+    assert_eq!(
+        words.concat(),
+        "SELECT id FROM orders\nWHERE day >= [day Date32 2013-01-31] AND at < [at Timestamp(µs, \"UTC\") \
+         2013-01-31T05:00:00Z] AND note <> '$day'; -- done"
+    );
+    let notes = database("notes");
+    assert_eq!(
+        (notes.kind, notes.at.as_str()),
+        (DatabaseKind::Sqlite, "notes-2013-01-31.db")
+    );
+    assert!(definition.sources["notes"].lookup && definition.sources["notes"].kind.connection().is_none());
+
+    for (source, expected) in [
+        (
+            "{postgres: \"postgres://u:p@h/d\", table: t}",
+            "3:20 `postgres` of source `raw` is the name of a connection, not its address | write `postgres: crm`, and \
+             start nodes with `--source crm=postgres://...`",
+        ),
+        (
+            "{postgres: CRM, table: t}",
+            "3:19 `CRM` can't be a connection's name: it starts with a letter and holds a-z, 0-9 and `_` | `crm` would do",
+        ),
+        (
+            "{postgres: crm}",
+            "3:3 source `raw` doesn't say which rows it reads | write `table: orders`, or `query: \"SELECT ...\"`",
+        ),
+        (
+            "{sqlite: a.db, table: t, query: SELECT 1}",
+            "3:40 source `raw` has a `table` and a `query` | keep one of the two",
+        ),
+        (
+            "{sqlite: a.db, table: t, delimiter: x}",
+            "3:33 unknown key `delimiter` in source `raw` | there is: sqlite, table, query, chunk_size, columns, lookup",
+        ),
+        (
+            "{sqlite: \"s3://b/a.db\", table: t}",
+            "3:17 source `raw` is in S3, where SQLite can't read it | name a file that nodes have on their disk",
+        ),
+        (
+            "{postgres: crm, query: SELECT $dya}",
+            "3:31 the query of source `raw` names an unknown parameter `$dya` | declare it: `params: {dya: {type: \
+             text}}`, and write `$dya`",
+        ),
+        (
+            "{postgres: crm, table: t, chunk_size: 1kB}",
+            "3:46 chunks of 1000 bytes are too small | 64KiB is the least; 16MiB is usual",
+        ),
+    ] {
+        check("b", &format!("sources:\n  raw: {source}"), &[expected]);
+    }
+}
+
+#[test]
 fn sources() {
     check(
         "b",
@@ -237,7 +328,10 @@ fn sources() {
     check(
         "b",
         "sources:\n  raw: {lookup: true}",
-        &["3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"`, or `json:` or `parquet:`"],
+        &[
+            "3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or \
+             `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
+        ],
     );
     check(
         "b",

@@ -25,17 +25,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Begins a transaction that the server rolls back when nothing is said in it for 10 s. A node that is stopped, or cut
 /// off, in the middle of one holds its locks until then: longer than it takes to be declared lost, and short enough for
 /// whoever goes on with its work. A COPY that waits for rows isn't silent in this sense; `end_stragglers` ends those.
-pub(super) const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'";
+pub(crate) const BEGIN: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 /// The same, and waits for no lock longer than 30 s. A chunk with several loads has a transaction open for each: waiting
 /// in one holds the locks of the others, and whoever waits for those may hold what is waited for. The server sees no
 /// deadlock in that, because half of it is here. Who gives up is tried again from its checkpoint.
-pub(super) const BEGIN_BRIEFLY: &str =
+pub(crate) const BEGIN_BRIEFLY: &str =
     "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '30s'";
 /// Connections kept open while nobody uses them.
 const KEPT: usize = 8;
 
-/// The connections of one destination.
-pub(super) struct Connections {
+/// The connections to one server: a destination, or the database of sources.
+pub(crate) struct Connections {
     options: PgConnectOptions,
     place: Arc<Place>,
     idle: Arc<Mutex<Vec<PgConnection>>>,
@@ -45,16 +45,16 @@ pub(super) struct Connections {
 }
 
 /// Room for some open segments.
-pub(super) struct Room {
+pub(crate) struct Room {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connections {
-    /// Reads the address; connects to nothing. Permanent failure, without the address, if it can't be read.
-    pub(super) fn open(destination: &str, url: &str, writers: u32) -> Result<Self, Failure> {
+    /// Reads the address; connects to nothing. `what` is what errors call it: `destination warehouse`. Permanent failure, without the address, if it can't be read.
+    pub(crate) fn open(what: &str, url: &str, writers: u32) -> Result<Self, Failure> {
         let options = PgConnectOptions::from_str(url).map_err(|_| {
             Failure::permanent(format!(
-                "destination {destination}: its address can't be read; write \
+                "{what}: its address can't be read; write \
                  postgres://user:password@host:port/database, special characters as %XX"
             ))
         })?;
@@ -63,7 +63,7 @@ impl Connections {
             options = options.application_name("haulage");
         }
         let place = Place {
-            destination: destination.to_owned(),
+            what: what.to_owned(),
             host: match options.get_socket() {
                 Some(socket) => socket.display().to_string(),
                 None => options.get_host().to_owned(),
@@ -84,7 +84,7 @@ impl Connections {
     /// Waits for the room for so many segments, first come, first served. Whoever asks for more than there is gets all
     /// of it, and is then alone: a stage with more loads than connections is slow, and not stuck. There is no deadline,
     /// because everybody who holds room holds all that it needs, and so comes to an end.
-    pub(super) async fn room(&self, segments: usize) -> Room {
+    pub(crate) async fn room(&self, segments: usize) -> Room {
         let wanted = u32::try_from(segments).unwrap_or(u32::MAX).clamp(1, self.writers);
         let permit = Arc::clone(&self.room).acquire_many_owned(wanted).await;
         Room {
@@ -93,7 +93,7 @@ impl Connections {
     }
 
     /// A connection that works now. Transient failure if the server can't be reached, or has none left.
-    pub(super) async fn lease(&self) -> Result<Lease, Failure> {
+    pub(crate) async fn lease(&self) -> Result<Lease, Failure> {
         // One that the server closed meanwhile (a restart, a firewall) is found by asking, and passed over.
         while let Some(mut kept) = self.take_idle() {
             if matches!(timeout(CONNECT_TIMEOUT, kept.ping()).await, Ok(Ok(()))) {
@@ -116,18 +116,18 @@ impl Connections {
     }
 
     /// A new connection whose sessions show under this name in `pg_stat_activity`; it is for one use.
-    pub(super) async fn lease_as(&self, name: &str) -> Result<Lease, Failure> {
+    pub(crate) async fn lease_as(&self, name: &str) -> Result<Lease, Failure> {
         let lease = self.connect(&self.options.clone().application_name(name)).await?;
         Ok(Lease { idle: None, ..lease })
     }
 
     /// The name that sessions have, unless they are given another.
-    pub(super) fn session_name(&self) -> &str {
+    pub(crate) fn session_name(&self) -> &str {
         self.options.get_application_name().unwrap_or("haulage")
     }
 
     /// Where it is.
-    pub(super) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &Place {
         &self.place
     }
 
@@ -145,7 +145,7 @@ impl Connections {
 }
 
 /// One connection, for one use.
-pub(super) struct Lease {
+pub(crate) struct Lease {
     connection: PgConnection,
     place: Arc<Place>,
     /// Where it is kept for others after its use.
@@ -154,17 +154,17 @@ pub(super) struct Lease {
 
 impl Lease {
     /// The connection, for a query.
-    pub(super) fn connection(&mut self) -> &mut PgConnection {
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
 
     /// Where it leads.
-    pub(super) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &Place {
         &self.place
     }
 
     /// Runs statements, and returns the rows that they affected.
-    pub(super) async fn run(&mut self, sql: impl Into<String>) -> Result<u64, sqlx::Error> {
+    pub(crate) async fn run(&mut self, sql: impl Into<String>) -> Result<u64, sqlx::Error> {
         let done = sqlx::raw_sql(AssertSqlSafe(sql.into()))
             .execute(&mut self.connection)
             .await?;
@@ -172,7 +172,7 @@ impl Lease {
     }
 
     /// Runs statements; an error becomes a failure "while `doing`".
-    pub(super) async fn must(&mut self, doing: &str, sql: impl Into<String>) -> Result<u64, Failure> {
+    pub(crate) async fn must(&mut self, doing: &str, sql: impl Into<String>) -> Result<u64, Failure> {
         match self.run(sql).await {
             Ok(rows) => Ok(rows),
             Err(error) => Err(self.place.failure(doing, error)),
@@ -180,7 +180,7 @@ impl Lease {
     }
 
     /// Keeps the connection for the next use. Only when no transaction is open on it.
-    pub(super) fn give_back(self) {
+    pub(crate) fn give_back(self) {
         if let Some(idle) = &self.idle
             && let Ok(mut idle) = idle.lock()
             && idle.len() < KEPT

@@ -13,27 +13,27 @@ use crate::source::excerpt;
 /// Characters of the server's own words that an error repeats.
 const SAID: usize = 400;
 
-/// Where a destination is, without its password.
+/// Where a server is, without the password.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// The destination's name in the node's configuration.
-    pub(super) destination: String,
+pub(crate) struct Place {
+    /// What it is to us, with its name in the node's configuration: `destination warehouse`.
+    pub(crate) what: String,
     /// Host name, address, or the folder of a socket.
-    pub(super) host: String,
+    pub(crate) host: String,
     /// TCP port.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// Database.
-    pub(super) database: String,
+    pub(crate) database: String,
     /// User.
-    pub(super) user: String,
+    pub(crate) user: String,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "destination {} (PostgreSQL at {}:{}, database {}, user {})",
-            self.destination, self.host, self.port, self.database, self.user
+            "{} (PostgreSQL at {}:{}, database {}, user {})",
+            self.what, self.host, self.port, self.database, self.user
         )
     }
 }
@@ -48,7 +48,7 @@ struct Said<'a> {
 
 impl Place {
     /// Turns an error into a failure. `doing` completes "while ...": `staging rows of load flights`.
-    pub(super) fn failure(&self, doing: &str, error: sqlx::Error) -> Failure {
+    pub(crate) fn failure(&self, doing: &str, error: sqlx::Error) -> Failure {
         match &error {
             sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
                 Some(said) => self.said(
@@ -149,7 +149,7 @@ fn class_of(code: &str) -> Class {
 }
 
 /// The SQLSTATE, if the server sent one.
-pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
+pub(crate) fn code(error: &sqlx::Error) -> Option<&str> {
     match error {
         sqlx::Error::Database(database) => database.try_downcast_ref::<PgDatabaseError>().map(|said| said.code()),
         _ => None,
@@ -157,7 +157,7 @@ pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
 }
 
 /// The detail, such as `Key (id)=(7) already exists.`, without its full stop and in lower case.
-pub(super) fn detail(error: &sqlx::Error) -> Option<String> {
+pub(crate) fn detail(error: &sqlx::Error) -> Option<String> {
     match error {
         sqlx::Error::Database(database) => {
             let detail = database.try_downcast_ref::<PgDatabaseError>()?.detail()?;
@@ -172,7 +172,7 @@ pub(super) fn detail(error: &sqlx::Error) -> Option<String> {
 }
 
 /// The column that the server blames.
-pub(super) fn column(error: &sqlx::Error) -> Option<&str> {
+pub(crate) fn column(error: &sqlx::Error) -> Option<&str> {
     match error {
         sqlx::Error::Database(database) => database
             .try_downcast_ref::<PgDatabaseError>()
@@ -182,17 +182,17 @@ pub(super) fn column(error: &sqlx::Error) -> Option<&str> {
 }
 
 /// A row of a COPY that the server didn't take.
-pub(super) struct CopyRow<'e> {
-    pub(super) code: &'e str,
-    pub(super) message: &'e str,
+pub(crate) struct CopyRow<'e> {
+    pub(crate) code: &'e str,
+    pub(crate) message: &'e str,
     /// Its place among the rows of that COPY, from 1.
-    pub(super) line: u64,
-    pub(super) column: Option<&'e str>,
+    pub(crate) line: u64,
+    pub(crate) column: Option<&'e str>,
 }
 
 /// The row that an error of a COPY is about: the data of one, or a constraint that it breaks. A full disk has a line
 /// too, and is not about it.
-pub(super) fn row_of_copy(error: &sqlx::Error) -> Option<CopyRow<'_>> {
+pub(crate) fn row_of_copy(error: &sqlx::Error) -> Option<CopyRow<'_>> {
     let sqlx::Error::Database(database) = error else {
         return None;
     };
@@ -225,7 +225,7 @@ fn place_in_copy(context: &str) -> Option<(u64, Option<&str>)> {
 }
 
 /// Whether nobody knows if the server did what it was asked.
-pub(super) fn outcome_unknown(error: &sqlx::Error) -> bool {
+pub(crate) fn outcome_unknown(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
         error => matches!(code(error), Some("57P01" | "57P02" | "08006" | "08003" | "08000")),
@@ -238,7 +238,7 @@ mod tests {
 
     fn place() -> Place {
         Place {
-            destination: "warehouse".into(),
+            what: "destination warehouse".into(),
             host: "db".into(),
             port: 5432,
             database: "dwh".into(),

@@ -13,9 +13,9 @@
 //! did not exist is empty to it.
 
 mod bookkeeping;
-mod connect;
+pub(crate) mod connect;
 mod encode;
-mod failure;
+pub(crate) mod failure;
 mod fit;
 mod insert;
 mod inspect;
@@ -59,7 +59,7 @@ impl Postgres {
     /// Reads the address; connects to nothing. At most `writers` connections are open for segments at once.
     pub(super) fn open(name: &str, url: &str, writers: u32) -> Result<Self, Failure> {
         Ok(Self {
-            connections: Arc::new(Connections::open(name, url, writers)?),
+            connections: Arc::new(Connections::open(&format!("destination {name}"), url, writers)?),
             schema_known: Arc::default(),
             acting: None,
             _room: None,

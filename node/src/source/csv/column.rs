@@ -23,27 +23,27 @@ use crate::source::value::{self, Why};
 
 /// A field that kept its row from being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Misfit {
+pub(in crate::source) struct Misfit {
     /// The row's place in the batch.
-    pub(super) row: usize,
+    pub(in crate::source) row: usize,
     /// The column's place in the file; the first one to blame is the one that is named.
-    pub(super) field: usize,
+    pub(in crate::source) field: usize,
     /// The short stable word.
-    pub(super) reason: &'static str,
+    pub(in crate::source) reason: &'static str,
     /// What exactly did not fit.
-    pub(super) detail: String,
+    pub(in crate::source) detail: String,
 }
 
 /// The texts that mean "no value". The empty text always does.
 #[derive(Debug, Clone)]
-pub(super) struct NullTexts {
+pub(in crate::source) struct NullTexts {
     /// A bit for each length that such a text has, the last for all longer ones: most fields are told by it alone.
     lengths: u64,
     texts: Vec<Vec<u8>>,
 }
 
 impl NullTexts {
-    pub(super) fn new(texts: &[String]) -> Self {
+    pub(in crate::source) fn new(texts: &[String]) -> Self {
         let texts: Vec<_> = texts.iter().map(|text| text.clone().into_bytes()).collect();
         let lengths = texts.iter().fold(1, |lengths, text| lengths | 1 << text.len().min(63));
         Self { lengths, texts }
@@ -57,7 +57,7 @@ impl NullTexts {
 }
 
 /// One declared column while a batch is filled.
-pub(super) struct ColumnBuilder {
+pub(in crate::source) struct ColumnBuilder {
     /// Its place in the file.
     field: usize,
     required: bool,
@@ -122,15 +122,15 @@ impl Values {
 }
 
 /// What one pass of records offers a column.
-pub(super) struct Fields<'a> {
+pub(in crate::source) struct Fields<'a> {
     /// The segment's bytes.
-    pub(super) data: &'a [u8],
+    pub(in crate::source) data: &'a [u8],
     /// The records.
-    pub(super) records: &'a Records,
+    pub(in crate::source) records: &'a Records,
     /// The place in the batch of the first of them.
-    pub(super) first_row: usize,
+    pub(in crate::source) first_row: usize,
     /// Texts without a value.
-    pub(super) nulls: &'a NullTexts,
+    pub(in crate::source) nulls: &'a NullTexts,
 }
 
 impl<'a> Fields<'a> {
@@ -151,7 +151,7 @@ impl<'a> Fields<'a> {
 
 impl ColumnBuilder {
     /// For a column that is the file's `field`-th, with room for `rows`. Permanent failure for a type CSV can't hold.
-    pub(super) fn new(column: &Column, field: usize, rows: usize) -> Result<Self, Failure> {
+    pub(in crate::source) fn new(column: &Column, field: usize, rows: usize) -> Result<Self, Failure> {
         let values = Values::new(&column.data_type, rows).ok_or_else(|| {
             Failure::permanent(format!(
                 "column {} can't be read from CSV as {}; declare it as another type",
@@ -168,7 +168,7 @@ impl ColumnBuilder {
     }
 
     /// Appends a value, or none, for every record of a pass.
-    pub(super) fn append(&mut self, from: &Fields<'_>, misfits: &mut Vec<Misfit>) {
+    pub(in crate::source) fn append(&mut self, from: &Fields<'_>, misfits: &mut Vec<Misfit>) {
         let mut cells = Cells {
             from,
             field: self.field,
@@ -205,7 +205,7 @@ impl ColumnBuilder {
     }
 
     /// The array of the rows appended so far; the builder is empty after it.
-    pub(super) fn finish(&mut self, rows: usize) -> Result<ArrayRef, Failure> {
+    pub(in crate::source) fn finish(&mut self, rows: usize) -> Result<ArrayRef, Failure> {
         let valid = self.valid.finish();
         self.valid = NullBufferBuilder::new(rows);
         let Some(next) = Values::new(&self.data_type, rows) else {

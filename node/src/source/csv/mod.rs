@@ -22,11 +22,11 @@ use super::input::{self, Input};
 use super::object::Object;
 use super::{Binding, Misdeclared, SegmentReader};
 
-mod column;
+pub(in crate::source) mod column;
 mod cut;
 mod header;
 mod reader;
-mod record;
+pub(in crate::source) mod record;
 mod spare;
 #[cfg(test)]
 mod tests;

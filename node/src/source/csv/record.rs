@@ -27,17 +27,18 @@ pub(super) struct Dialect {
 
 /// A field: a place in the data, or in the scratch buffer if its quotes had to be taken out.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Span {
+pub(in crate::source) struct Span {
     /// The two highest bits are flags. A segment's data and a record's length are bounded far below.
     start: u32,
     end: u32,
 }
 
-const QUOTED: u32 = 1 << 31;
+/// The flag of a field that stood in quotes.
+pub(in crate::source) const QUOTED: u32 = 1 << 31;
 const SCRATCH: u32 = 1 << 30;
 
 impl Span {
-    fn new(start: usize, end: usize, flags: u32) -> Self {
+    pub(in crate::source) fn new(start: usize, end: usize, flags: u32) -> Self {
         Self {
             start: start as u32 | flags,
             end: end as u32,
@@ -71,7 +72,7 @@ pub(super) struct RowPlace {
 
 /// A record that is none of the source's rows: too few or too many fields, or an open quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Odd {
+pub(in crate::source) struct Odd {
     /// Its place among the records of this pass.
     pub(super) row: usize,
     /// Fields it has.
@@ -83,21 +84,21 @@ pub(super) struct Odd {
 }
 
 /// The records of one pass: `fields` spans each, whatever their own number of fields.
-pub(super) struct Records {
+pub(in crate::source) struct Records {
     /// Fields that a record should have.
-    pub(super) fields: usize,
+    pub(in crate::source) fields: usize,
     /// Records found.
-    pub(super) count: usize,
+    pub(in crate::source) count: usize,
     /// `count * fields` spans, record by record.
-    pub(super) spans: Vec<Span>,
+    pub(in crate::source) spans: Vec<Span>,
     /// Fields whose quotes had to be taken out.
-    pub(super) scratch: Vec<u8>,
+    pub(in crate::source) scratch: Vec<u8>,
     /// Records that don't fit, in order.
-    pub(super) odd: Vec<Odd>,
+    pub(in crate::source) odd: Vec<Odd>,
 }
 
 impl Records {
-    pub(super) fn new(fields: usize) -> Self {
+    pub(in crate::source) fn new(fields: usize) -> Self {
         Self {
             fields,
             count: 0,
@@ -107,7 +108,7 @@ impl Records {
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(in crate::source) fn clear(&mut self) {
         self.count = 0;
         self.scratch.clear();
         self.odd.clear();

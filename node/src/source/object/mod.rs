@@ -52,6 +52,14 @@ pub(super) async fn list(path: &str, base: &str, s3: &S3Settings) -> Result<Vec<
     Ok(objects)
 }
 
+/// Where a local path leads that is no pattern, relative to `base`; `None` if that is in S3.
+pub(super) fn local_path(path: &str, base: &str) -> Option<String> {
+    match place_of(path, base) {
+        PathKind::S3(_) => None,
+        PathKind::Local { literal, .. } => Some(literal),
+    }
+}
+
 /// The object at an address that [`list`] gave. Permanent failure if it isn't there any more.
 pub(super) async fn find(address: &str, s3: &S3Settings) -> Result<Object, Failure> {
     if address.starts_with("s3://") {

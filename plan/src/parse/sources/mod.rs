@@ -1,10 +1,12 @@
 //! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`,
-//! `parquet`.
+//! `parquet`, `postgres`, `sqlite`.
 
 mod csv;
+mod database;
 mod files;
 mod json;
 mod parquet;
+mod query;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
@@ -45,6 +47,16 @@ const KINDS: &[Kind] = &[
         word: "parquet",
         keys: parquet::KEYS,
         read: parquet::read,
+    },
+    Kind {
+        word: "postgres",
+        keys: database::POSTGRES_KEYS,
+        read: database::postgres,
+    },
+    Kind {
+        word: "sqlite",
+        keys: database::SQLITE_KEYS,
+        read: database::sqlite,
     },
 ];
 
@@ -99,7 +111,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"`, or `json:` or `parquet:`",
+            "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
         );
         return None;
     };
@@ -133,7 +145,7 @@ fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
         report.help(
             node.place,
             format!("{what} declares no columns"),
-            "leave `columns` out to take those of the files",
+            "leave `columns` out to take those that are there",
         );
     }
     for (key, node) in entries {

@@ -1,0 +1,140 @@
+//! Tables, views and queries of databases as sources.
+//!
+//! * A chunk is a range of a table's rows by where they lie, or the whole of what can't be cut.
+//! * Every value comes as text, as the database writes it, and is read by the column's type like a field of a CSV file:
+//!   what isn't plainly a value of it goes to quarantine. NULL is no value, and the empty text is a text.
+//! * What a chunk reads doesn't change under it: a PostgreSQL chunk reads in the snapshot that was taken at discovery, and
+//!   a SQLite file that has changed since is a permanent failure.
+//! * Rows of a table come in the order of where they lie, and a checkpoint names the place. Rows of a view or a query have
+//!   no place: they are counted and summed up, and a resumed chunk passes over as many, which must come to the same sum.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::arrow::array::RecordBatch;
+use haulage_core::failure::Failure;
+use haulage_plan::ROW_COLUMN;
+use haulage_plan::definition::{Column, DatabaseKind, DatabaseSource, Source as Declared};
+
+use super::{Binding, Misdeclared, SegmentReader, Source};
+use crate::config::NodeConfig;
+
+mod feed;
+mod postgres;
+mod reader;
+mod sqlite;
+
+/// The databases that a node knows, by the names of their connections, and what the sources of one run share of them.
+#[derive(Clone, Default)]
+pub struct Databases(Option<Arc<Known>>);
+
+struct Known {
+    config: NodeConfig,
+    servers: Mutex<HashMap<String, Arc<postgres::Server>>>,
+}
+
+impl Databases {
+    /// Those that the node is configured with. Touches none.
+    pub fn of(config: &NodeConfig) -> Self {
+        Self(Some(Arc::new(Known {
+            config: config.clone(),
+            servers: Mutex::default(),
+        })))
+    }
+
+    /// The PostgreSQL server behind a connection. Permanent failure if the node doesn't know it.
+    fn postgres(&self, connection: &str) -> Result<Arc<postgres::Server>, Failure> {
+        let Some(known) = &self.0 else {
+            return Err(Failure::permanent(format!(
+                "the connection {connection} is not known here; start the node with --source {connection}=ADDRESS"
+            )));
+        };
+        let mut servers = known.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = servers.get(connection) {
+            return Ok(Arc::clone(server));
+        }
+        let server = postgres::Server::new(connection, &known.config.source(connection)?)?;
+        let server = Arc::new(server);
+        servers.insert(connection.to_owned(), Arc::clone(&server));
+        Ok(server)
+    }
+}
+
+// By hand: addresses may hold passwords.
+impl fmt::Debug for Databases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Databases")
+            .field(&self.0.as_ref().map(|known| &known.config))
+            .finish()
+    }
+}
+
+/// The source that a pipeline declares. Touches nothing.
+pub(super) fn bind(source: &Declared, declared: &DatabaseSource, binding: Binding) -> Result<Box<dyn Source>, Failure> {
+    Ok(match declared.kind {
+        DatabaseKind::Postgres => Box::new(postgres::PostgresRows::new(&source.name, declared, binding)?),
+        DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(&source.name, declared, binding)?),
+    })
+}
+
+/// Puts the name of the source before what is wrong with it.
+fn of_source(name: &str, failure: Failure) -> Failure {
+    Failure {
+        message: format!("source {name}: {}", failure.message),
+        ..failure
+    }
+}
+
+/// The columns to read: those declared, each of which must be there, or all that are.
+fn choose(source: &str, location: &str, declared: &[Column], found: &[Column]) -> Result<Vec<Column>, Misdeclared> {
+    let chosen = if declared.is_empty() { found } else { declared };
+    for column in chosen {
+        let name = &column.name;
+        let wrong = |what: String| Misdeclared {
+            failure: Failure::permanent(format!("source {source} ({location}): {what}")),
+            column: Some(name.clone()),
+        };
+        match found.iter().filter(|found| found.name == *name).count() {
+            0 => {
+                let known = found.iter().map(|found| found.name.as_str());
+                let help = haulage_plan::did_you_mean(name, known)
+                    .unwrap_or_else(|| "correct `columns`, or leave them out to take all that are there".to_owned());
+                return Err(wrong(format!("it has no column `{name}`; {help}")));
+            }
+            1 => {}
+            _ => {
+                return Err(wrong(format!(
+                    "it has several columns `{name}`; name them apart with AS"
+                )));
+            }
+        }
+        if name == ROW_COLUMN || name.is_empty() {
+            return Err(wrong(format!(
+                "`{name}` can't be the name of a column here; leave it out, or give it another with AS in a `query`"
+            )));
+        }
+    }
+    if chosen.is_empty() {
+        return Err(Failure::permanent(format!("source {source} ({location}): it has no columns")).into());
+    }
+    Ok(chosen.to_vec())
+}
+
+/// Every row of a lookup. Permanent failure on the first that can't be read.
+async fn whole(source: &str, location: &str, mut reader: reader::Reader) -> Result<Vec<RecordBatch>, Failure> {
+    let mut batches = Vec::new();
+    while let Some(segment) = reader.next().await? {
+        if let Some(first) = segment.unreadable.first() {
+            let line = segment.raw.row(first.row).map_or(0, |(line, _)| line);
+            let column = first.column.as_deref().unwrap_or_default();
+            return Err(Failure::permanent(format!(
+                "source {source}: {location} row {line}, column {column}: {}: {}; a lookup has to be read whole: correct \
+                 the row, or declare the column as another type",
+                first.reason, first.detail
+            )));
+        }
+        batches.extend(segment.batches);
+    }
+    Ok(batches)
+}

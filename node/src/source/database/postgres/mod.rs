@@ -1,0 +1,318 @@
+//! PostgreSQL as a source: a table in chunks of pages, a view or a query in one.
+//!
+//! Rows of a table come by TID range scans, in the order in which they lie, and a checkpoint is the place after the last
+//! one; in one snapshot rows don't move. Tables without pages of their own (partitioned and foreign ones), tables that
+//! others inherit from, views and queries are one chunk of counted rows, see [`super::reader`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::DataType;
+use haulage_core::checkpoint::{ChunkSpec, Position};
+use haulage_core::failure::Failure;
+use haulage_core::ids::{ChunkId, StageId};
+use haulage_plan::definition::{Column, DatabaseRows, DatabaseSource, QueryPart};
+use sqlx::{AssertSqlSafe, Executor, Row as _, SqlSafeStr as _, Statement as _};
+use tokio::sync::OnceCell;
+
+use self::rows::{PAGE, bound, column, read, text, tid};
+pub(super) use self::server::Server;
+use self::server::Version;
+use super::feed::Rows;
+use super::reader::{Order, Reader, Shape};
+use super::{choose, of_source, whole};
+use crate::sink::name::{TableName, quote};
+use crate::sink::postgres::connect::Lease;
+use crate::source::{Binding, Misdeclared, SegmentReader, Source};
+
+mod rows;
+mod server;
+
+/// More chunks than this only cost.
+const MAX_CHUNKS: u64 = 10_000;
+/// The first version that reads a range of pages without looking at the others.
+const TID_RANGE_SCANS: i32 = 140_000;
+
+/// A table, view or query of a PostgreSQL database.
+pub(super) struct PostgresRows {
+    name: String,
+    declared: DatabaseSource,
+    binding: Binding,
+    /// The rows in SQL: a table's name, or the query in brackets.
+    from: String,
+    found: OnceCell<Vec<Column>>,
+}
+
+/// How a table lies.
+struct Lie {
+    pages: u64,
+    page_bytes: u64,
+    /// With what is stored beside the pages.
+    bytes: u64,
+    /// Whether all its rows are on its own pages.
+    by_page: bool,
+    /// Whether a range of pages can be read alone.
+    in_ranges: bool,
+}
+
+impl PostgresRows {
+    /// Permanent failure if the table's name is none.
+    pub(super) fn new(name: &str, declared: &DatabaseSource, binding: Binding) -> Result<Self, Failure> {
+        let from = match &declared.rows {
+            DatabaseRows::Table(table) => {
+                let table = TableName::parse(table).map_err(|failure| of_source(name, failure))?;
+                let schema = table.schema.map(|schema| format!("{}.", quote(&schema)));
+                format!("{}{}", schema.unwrap_or_default(), quote(&table.table))
+            }
+            DatabaseRows::Query(parts) => format!("(\n{}\n) AS q", text(parts)),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            declared: declared.clone(),
+            binding,
+            from,
+            found: OnceCell::new(),
+        })
+    }
+
+    fn server(&self) -> Result<Arc<Server>, Failure> {
+        let server = self.binding.databases.postgres(&self.declared.at);
+        server.map_err(|failure| of_source(&self.name, failure))
+    }
+
+    fn params(&self) -> &[QueryPart] {
+        match &self.declared.rows {
+            DatabaseRows::Query(parts) => parts,
+            DatabaseRows::Table(_) => &[],
+        }
+    }
+
+    /// The columns that are there.
+    async fn found(&self, server: &Server) -> Result<&Vec<Column>, Failure> {
+        let find = || async {
+            let mut lease = server.connect().await?;
+            let sql = format!("SELECT * FROM {}", self.from);
+            let preparing = lease.connection().prepare(AssertSqlSafe(sql).into_sql_str());
+            let statement = server.soon("looking at its columns", preparing).await?;
+            Ok(statement.columns().iter().map(column).collect())
+        };
+        let found = self.found.get_or_try_init(find).await;
+        found.map_err(|failure| of_source(&self.name, failure))
+    }
+
+    async fn columns_of(&self, server: &Server) -> Result<Vec<Column>, Misdeclared> {
+        let found = self.found(server).await?;
+        choose(&self.name, &self.declared.location, &self.declared.columns, found)
+    }
+
+    /// The values in SQL, as text. A time with a zone is written without, which is read faster.
+    fn values(&self, columns: &[Column], found: &[Column]) -> String {
+        let zoned = |column: &Column| matches!(column.data_type, DataType::Timestamp(_, Some(_)));
+        let value = |column: &Column| {
+            let name = quote(&column.name);
+            let is_zoned = found.iter().any(|found| found.name == column.name && zoned(found));
+            match is_zoned && zoned(column) {
+                true => format!("({name} AT TIME ZONE 'UTC')::text"),
+                false => format!("{name}::text"),
+            }
+        };
+        columns.iter().map(value).collect::<Vec<_>>().join(", ")
+    }
+
+    /// How the table lies, as the session sees it; `None` of a query.
+    async fn lie(&self, server: &Server, lease: &mut Lease) -> Result<Option<Lie>, Failure> {
+        if matches!(self.declared.rows, DatabaseRows::Query(_)) {
+            return Ok(None);
+        }
+        let asking = sqlx::query(
+            "SELECT c.relkind IN ('r', 'm') AND NOT c.relhassubclass AND coalesce(am.amname, 'heap') = 'heap',
+                    pg_relation_size(c.oid), pg_table_size(c.oid), current_setting('block_size')::bigint,
+                    current_setting('server_version_num')::int
+             FROM pg_class c LEFT JOIN pg_am am ON am.oid = c.relam WHERE c.oid = to_regclass($1)",
+        )
+        .bind(&self.from)
+        .fetch_one(lease.connection());
+        let row = server.soon("looking at its size", asking).await?;
+        let read = || {
+            let page_bytes: i64 = row.try_get(3)?;
+            let page_bytes = page_bytes.max(1);
+            Ok(Lie {
+                by_page: row.try_get(0)?,
+                pages: row.try_get::<i64, _>(1)?.max(0).div_euclid(page_bytes) as u64,
+                bytes: row.try_get::<i64, _>(2)?.max(0) as u64,
+                page_bytes: page_bytes as u64,
+                in_ranges: row.try_get::<i32, _>(4)? >= TID_RANGE_SCANS,
+            })
+        };
+        read()
+            .map(Some)
+            .map_err(|error| server.failure("looking at its size", error))
+    }
+
+    /// A reader of rows in a transaction that has begun on `lease`. `range` is where rows with places start and end; `held`
+    /// is kept until the last row.
+    async fn reader(
+        &self,
+        server: Arc<Server>,
+        lease: Lease,
+        object: String,
+        range: Option<(Position, Option<u64>)>,
+        from: Position,
+        held: Arc<()>,
+    ) -> Result<Reader, Failure> {
+        let columns = self.columns_of(&server).await?;
+        let mut sql = "SELECT ".to_owned();
+        if range.is_some() {
+            sql.push_str("ctid::text, ");
+        }
+        sql.push_str(&self.values(&columns, self.found(&server).await?));
+        sql.push_str(&format!(" FROM {}", self.from));
+        if let Some((start, end)) = range {
+            sql.push_str(&format!(" WHERE ctid >= '{}'::tid", tid(start.offset)));
+            if let Some(end) = end {
+                sql.push_str(&format!(" AND ctid < '{}'::tid", tid(end)));
+            }
+        }
+        let shape = Shape {
+            object: object.clone(),
+            columns,
+            checkpoint_rows: self.binding.checkpoint_rows.max(1),
+            order: if range.is_some() { Order::Places } else { Order::Counted },
+            line: None,
+        };
+        let params = self.params().to_vec();
+        let (has_place, name) = (range.is_some(), self.name.clone());
+        let rows = Rows::from_task(&object, move |feed| async move {
+            let fed = read(server, lease, sql, params, has_place, feed).await;
+            drop(held);
+            fed.map_err(|failure| of_source(&name, failure))
+        });
+        Reader::open(shape, rows, from).await
+    }
+}
+
+#[async_trait]
+impl Source for PostgresRows {
+    async fn columns(&self) -> Result<Vec<Column>, Failure> {
+        if !self.declared.columns.is_empty() {
+            return Ok(self.declared.columns.clone());
+        }
+        Ok(self.columns_of(&*self.server()?).await?)
+    }
+
+    async fn check(&self) -> Result<(), Misdeclared> {
+        self.columns_of(&*self.server()?).await.map(drop)
+    }
+
+    async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure> {
+        let server = self.server()?;
+        let columns = self.columns_of(&server).await?;
+        let named = |failure| of_source(&self.name, failure);
+        let keeper = server.snapshot().await.map_err(named)?;
+        let mut session = keeper.session().await;
+        // An error ends the transaction, and a wait that is given up leaves it nobody knows where.
+        let named = |failure| {
+            keeper.give_up();
+            named(failure)
+        };
+        // A cursor that is declared has locked all that it would read, until the transaction ends.
+        let sql = format!(
+            "DECLARE haulage NO SCROLL CURSOR FOR SELECT {} FROM {}",
+            self.values(&columns, self.found(&server).await?),
+            self.from
+        );
+        let declaring = bound(sqlx::query(AssertSqlSafe(sql)).persistent(false), self.params());
+        let doing = "preparing to read";
+        let declared = server.soon(doing, declaring.execute(session.connection())).await;
+        declared.map_err(named)?;
+        server.soon(doing, session.run("CLOSE haulage")).await.map_err(named)?;
+        let lie = self.lie(&server, &mut session).await.map_err(named)?;
+        drop(session);
+
+        let places = lie.as_ref().is_some_and(|lie| lie.by_page);
+        let version = Version {
+            id: keeper.id(),
+            mark: keeper.mark(),
+            places,
+        };
+        let version = version.to_string();
+        let chunk = |index, object, start, end, bytes| ChunkSpec {
+            chunk: ChunkId { stage, index },
+            source: self.name.clone(),
+            object,
+            version: version.clone(),
+            start: Position { offset: start, line: 1 },
+            end,
+            bytes,
+        };
+        let location = &self.declared.location;
+        let Some(lie) = lie.filter(|lie| lie.by_page && lie.in_ranges && lie.pages > 0) else {
+            return Ok(vec![chunk(0, location.clone(), 0, None, 0)]);
+        };
+        let parts = lie.bytes.div_ceil(self.declared.chunk_bytes).clamp(1, MAX_CHUNKS);
+        let step = lie.pages.div_ceil(parts).max(1);
+        let starts: Vec<u64> = (0..lie.pages)
+            .step_by(usize::try_from(step).unwrap_or(usize::MAX))
+            .collect();
+        let one = |(index, start): (u32, &u64)| {
+            let end = start + step;
+            let last = end >= lie.pages;
+            let pages = end.min(lie.pages) - start;
+            let object = match starts.len() {
+                1 => location.clone(),
+                _ => format!("{location}, pages {start} to {}", end.min(lie.pages) - 1),
+            };
+            let bytes = (pages * lie.page_bytes).max(lie.bytes / lie.pages * pages);
+            chunk(index, object, start * PAGE, (!last).then_some(end * PAGE), bytes)
+        };
+        Ok((0..).zip(&starts).map(one).collect())
+    }
+
+    async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {
+        let server = self.server()?;
+        let named = |failure| of_source(&self.name, failure);
+        let version = Version::parse(&chunk.version).ok_or_else(|| {
+            named(Failure::permanent(format!(
+                "\"{}\" names no snapshot; run the same release on all nodes",
+                chunk.version
+            )))
+        })?;
+        let keeper = server.join(&version).await.map_err(named)?;
+        let mut lease = server.connect().await.map_err(named)?;
+        let mark = server.begin(&mut lease, Some(keeper.id())).await.map_err(named)?;
+        if mark != version.mark {
+            return Err(named(Failure::transient(format!(
+                "{}: the snapshot {} is another one than that of the run",
+                server.place(),
+                keeper.id()
+            ))));
+        }
+        let range = version.places.then_some((from, chunk.end));
+        let from = match version.places {
+            false if from == chunk.start => Position::default(),
+            _ => from,
+        };
+        Ok(Box::new(
+            self.reader(server, lease, chunk.object.clone(), range, from, keeper.hold())
+                .await?,
+        ))
+    }
+
+    async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {
+        let server = self.server()?;
+        let named = |failure| of_source(&self.name, failure);
+        let mut lease = server.connect().await.map_err(named)?;
+        server.begin(&mut lease, None).await.map_err(named)?;
+        let location = self.declared.location.clone();
+        let reader = self.reader(
+            server,
+            lease,
+            location.clone(),
+            None,
+            Position::default(),
+            Arc::default(),
+        );
+        whole(&self.name, &location, reader.await?).await
+    }
+}

@@ -1,0 +1,170 @@
+//! The text of a query in a database's own SQL, taken apart where it names a parameter (`$name`), so that the value can be
+//! bound. Text in quotes, quoted names and comments name none. Whether the rest is SQL is for the database to say.
+
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::scalar::ScalarValue;
+
+use super::Declared;
+use crate::definition::{DatabaseKind, Place, QueryPart};
+use crate::diagnostics::{Report, did_you_mean};
+use crate::parse::draft::Gaps;
+
+/// The pieces of a query. A parameter that isn't declared is reported; one without a value is a gap.
+pub(super) fn parts(
+    report: &mut Report,
+    kind: DatabaseKind,
+    text: &str,
+    place: Place,
+    declared: &Declared<'_>,
+    gaps: &mut Gaps,
+) -> Vec<QueryPart> {
+    let text = text.trim_end().trim_end_matches(';').trim_end();
+    let mut parts = Vec::new();
+    let mut begin = 0;
+    let mut at = 0;
+    while let Some(found) = next(kind, text, at) {
+        let name = &text[found.start + 1..found.end];
+        match declared.params.values.get(name) {
+            Some(value) => {
+                parts.push(QueryPart::Text(text[begin..found.start].to_owned()));
+                parts.push(QueryPart::Param {
+                    name: name.to_owned(),
+                    data_type: value.data_type(),
+                    value: written(value),
+                });
+                begin = found.end;
+                if value.is_null() {
+                    gaps.pathless.insert(declared.key.text.clone());
+                }
+            }
+            None => {
+                let known = declared.params.values.keys().map(String::as_str);
+                let help = did_you_mean(name, known).unwrap_or_else(|| {
+                    format!("declare it: `params: {{{name}: {{type: text}}}}`, and write `${name}`")
+                });
+                let message = format!("the query of {} names an unknown parameter `${name}`", declared.what);
+                report.help(place, message, help);
+            }
+        }
+        at = found.end;
+    }
+    parts.push(QueryPart::Text(text[begin..].to_owned()));
+    parts
+}
+
+/// A value as databases read it: a time as `2013-01-31T05:00:00`, with `Z` where it is UTC.
+fn written(value: &ScalarValue) -> String {
+    let array = value.to_array().ok();
+    let text = array.and_then(|array| array_value_to_string(&array, 0).ok());
+    text.unwrap_or_default()
+}
+
+/// The next `$name` from byte `at` on, with its dollar sign.
+fn next(kind: DatabaseKind, text: &str, mut at: usize) -> Option<std::ops::Range<usize>> {
+    let bytes = text.as_bytes();
+    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii();
+    while at < bytes.len() {
+        let rest = &text[at..];
+        // Behind a letter a dollar sign is a part of a name.
+        let inside = at > 0 && word(&bytes[at - 1]);
+        at += match bytes[at] {
+            quote @ (b'\'' | b'"' | b'`') => {
+                let escapes = quote == b'\'' && at > 0 && matches!(bytes[at - 1], b'e' | b'E');
+                quoted(rest.as_bytes(), quote, escapes)
+            }
+            b'-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+            b'/' if rest.starts_with("/*") => comment(rest.as_bytes(), kind == DatabaseKind::Postgres),
+            b'$' if !inside => {
+                let name = rest.bytes().skip(1).take_while(word).count();
+                let tag = &rest[..rest.len().min(name + 2)];
+                if kind == DatabaseKind::Postgres && tag.len() > 1 && tag.ends_with('$') {
+                    // `$tag$ ... $tag$` is PostgreSQL's other way to quote a text.
+                    let close = rest[tag.len()..].find(tag);
+                    close.map_or(rest.len(), |close| close + 2 * tag.len())
+                } else if name > 0 {
+                    return Some(at..at + 1 + name);
+                } else {
+                    1
+                }
+            }
+            _ => 1,
+        };
+        while !text.is_char_boundary(at) {
+            at += 1;
+        }
+    }
+    None
+}
+
+/// Bytes of the quoted text at the start; all of them if it isn't closed.
+fn quoted(bytes: &[u8], quote: u8, escapes: bool) -> usize {
+    let mut at = 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if escapes => at += 1,
+            byte if byte == quote => return at + 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    bytes.len()
+}
+
+/// Bytes of the comment at the start; all of them if it isn't closed.
+fn comment(bytes: &[u8], nested: bool) -> usize {
+    let (mut at, mut depth) = (2, 1);
+    while at + 1 < bytes.len() {
+        match &bytes[at..at + 2] {
+            b"*/" => {
+                at += 2;
+                depth -= 1;
+                if depth == 0 {
+                    return at;
+                }
+            }
+            b"/*" if nested => {
+                at += 2;
+                depth += 1;
+            }
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(kind: DatabaseKind, text: &str) -> Vec<&str> {
+        let (mut found, mut at) = (Vec::new(), 0);
+        while let Some(range) = next(kind, text, at) {
+            at = range.end;
+            found.push(&text[range]);
+        }
+        found
+    }
+
+    #[test]
+    fn parameters_are_found_where_they_are_sql() {
+        for (text, expected) in [
+            ("SELECT * FROM t WHERE at >= $since AND id<$top", vec!["$since", "$top"]),
+            ("$a$b", vec![]),
+            ("SELECT '$no', \"$no\", 'it''s $no', $yes", vec!["$yes"]),
+            (
+                "SELECT 1 -- $no\n, $yes /* $no /* $no */ $no */ , $two",
+                vec!["$yes", "$two"],
+            ),
+            ("SELECT E'\\'$no', $yes", vec!["$yes"]),
+            ("SELECT $$ $no $$, $q$ $no $q$, $yes", vec!["$yes"]),
+            ("SELECT a$no FROM ü$no WHERE $é = 'ü' AND $x", vec!["$é", "$x"]),
+            ("SELECT 'open $no", vec![]),
+            ("SELECT '\\', $yes", vec!["$yes"]),
+            ("$", vec![]),
+        ] {
+            assert_eq!(names(DatabaseKind::Postgres, text), expected, "{text}");
+        }
+        assert_eq!(names(DatabaseKind::Sqlite, "$a$b"), ["$a"]);
+        assert_eq!(names(DatabaseKind::Sqlite, "/* /* */ $a"), ["$a"]);
+    }
+}
