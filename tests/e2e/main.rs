@@ -11,6 +11,7 @@ mod embedded;
 mod failover;
 mod faults;
 mod foreign;
+mod formats;
 mod full_disk;
 mod heartbeats;
 mod house;
