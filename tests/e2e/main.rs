@@ -12,6 +12,7 @@ mod embedded;
 mod failover;
 mod faults;
 mod foreign;
+mod formats;
 mod full_disk;
 mod heartbeats;
 mod house;

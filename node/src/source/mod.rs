@@ -88,9 +88,10 @@ pub struct Segment {
     pub raw: Box<dyn RawRows>,
 }
 
-/// The rows of a segment as they stood in the file.
+/// The rows of a segment as they stood in the file; as JSON, where a file has no text of a row.
 pub trait RawRows: Send + Sync {
-    /// The line on which the row's record starts (from 1), and its bytes without the line end.
+    /// The line on which the row's record starts, or the row's number in its file (from 1), and its bytes without the line
+    /// end.
     fn row(&self, row: u64) -> Option<(u64, &[u8])>;
 }
 

@@ -133,18 +133,7 @@ pub(crate) async fn check_postgres(pool: &PgPool) -> Result<()> {
 
 /// The target in a SQLite file is the oracle's table in PostgreSQL, as multisets.
 pub(crate) async fn check_sqlite(file: &Path, pool: &PgPool) -> Result<()> {
-    let mine = sqlite(
-        file,
-        &format!(
-            "SELECT {} FROM {TABLE}",
-            texts(|column| match column {
-                "time_hour" => "strftime('%Y-%m-%dT%H:%M:%SZ', time_hour)".to_owned(),
-                "late" => "CASE late WHEN 1 THEN 'true' WHEN 0 THEN 'false' END".to_owned(),
-                other => format!("CAST({other} AS text)"),
-            })
-        ),
-    )
-    .await?;
+    let mine = rows_of_sqlite(file).await?;
     let query = format!(
         "SELECT {} FROM oracle.flights_clean",
         texts(|column| match column {
@@ -164,6 +153,19 @@ pub(crate) async fn check_sqlite(file: &Path, pool: &PgPool) -> Result<()> {
         ensure!(mine == theirs, "SQLite has  {mine}\nthe oracle  {theirs}");
     }
     Ok(())
+}
+
+/// Every row of the target in a SQLite file as one text, sorted.
+pub(crate) async fn rows_of_sqlite(file: &Path) -> Result<Vec<String>> {
+    let query = format!(
+        "SELECT {} FROM {TABLE}",
+        texts(|column| match column {
+            "time_hour" => "strftime('%Y-%m-%dT%H:%M:%SZ', time_hour)".to_owned(),
+            "late" => "CASE late WHEN 1 THEN 'true' WHEN 0 THEN 'false' END".to_owned(),
+            other => format!("CAST({other} AS text)"),
+        })
+    );
+    sqlite(file, &query).await
 }
 
 /// The first column of a query on a SQLite file, sorted.

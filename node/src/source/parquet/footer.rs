@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use ::parquet::basic::Compression;
 use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use datafusion::arrow::datatypes::SchemaRef;
 use haulage_core::failure::Failure;
 
 use super::fetch::whole;
 use crate::source::object::Object;
+use crate::source::{EXCERPT, excerpt};
 
 /// The end of a file that is fetched at once: mostly it holds all of the footer.
 const USUAL: u64 = 64 << 10;
@@ -109,6 +112,32 @@ impl Footer {
         let all = self.metadata.file_metadata().num_rows();
         if rows != all {
             return Err(format!("its row groups have {rows} rows, and the file {all}"));
+        }
+        Ok(())
+    }
+
+    /// Permanent failure if one of the columns that are read is packed in a way that this build can't unpack.
+    pub(super) fn unpackable(&self, mask: &ProjectionMask, address: &str) -> Result<(), Failure> {
+        for group in self.metadata.row_groups() {
+            for (leaf, column) in group.columns().iter().enumerate() {
+                let known = match column.compression() {
+                    Compression::UNCOMPRESSED
+                    | Compression::SNAPPY
+                    | Compression::GZIP(_)
+                    | Compression::LZ4
+                    | Compression::LZ4_RAW
+                    | Compression::ZSTD(_) => true,
+                    Compression::BROTLI(_) | Compression::LZO => false,
+                };
+                if mask.leaf_included(leaf) && !known {
+                    return Err(Failure::permanent(format!(
+                        "{address}: column \"{}\" is packed with {}, which can't be read; write it with zstd, snappy, gzip \
+                         or lz4",
+                        excerpt(column.column_path().string().as_bytes(), EXCERPT),
+                        column.compression()
+                    )));
+                }
+            }
         }
         Ok(())
     }

@@ -65,6 +65,9 @@ impl Parquet {
             }
         }
         let places = schema::places(&footer.schema, columns, &object.address)?;
+        let descriptor = footer.metadata.file_metadata().schema_descr();
+        let mask = ProjectionMask::roots(descriptor, places.iter().copied());
+        footer.unpackable(&mask, &object.address)?;
         Ok((footer, places))
     }
 }

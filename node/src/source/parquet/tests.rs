@@ -487,6 +487,36 @@ async fn only_the_columns_of_the_source_are_read() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_unpacked_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut data = grouped(Compression::SNAPPY);
+    // The codec of a column stands in the footer, as the only field of its kind: snappy is 1, Brotli 4, doubled.
+    let footer = data.len() - 2_500;
+    let codecs: Vec<usize> = (footer..data.len() - 4)
+        .filter(|at| data[*at..].starts_with(b"\x15\x02\x16\xa0\x06"))
+        .collect();
+    assert_eq!(codecs.len(), 9);
+    data[codecs[1] + 1] = 8;
+    std::fs::write(folder.path().join("a.parquet"), &data).unwrap();
+    let failure = bound(folder.path(), "a.parquet", Vec::new(), 10)
+        .check()
+        .await
+        .unwrap_err()
+        .failure;
+    assert!(
+        failure
+            .message
+            .contains("a.parquet: column \"large\" is packed with BROTLI"),
+        "{failure}"
+    );
+    // Not where the column isn't read.
+    bound(folder.path(), "a.parquet", vec![column("n", DataType::Int32)], 10)
+        .check()
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_file_without_rows_is_one_chunk_without_rows() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
