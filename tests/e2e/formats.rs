@@ -132,7 +132,8 @@ async fn flights_as_json_lines_and_as_parquet_load_what_csv_loads() -> Result<()
     let (_, rejects_of_csv) = newest_rejects(original.path()).await?;
 
     let text = std::fs::read_to_string(flights::pipeline())?;
-    let formats: [(&str, &str, &str, fn(File, &RecordBatch) -> Result<()>); 2] = [
+    type Write = fn(File, &RecordBatch) -> Result<()>;
+    let formats: [(&str, &str, &str, Write); 2] = [
         ("json", "jsonl", "1MiB", write_json),
         ("parquet", "parquet", "64KiB", write_parquet),
     ];
