@@ -5,7 +5,7 @@
 //! The cut is on row boundaries, and the segments of a chunk are the same in every attempt.
 //!
 //! A new kind of source is one file or folder here, its place in [`SourceKind`], one line in [`bind`], and one in the suite
-//! that every kind passes (`node/tests/sources`). A new kind of file is a [`files::Format`].
+//! that every kind passes (`node/tests/sources`). A new kind of file is a `files::Format`.
 
 use std::sync::Arc;
 
