@@ -7,6 +7,7 @@
 mod leader;
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures::future::join_all;
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
@@ -252,6 +253,33 @@ async fn a_node_without_a_lease_cancels_its_work_and_takes_none() {
             .count(),
         0
     );
+    leader.node.shutdown().await;
+}
+
+/// Nobody knows how long a greeting was on its way: only heartbeats that are answered keep a lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn greetings_prolong_no_lease() {
+    let (_folder, leader, spec) = prepared("greeted", "slow@segment:60000ms").await;
+    let work = Work::Chunk(spec.chunk);
+    let task = Task::Chunk { spec: spec.clone() };
+    assert_eq!(leader.assign(EPOCH, &work, 1, task).await, AssignmentReply::Accepted);
+    let key = leader.key(&work, 1);
+    let holds = |wanted: bool| {
+        let heard = leader.heard.lock().expect("sound");
+        (heard.holds.contains(&key) == wanted).then_some(())
+    };
+    wait_for("the chunk to run", || holds(true)).await;
+    leader.heard.lock().expect("sound").silent = true;
+    let greetings = async {
+        loop {
+            leader.hello(EPOCH).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = wait_for("the node to fence itself", || holds(false)) => {}
+        () = greetings => {}
+    }
     leader.node.shutdown().await;
 }
 

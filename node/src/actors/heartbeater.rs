@@ -158,9 +158,12 @@ impl State {
         self.heartbeat_ms = hello.heartbeat_ms.clamp(1, self.lease_ms);
         self.greeted = Some(now);
         self.hear();
-        // The leader counts from when it hears the answer, which is later.
-        self.lease(myself, now, self.lease_ms)?;
-        // The first heartbeat goes at once: waiting out an interval of before could outlast a short lease.
+        // Where nothing is held, the lease begins: the leader counts from when it hears the answer, which is later. One that
+        // runs is not prolonged, since nobody knows how long the greeting was on its way: that takes a heartbeat.
+        if !known {
+            self.lease(myself, now, self.lease_ms)?;
+        }
+        // The first heartbeat goes at once: waiting out an interval of before could outlast what is left of a lease.
         self.rhythm += 1;
         myself.cast(HeartbeaterMessage::Tick { rhythm: self.rhythm })?;
         let shared = &self.with.shared;
