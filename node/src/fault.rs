@@ -9,6 +9,8 @@
 //! - `abort@chunk:0.1` takes the whole process down, at the same moment in any segment of that chunk: poison.
 //! - `slow@compensation:200ms` waits that long before every compensation.
 //! - `again@compensation` loses the answer to every compensation once, after it has taken effect: it is done again.
+//! - `deaf@lease` lets work go on that was cancelled, because its lease has run out or for another reason: what is left is
+//!   that destinations refuse it.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +27,7 @@ pub const VARIABLE: &str = "HAULAGE_FAULT";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "HAULAGE_FAULT: {0:?} is no fault; expected panic@chunk:STAGE.INDEX:segment:N, slow@segment:MILLISECONDSms, \
-     abort@chunk:STAGE.INDEX, slow@compensation:MILLISECONDSms or again@compensation"
+     abort@chunk:STAGE.INDEX, slow@compensation:MILLISECONDSms, again@compensation or deaf@lease"
 )]
 pub struct Error(String);
 
@@ -38,6 +40,7 @@ pub struct Fault {
     abort: Vec<ChunkId>,
     slow_compensation: Option<Duration>,
     again: bool,
+    deaf: bool,
     answered: Arc<Mutex<BTreeSet<(RunId, StepId)>>>,
 }
 
@@ -65,6 +68,8 @@ impl Fault {
                 fault.slow_compensation = Some(duration_of(time).ok_or_else(wrong)?);
             } else if part == "again@compensation" {
                 fault.again = true;
+            } else if part == "deaf@lease" {
+                fault.deaf = true;
             } else {
                 return Err(wrong());
             }
@@ -83,6 +88,11 @@ impl Fault {
         if self.panic == Some((chunk, segment)) && !self.panicked.swap(true, Ordering::SeqCst) {
             panic!("the fault that {VARIABLE} asked for, at segment {segment} of chunk {chunk}");
         }
+    }
+
+    /// Asked when work is to be cancelled: whether it goes on all the same.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf
     }
 
     /// Called when a compensation is about to begin.

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::cluster::{BASE, World};
 use super::support::cluster::{Cluster, Settings, check_state, events, run_of};
 use super::support::flights::{self, Counts};
+use super::support::process::until;
 
 /// The longest silence after which a node must be known to be lost, and what the detection itself may take.
 const LOST_WITHIN_MS: u64 = 5_000;
@@ -193,6 +194,38 @@ async fn a_node_that_stands_still_past_its_lease_has_no_effect_when_it_wakes_up(
     stage.check_exact().await?;
     // It is told that it was given up, drops what it had, and takes work again.
     stage.cluster.until_alive(3).await
+}
+
+/// What the node does about it by itself is switched off: then the destination refuses the commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_of_a_node_that_stood_still_and_does_not_know_is_refused() -> Result<()> {
+    let mut stage = Stage::start(3, "slow@segment:1500ms,deaf@lease").await?;
+    let busy = |shown: &Value| working_node(shown).is_some();
+    let shown = stage
+        .cluster
+        .until_run(&stage.run, "a chunk is assigned", MINUTE, busy)
+        .await?;
+    let victim = working_node(&shown).context("no chunk is assigned")?;
+    let pool = stage.pool.clone();
+    let begun = async |attempt: i64, chunks: i64| -> Result<Option<()>> {
+        let begun: i64 = sqlx::query_scalar("SELECT count(*) FROM haulage.fences WHERE attempt >= $1")
+            .bind(attempt)
+            .fetch_one(&pool)
+            .await?;
+        Ok((begun >= chunks).then_some(()))
+    };
+    // A node has one slot: then each is on its way to a commit.
+    until("three chunks have begun", MINUTE, async || begun(1, 3).await).await?;
+    stage.cluster.node(&victim)?.signal("STOP")?;
+    until("the victim's has begun elsewhere", MINUTE, async || begun(2, 1).await).await?;
+    let node = stage.cluster.node(&victim)?;
+    node.signal("CONT")?;
+    let refused = node.line_with("is fenced, attempt").await?;
+    ensure!(refused.contains("that was cancelled has ended"), "{refused}");
+    let run = stage.run.clone();
+    stage.cluster.watch(&run).await?.success()?;
+    stage.check_exact().await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
