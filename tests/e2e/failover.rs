@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::support::cluster::{Cluster, Settings, check_state, events};
+use super::support::cluster::{Cluster, Settings, check_state, events, run_of};
 use super::support::postgres::Postgres;
 use super::support::process::{Output, until};
 
@@ -49,6 +49,10 @@ struct Stage {
 impl Stage {
     /// The run is submitted through the standby.
     async fn start() -> Result<Self> {
+        Self::start_with(SLOW, Vec::new()).await
+    }
+
+    async fn start_with(slow: &str, envs: Vec<(String, String)>) -> Result<Self> {
         let postgres = Postgres::start().await?;
         let ledger = postgres.create("ledger").await?;
         let warehouse = postgres.create("warehouse").await?;
@@ -62,8 +66,8 @@ impl Stage {
             warehouse: postgres.url("warehouse"),
             store: folder.path().join("store").display().to_string(),
             nodes: 2,
-            envs: Vec::new(),
-            faults: Some(SLOW.into()),
+            envs,
+            faults: Some(slow.to_owned()),
         };
         let cluster = Cluster::start_with(folder.path(), settings, &["c1", "c2"]).await?;
         let (run, disposition) = Cluster::submit_as(cluster.client_of(1)?, &pipeline, &[]).await?;
@@ -152,14 +156,15 @@ impl Stage {
         Ok(shown)
     }
 
-    /// Where every node kept its lease over the change of leaders, nothing may have been given up. A machine that is too
-    /// busy to be in time has the nodes fence themselves, which is as it should be and shows in their logs.
+    /// Of a node that kept its lease over the change of leaders nothing may have been given up. A machine that is too busy
+    /// to be in time has a node fence itself, which is as it should be and shows in its log.
     fn check_adopted(&self, shown: &Value) -> Result<()> {
-        let lapsed = |log: String| log.contains("this node cancels its work");
-        if self.cluster.nodes.iter().any(|(_, node)| lapsed(node.log())) {
-            return Ok(());
-        }
-        let failed = events(shown, "attempt_failed");
+        let kept = |name: &Value| {
+            let mut nodes = self.cluster.nodes.iter();
+            nodes.any(|(node, process)| name == node.as_str() && !process.log().contains("this node cancels its work"))
+        };
+        let mut failed = events(shown, "attempt_failed");
+        failed.retain(|event| kept(&event["event"]["node"]));
         ensure!(
             failed.is_empty(),
             "what nodes were running was not adopted: {failed:#?}"
@@ -234,5 +239,45 @@ async fn a_leader_that_stood_still_is_deposed_and_stands_by() -> Result<()> {
     watched.success()?;
     stage.check_exact().await?;
     eprintln!("stopped: work went on after {taken:?}; asked to end: after {handed:?}");
+    Ok(())
+}
+
+/// As an upgrade does it: one process after the other is asked to end and started again, while a run goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_coordinator_and_every_node_are_restarted_under_load_and_nothing_fails() -> Result<()> {
+    let envs = vec![("HAULAGE_DRAIN_TIMEOUT".to_owned(), "10".to_owned())];
+    let mut stage = Stage::start_with("slow@segment:2500ms", envs).await?;
+    let watches = [
+        stage.watch(stage.cluster.address_of(1)?),
+        stage.watch(&stage.cluster.address),
+    ];
+    for (place, node) in ["node-1", "node-2"].into_iter().enumerate() {
+        let coordinator = stage.cluster.coordinator_at(place)?;
+        coordinator.signal("TERM")?;
+        ensure!(
+            coordinator.wait().await? == 0,
+            "it was asked to end: {}",
+            coordinator.log()
+        );
+        // The other one leads, and this one stands by.
+        stage.until_epoch_writes(place as i64 + 2).await?;
+        stage.cluster.revive_coordinator(place).await?;
+        let leader = ["c2", "c1"][place];
+        stage.until_led(place, leader, ["c1", "c2"][place]).await?;
+        stage.cluster.restart_node(node).await?;
+        stage.cluster.until_alive(2).await?;
+    }
+    let shown = stage.cluster.show(&stage.run).await?;
+    ensure!(
+        run_of(&shown)["finished_at"].is_null(),
+        "the run was over before everything was restarted"
+    );
+    for watch in watches {
+        watch.await??.success()?;
+    }
+    let shown = stage.check_exact().await?;
+    stage.check_adopted(&shown)?;
+    let handed_back = events(&shown, "handed_back");
+    ensure!(!handed_back.is_empty(), "no chunk was handed back: {shown:#}");
     Ok(())
 }

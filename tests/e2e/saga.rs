@@ -29,18 +29,37 @@ const SIDE: &str = "
     CREATE TRIGGER no_more BEFORE INSERT ON last WHEN NEW.id = 5000
         BEGIN SELECT RAISE(ABORT, 'number 5000 is not wanted here'); END;";
 
-async fn undone(faults: &str, kill_leader: bool) -> Result<Value> {
-    let mut numbers = Numbers::start(2, faults, WAREHOUSE, SIDE).await?;
+/// What becomes of the leader in the middle of undoing.
+#[derive(Clone, Copy, PartialEq)]
+enum Leader {
+    Stays,
+    /// It is killed, and started again.
+    Restarts,
+    /// It is killed for good, and there is a standby.
+    IsReplaced,
+}
+
+async fn undone(faults: &str, leader: Leader) -> Result<Value> {
+    let coordinators: &[&str] = if leader == Leader::IsReplaced {
+        &["c1", "c2"]
+    } else {
+        &["c1"]
+    };
+    let mut numbers = Numbers::start_led_by(coordinators, 2, faults, WAREHOUSE, SIDE).await?;
     let before = numbers.contents().await?;
     let run = numbers.submit(&LOADS, &[]).await?;
-    if kill_leader {
+    if leader != Leader::Stays {
         let middle = |shown: &Value| !events(shown, "compensated").is_empty();
         let shown = numbers
             .cluster
             .until_run(&run, "a step is undone", PATIENCE, middle)
             .await?;
         check_state(&shown, "rolling_back")?;
-        numbers.cluster.restart_coordinator().await?;
+        match leader {
+            Leader::Stays => {}
+            Leader::Restarts => numbers.cluster.restart_coordinator().await?,
+            Leader::IsReplaced => numbers.cluster.coordinator.kill().await?,
+        }
     }
     let shown = numbers.cluster.until_rest(&run).await?;
     check_state(&shown, "failed")?;
@@ -73,17 +92,17 @@ async fn undone(faults: &str, kill_leader: bool) -> Result<Value> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_last_publish_that_fails_leaves_every_destination_as_it_was() -> Result<()> {
-    undone("", false).await.map(drop)
+    undone("", Leader::Stays).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn also_when_the_leader_dies_in_the_middle_of_undoing() -> Result<()> {
-    undone("slow@compensation:900ms", true).await.map(drop)
+    undone("slow@compensation:900ms", Leader::Restarts).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn also_when_every_compensation_is_done_twice() -> Result<()> {
-    let shown = undone("again@compensation", false).await?;
+    let shown = undone("again@compensation", Leader::Stays).await?;
     let lost: Vec<&Value> = events(&shown, "attempt_failed")
         .into_iter()
         .filter(|event| event["event"]["work"]["compensate"].is_object())
@@ -94,9 +113,15 @@ async fn also_when_every_compensation_is_done_twice() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn also_when_both_happen() -> Result<()> {
-    undone("again@compensation,slow@compensation:500ms", true)
+    undone("again@compensation,slow@compensation:500ms", Leader::Restarts)
         .await
         .map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn also_when_a_standby_has_to_go_on_with_undoing() -> Result<()> {
+    let faults = "again@compensation,slow@compensation:900ms";
+    undone(faults, Leader::IsReplaced).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

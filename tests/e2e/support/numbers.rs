@@ -43,8 +43,30 @@ impl Numbers {
         Self::start_as("postgres", nodes, faults, warehouse, side).await
     }
 
+    /// The same with coordinators of these names, over a ledger in PostgreSQL.
+    pub(crate) async fn start_led_by(
+        coordinators: &[&str],
+        nodes: usize,
+        faults: &str,
+        warehouse: &str,
+        side: &str,
+    ) -> Result<Self> {
+        Self::start_any(coordinators, "postgres", nodes, faults, warehouse, side).await
+    }
+
     /// The same with nodes that work in the warehouse under this role, which the statements make.
     pub(crate) async fn start_as(role: &str, nodes: usize, faults: &str, warehouse: &str, side: &str) -> Result<Self> {
+        Self::start_any(&["c1"], role, nodes, faults, warehouse, side).await
+    }
+
+    async fn start_any(
+        coordinators: &[&str],
+        role: &str,
+        nodes: usize,
+        faults: &str,
+        warehouse: &str,
+        side: &str,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let postgres = Postgres::start().await?;
         postgres.create("warehouse").await?.close().await;
@@ -56,7 +78,12 @@ impl Numbers {
             .await?;
         connection.close().await?;
         let settings = Settings {
-            ledger: format!("sqlite:{}", folder.path().join("ledger.db").display()),
+            ledger: if coordinators.len() > 1 {
+                postgres.create("ledger").await?.close().await;
+                postgres.url("ledger")
+            } else {
+                format!("sqlite:{}", folder.path().join("ledger.db").display())
+            },
             warehouse: postgres.url_as(role, "warehouse"),
             store: folder.path().join("store").display().to_string(),
             nodes,
@@ -66,7 +93,7 @@ impl Numbers {
             )],
             faults: Some(faults.to_owned()).filter(|faults| !faults.is_empty()),
         };
-        let cluster = Cluster::start(folder.path(), settings).await?;
+        let cluster = Cluster::start_with(folder.path(), settings, coordinators).await?;
         let numbers = Self {
             pool: postgres.pool("warehouse").await?,
             cluster,
