@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use haulage_proto::v1::haulage_client::HaulageClient;
-use haulage_proto::v1::{CancelRequest, ResolveRequest, RevertRequest};
+use haulage_proto::v1::{CancelRequest, GetRunRequest, ResolveRequest, RevertRequest};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
@@ -123,6 +123,18 @@ pub(crate) async fn cancel(client: &Client, run_id: &str, reason: &str) -> Resul
         async move { client.cancel(call(request)).await }
     };
     patiently(ask).await.map(drop)
+}
+
+/// The step of a run that can't be undone, or waits to be; empty if there is none.
+pub(crate) async fn undoing(client: &Client, run_id: &str) -> Result<String, Status> {
+    let request = GetRunRequest {
+        run_id: run_id.to_owned(),
+    };
+    let ask = || {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.get_run(call(request)).await }
+    };
+    Ok(patiently(ask).await?.run.unwrap_or_default().undoing)
 }
 
 /// Decides about a run that is stuck; the place in its log where that stands.

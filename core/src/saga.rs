@@ -4,7 +4,8 @@
 //!            prepare ─► (chunks) ─► verify ─► publish ─► cleanup ─► at rest ─► recall
 //!               ▲ ▲          staging lost│        │pivot                          │on purpose, later
 //!               │ └──────────────────────┘        ▼                               ▼
-//!   rollback:   └◄── discard ◄────────────────  revert  ◄─────────────────────────┘
+//!   rollback:   └◄── discard ◄────────────────  revert  ◄─────────────────────────┤
+//!                                                            a load refuses: let go of all ─► at rest
 //!                                       in reverse order of the start, one at a time
 //! ```
 //!
@@ -92,6 +93,28 @@ impl Saga {
         }
     }
 
+    /// A load is asked anew whether it can be taken back: an earlier answer was about an earlier moment.
+    pub fn ask_again(&mut self, load: &LoadName) {
+        self.steps.remove(&recall(load));
+        self.order.retain(|step| *step != recall(load));
+    }
+
+    /// The loads that were not asked yet whether they can be taken back, or have not answered.
+    pub fn unasked(&self) -> impl Iterator<Item = StepId> {
+        self.loads
+            .iter()
+            .map(recall)
+            .filter(|step| matches!(self.steps.get(step), None | Some(Progress::Started)))
+    }
+
+    /// The loads that were asked whether they can be taken back and may be kept for it since, the last one first.
+    pub fn recalled(&self) -> impl Iterator<Item = &StepId> {
+        self.order.iter().rev().filter(|step| {
+            step.kind == StepKind::Recall
+                && matches!(self.steps.get(*step), Some(Progress::Started | Progress::Done(_)))
+        })
+    }
+
     /// Where a step stands; `None` if it never started.
     pub fn progress(&self, step: &StepId) -> Option<&Progress> {
         self.steps.get(step)
@@ -155,8 +178,16 @@ impl Saga {
     }
 }
 
+fn recall(load: &LoadName) -> StepId {
+    StepId {
+        kind: StepKind::Recall,
+        load: load.clone(),
+    }
+}
+
 /// Whether a step leaves something behind that a rollback must undo. What verify builds lies in the staging area and
-/// goes with it; cleanup runs after the last pivot and only removes.
+/// goes with it; cleanup runs after the last pivot and only removes. That a load is kept for its revert ends with the
+/// revert; only when that is refused it has to be let go, and nothing else is undone then.
 fn has_effect(kind: StepKind) -> bool {
     match kind {
         StepKind::Prepare | StepKind::Publish => true,

@@ -5,6 +5,8 @@
 mod contract;
 #[path = "sink/errors.rs"]
 mod errors;
+#[path = "sink/kept.rs"]
+mod kept;
 #[path = "sink/later.rs"]
 mod later;
 #[path = "support/load.rs"]

@@ -52,6 +52,10 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
         seq: seq.0,
         restarts: state.restarts(),
         bytes_read_again: state.bytes_read_again(),
+        undoing: match state.stuck().or(state.undoing_waits()) {
+            Some((step, _)) => step.to_string(),
+            None => String::new(),
+        },
     }
 }
 
@@ -174,6 +178,13 @@ fn error(state: &State) -> String {
             format!(
                 "{failure}; undoing {step} waits and is tried again: {away}; if that is gone for good, leave the step as it \
                  is (`haulage saga abandon {run} --reason TEXT`)"
+            )
+        }
+        (None, Some((step, away)), None) => {
+            format!(
+                "it can't be reverted, and letting go of load {} waits and is tried again: {away}; if that is gone for good, \
+                 give it up (`haulage saga abandon {run} --reason TEXT`)",
+                step.load
             )
         }
         (None, _, Some(failure)) => failure.message.clone(),

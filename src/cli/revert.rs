@@ -23,7 +23,8 @@ written to a table that the run made or replaced goes with it.
 
 What a revert needs is kept for the newest published run of a table (`keep_previous` of the load says of how many). A run
 on which later ones have built is not reverted before them; the refusal names them, and nothing is undone then. Of `append`
-only the run's own rows go, whatever came after it. A run that is reverted may be submitted again, and runs anew.";
+only the run's own rows go, from among what later runs have appended. Meanwhile other runs wait with publishing to its
+tables. A run that is reverted may be submitted again, and runs anew.";
 
 /// Arguments of `revert`.
 #[derive(Debug, clap::Args)]

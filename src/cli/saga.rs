@@ -6,6 +6,7 @@ use clap::Subcommand;
 use haulage_proto::v1::resolve_request::Decision;
 use haulage_proto::v1::{ResolveRequest, RunState};
 use serde_json::json;
+use tonic::Status;
 
 use crate::api::{self, Client, Explain as _};
 use crate::cli::deed::Deed;
@@ -78,6 +79,10 @@ struct Abandon {
 /// How the decision is carried out.
 #[derive(Debug, clap::Args)]
 struct How {
+    /// The step that is meant, as `haulage show` names it: "publish orders". Refused if it is another one's turn by now;
+    /// without it, the one is meant that can't be undone when the command begins
+    #[arg(long, value_name = "STEP", default_value = "")]
+    step: String,
     /// Who decides, as the log keeps it
     #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
     by: String,
@@ -103,6 +108,7 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         decision: decision.into(),
         reason,
         by: how.by,
+        step: how.step,
     };
     let deed = Deed {
         run: &request.run_id,
@@ -117,15 +123,24 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     if let Some(addresses) = &globals.coordinator {
         how.node.refuse_destinations()?;
         let client = reach::coordinator(addresses).await?;
-        let asked = api::resolve(&client, &request).await.explained()?;
+        let asked = decide(&client, &request).await.explained()?;
         said(&request, how.watch, globals)?;
         if !how.watch {
             return Ok(Exit::Success);
         }
         return deed.to_the_end(&client, asked, &mut signals, globals).await;
     }
-    let ask = async |client: &Client| api::resolve(client, &request).await;
+    let ask = async |client: &Client| decide(client, &request).await;
     deed.in_home(ask, &how.node, &mut signals, globals).await
+}
+
+/// Asks about the step that stands in the way now, and about no other when the answer is lost and it asks again.
+async fn decide(client: &Client, request: &ResolveRequest) -> Result<u64, Status> {
+    let mut request = request.clone();
+    if request.step.is_empty() {
+        request.step = api::undoing(client, &request.run_id).await?;
+    }
+    api::resolve(client, &request).await
 }
 
 fn said(request: &ResolveRequest, watched: bool, globals: &Globals) -> std::io::Result<()> {

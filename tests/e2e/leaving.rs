@@ -131,6 +131,14 @@ async fn a_node_without_a_common_protocol_is_refused_in_one_line_that_says_which
             ],
         ),
         (
+            "previous",
+            json!({"protocol": 2, "oldest": 2, "release": "9.9.9"}),
+            [
+                "the node runs release 9.9.9 (protocol 2)".to_owned(),
+                format!("upgrade the node to release {ours}"),
+            ],
+        ),
+        (
             "future",
             json!({"protocol": 99, "oldest": 99, "release": "9.9.9"}),
             [
@@ -147,7 +155,7 @@ async fn a_node_without_a_common_protocol_is_refused_in_one_line_that_says_which
         let peer = Peer::attach(&cluster.address, name, cluster.cookie(), reply).await?;
         let hello = peer.hello().await?;
         ensure!(
-            hello["speaks"]["protocol"] == 2 && hello["speaks"]["oldest"] == 2 && hello["speaks"]["release"] == ours,
+            hello["speaks"]["protocol"] == 3 && hello["speaks"]["oldest"] == 3 && hello["speaks"]["release"] == ours,
             "{hello}"
         );
         let refusal = |log: &str| -> Vec<String> {
@@ -171,6 +179,6 @@ async fn a_node_without_a_common_protocol_is_refused_in_one_line_that_says_which
     let unknown = cluster.client().args(["drain", "older"]).output().await?;
     unknown.failure(&["there is no node older"])?;
     let lines = cluster.coordinator.log().matches("is refused").count();
-    ensure!(lines == 2, "said {lines} times");
+    ensure!(lines == 3, "said {lines} times");
     Ok(())
 }

@@ -297,3 +297,52 @@ async fn that_is_no_longer_permitted_is_stuck_until_it_is_and_then_retried() -> 
     numbers.cluster.watch(&again).await?.success()?;
     Ok(())
 }
+
+/// From the asking to the undoing nobody builds on what is about to go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goes_before_what_another_run_wants_to_publish_meanwhile() -> Result<()> {
+    let numbers = Numbers::start(2, "slow@compensation:5000ms", WAREHOUSE, SIDE).await?;
+    numbers.source(500)?;
+    let before = numbers.contents().await?;
+    let loads = [
+        "m: {from: some, to: warehouse, table: merged, mode: merge, key: [id], keep_previous: 2}",
+        "s: {from: some, to: side, table: swapped, mode: replace, key: [id], keep_previous: 2}",
+    ];
+    let first = numbers.submit(&loads, &["--param", "first=100"]).await?;
+    numbers.cluster.watch(&first).await?.success()?;
+    let args = ["revert", &first, "--reason", "the wrong month"];
+    numbers.cluster.client().args(args).output().await?.success()?;
+    let undoing = |shown: &serde_json::Value| !events(shown, "rollback_started").is_empty();
+    let limit = haulage_test_support::PATIENCE;
+    let cluster = &numbers.cluster;
+    cluster.until_run(&first, "both loads can go", limit, undoing).await?;
+
+    let second = numbers.submit(&loads, &[]).await?;
+    for run in [&first, &second] {
+        cluster.watch(run).await?;
+    }
+    let (reverted, published) = (cluster.show(&first).await?, cluster.show(&second).await?);
+    check_state(&reverted, "reverted")?;
+    check_state(&published, "published")?;
+    ensure!(
+        events(&published, "attempt_failed").is_empty(),
+        "it only waits: {published:#}"
+    );
+    let at = |shown: &serde_json::Value, kind: &str, step: &str, load: &str| {
+        let found = events(shown, kind).into_iter().find(|event| {
+            let of = &event["event"]["step"];
+            of["kind"] == step && of["load"] == load
+        });
+        found.and_then(|event| event["event"]["at"].as_u64())
+    };
+    // That it had to wait, and for the load that is undone last.
+    let verified = at(&published, "step_done", "verify", "s");
+    let gone = at(&reverted, "compensated", "publish", "m");
+    let done = at(&published, "step_done", "publish", "m");
+    ensure!(
+        verified.is_some() && verified < gone && gone < done,
+        "verified at {verified:?}, the first run gone at {gone:?}, published at {done:?}"
+    );
+    revert(&numbers, &second).await?.success()?;
+    numbers.check_contents(&before).await
+}

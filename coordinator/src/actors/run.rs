@@ -54,6 +54,8 @@ pub(crate) enum RunMessage {
     Flush,
     /// Show the run to watchers.
     Show,
+    /// Look whether the log holds what this actor has not heard of.
+    Doubt,
 }
 
 /// Why the run does not do what it was asked for.
@@ -128,6 +130,12 @@ impl Actor for RunActor {
             RunMessage::Grant { number, work, node } => state.log.grant(number, work, node),
             RunMessage::Done(done, answer) => state.log.ask(deciding::input(done), Waiting::Done(answer)),
             RunMessage::Ask { input, port } => state.log.ask(input, Waiting::Ask(port)),
+            RunMessage::Doubt => {
+                if !state.is_behind().await {
+                    return Ok(());
+                }
+                state.log.forget();
+            }
             RunMessage::Progress(progress) => {
                 state.progress(progress);
                 return Ok(());
@@ -194,6 +202,17 @@ impl RunState {
         };
         self.carry_out(actions);
         Ok(())
+    }
+
+    /// Whether a run that is stuck has gone on without this actor. What somebody decided about it may have been written for
+    /// one that failed before it heard of that, after this one had read the log; and who has nothing to write never finds
+    /// out. Any other run has.
+    async fn is_behind(&self) -> bool {
+        let Some((_, seq)) = self.log.state().filter(|(state, _)| state.phase() == Phase::Stuck) else {
+            return false;
+        };
+        let more = self.args.shared.ledger.read(&self.args.run, seq).await;
+        more.is_ok_and(|more| !more.is_empty())
     }
 
     /// Reads the log and folds it.

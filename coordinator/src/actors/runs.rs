@@ -10,7 +10,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 
 use super::cluster::ClusterMessage;
-use super::run::{RunActor, RunArguments};
+use super::run::{RunActor, RunArguments, RunMessage};
 use super::table::Place;
 use super::{Shared, tell};
 use crate::clock;
@@ -20,6 +20,8 @@ use crate::deciding::Unreadable;
 const BACKOFF: Duration = Duration::from_millis(200);
 /// Failures in a row after which a run is set aside.
 const MAX_FAILURES: u32 = 8;
+/// How often open runs are looked for that nobody works on.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// An actor that lived so long has forgiven the failures before it.
 const FORGIVEN_MS: u64 = 60_000;
 
@@ -30,6 +32,8 @@ pub(crate) struct Runs;
 pub(crate) enum RunsMessage {
     /// A run has begun, or its actor has to be started again. Harmless if it runs.
     Start(RunId),
+    /// Open runs in the ledger are to be looked for that nobody works on, or that somebody has decided about unheard.
+    Look,
     /// A run's log is folded: it has said, or is about to say, what it has outstanding.
     Ready(RunId),
 }
@@ -66,6 +70,7 @@ impl Actor for Runs {
             args.shared.table.put(run, Place::Starting);
             tell(&myself, RunsMessage::Start(run.clone()));
         }
+        myself.send_interval(LOOK_EVERY, || RunsMessage::Look);
         if args.open.is_empty() {
             tell(&args.cluster, ClusterMessage::Recovered);
         }
@@ -88,6 +93,7 @@ impl Actor for Runs {
         match message {
             RunsMessage::Start(run) => state.start(run).await,
             RunsMessage::Ready(run) => state.known(&run),
+            RunsMessage::Look => state.look(),
         }
         Ok(())
     }
@@ -138,6 +144,24 @@ impl RunsState {
             }
             Err(error) => self.failed(run, clock::steady(), &ActorProcessingErr::from(error)),
         }
+    }
+
+    /// Who opens a run in the ledger says so, but may be gone before: a client that hung up, an answer that was lost.
+    fn look(&self) {
+        let (shared, myself) = (Arc::clone(&self.shared), self.myself.clone());
+        tokio::spawn(async move {
+            // A ledger that can't be read is complained about by whoever needs it.
+            for run in shared.ledger.open_runs().await.unwrap_or_default() {
+                match shared.table.place(&run) {
+                    None => {
+                        tracing::debug!(%run, "open, and nobody works on it");
+                        tell(&myself, RunsMessage::Start(run));
+                    }
+                    Some(Place::Live(actor)) => tell(&actor, RunMessage::Doubt),
+                    Some(Place::Starting | Place::SetAside(_)) => {}
+                }
+            }
+        });
     }
 
     fn failed(&mut self, run: RunId, since: Millis, error: &ActorProcessingErr) {

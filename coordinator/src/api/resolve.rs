@@ -30,6 +30,13 @@ pub(super) async fn resolve(api: &Api, leader: &Leader, request: ResolveRequest)
         reason = NO_REASON.to_owned();
     }
     let run = RunId::new(request.run_id);
-    let seq = ask::ask(api, leader, &run, Input::Decide { decision, reason, by }, "decide").await?;
+    let step = ask::words("step", &request.step)?;
+    let input = Input::Decide {
+        decision,
+        step: Some(step).filter(|step| !step.is_empty()),
+        reason,
+        by,
+    };
+    let seq = ask::ask(api, leader, &run, input, "decide").await?;
     Ok(ResolveResponse { seq: seq.0 })
 }

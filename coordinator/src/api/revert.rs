@@ -34,7 +34,8 @@ pub(super) async fn revert(api: &Api, leader: &Leader, request: RevertRequest) -
     }
     let log = api.read(&run).await?;
     if !matches!(log.state.phase(), Phase::AtRest(_)) {
-        return Err(ask::recovering(&run));
+        // Opened before, by somebody who didn't come to start it. Harmless if it runs.
+        tell(&leader.runs, RunsMessage::Start(run.clone()));
     }
     let events = decide(&log.state, &input, clock::wall())
         .map_err(|refused| Status::failed_precondition(format!("run {run}: {refused}")))?;

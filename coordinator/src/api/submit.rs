@@ -71,6 +71,7 @@ pub(super) async fn submit(leader: &Leader, request: Request<SubmitRequest>) -> 
                     &actor,
                     RunMessage::Input(Input::Decide {
                         decision: StuckDecision::Retry,
+                        step: None,
                         reason: "submitted again".to_owned(),
                         by: String::new(),
                     }),

@@ -1,6 +1,6 @@
 //! From a run's state to the assignment of one attempt, and from what a node answers to an input of the run.
 
-use haulage_core::ids::{Attempt, NodeName, Work};
+use haulage_core::ids::{Attempt, NodeName, StepKind, Work};
 use haulage_core::run::{Completion, Input, State};
 use haulage_proto::link::message::{Assignment, AttemptKey, Done, Outcome, Task};
 
@@ -20,7 +20,10 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
                 expected_rows: expected.rows,
                 expected_segments: expected.segments,
                 load: step.load.clone(),
-                round: state.round(),
+                round: match step.kind {
+                    StepKind::Prepare | StepKind::Verify | StepKind::Publish | StepKind::Cleanup => state.round(),
+                    StepKind::Recall => state.reverts(),
+                },
             }
         }
     };

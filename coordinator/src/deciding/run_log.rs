@@ -182,6 +182,11 @@ impl<W> RunLog<W> {
         matches!(self.memory, Memory::None)
     }
 
+    /// Throws the memory away: the log is read again.
+    pub fn forget(&mut self) {
+        self.memory = Memory::None;
+    }
+
     /// What stands, as far as it is known.
     pub fn state(&self) -> Option<(&Arc<State>, Seq)> {
         match &self.memory {

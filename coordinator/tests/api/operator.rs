@@ -1,7 +1,9 @@
 //! What an operator decides: about a run that is stuck, and about one that was published and should not have been.
 
+use haulage_coordinator::ledger::{self, Append, Appended};
+use haulage_core::event::Event;
 use haulage_core::failure::Failure;
-use haulage_core::ids::{Attempt, StepKind, Work};
+use haulage_core::ids::{Attempt, Millis, RunId, Seq, StepKind, Work};
 use haulage_proto::v1::resolve_request::Decision;
 use haulage_proto::v1::{CancelRequest, ResolveRequest, RevertRequest, RunState, SubmitRequest};
 use tonic::Code;
@@ -15,6 +17,7 @@ fn resolve(run: &str, decision: Decision, reason: &str) -> ResolveRequest {
         decision: decision.into(),
         reason: reason.to_owned(),
         by: "ops".to_owned(),
+        step: String::new(),
     }
 }
 
@@ -212,7 +215,17 @@ async fn a_load_that_can_not_go_back_leaves_the_run_published() {
         assert!(ended.error.contains("run x has published since"), "{}", ended.error);
         assert!(ended.loads.iter().all(|load| load.published > 0));
     }
-    assert!(!node.works().iter().any(|work| work.starts_with("compensate")));
+    let undone: Vec<String> = node
+        .works()
+        .into_iter()
+        .filter(|work| work.starts_with("compensate"))
+        .collect();
+    let let_go = ["compensate recall two", "compensate recall one"];
+    let mut sorted = [let_go, let_go].concat();
+    sorted.sort_unstable();
+    let mut all = undone.clone();
+    all.sort();
+    assert_eq!(all, sorted, "nothing is undone but the asking: {undone:?}");
     let known = submit(
         &mut client,
         SubmitRequest {
@@ -224,4 +237,30 @@ async fn a_load_that_can_not_go_back_leaves_the_run_published() {
     assert_eq!(known.run_id, run);
     let nobody = client.revert(revert("nobody")).await.expect_err("no such run");
     assert_eq!(nobody.code(), Code::NotFound);
+}
+
+/// Whoever opened it hung up, or died, before it was started.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_open_in_the_ledger_and_that_nobody_works_on_is_found() {
+    let stage = Stage::set().await;
+    let (coordinator, mut client) = stage.coordinator().await;
+    let _node = FakeNode::start("n1", Manner::quick(1)).await;
+    let run = submitted(&mut client).await;
+    let (published, _) = finished(&mut client, &run).await;
+    assert_eq!(state(&published), RunState::Published);
+    let ledger = ledger::open(&stage.ledger()).await.expect("the ledger");
+    let reopen = Append {
+        run: RunId::new(run.clone()),
+        expected: Seq(published.seq),
+        events: vec![Event::RevertRequested {
+            reason: "the wrong month".to_owned(),
+            by: "somebody who is gone".to_owned(),
+            at: Millis(1),
+        }],
+    };
+    let epoch = coordinator.epoch().expect("it leads");
+    let opened = ledger.append(epoch, &[reopen]).await.expect("it stands");
+    assert_eq!(opened, [Appended::At(Seq(published.seq + 1))]);
+    let (ended, _) = finished(&mut client, &run).await;
+    assert_eq!(state(&ended), RunState::Reverted);
 }

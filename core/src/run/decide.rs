@@ -72,6 +72,8 @@ pub enum Input {
     Decide {
         /// What.
         decision: StuckDecision,
+        /// The step that is meant, as it is displayed; `None` for whichever can't be undone.
+        step: Option<String>,
         /// Why.
         reason: String,
         /// Who.
@@ -118,6 +120,9 @@ pub enum Refused {
         "the run is being undone, and nothing of that has failed yet; a step can be abandoned once undoing it has failed"
     )]
     NotYetFailed,
+    /// What was meant is undone, or decided about, by now.
+    #[error("another step is what can't be undone by now; look at the run again")]
+    AnotherStep,
     /// It is published, and on its way back already.
     #[error("the run is published and being reverted: there is nothing to cancel")]
     BeingReverted,
@@ -158,7 +163,19 @@ pub fn decide(state: &State, input: &Input, now: Millis) -> Result<Vec<Event>, R
         Input::Declined { work, attempt, node } => Ok(declined(state, work, *attempt, node, now)),
         Input::NodeLost { node, silent_ms } => Ok(node_lost(state, node, *silent_ms, now)),
         Input::Cancel { reason } => cancel(state, reason, now),
-        Input::Decide { decision, reason, by } => operate(state, *decision, reason, by, now),
+        Input::Decide {
+            decision,
+            step,
+            reason,
+            by,
+        } => {
+            if let (Some(meant), Some((step, _))) = (step, state.stuck().or(state.undoing_waits()))
+                && *meant != step.to_string()
+            {
+                return Err(Refused::AnotherStep);
+            }
+            operate(state, *decision, reason, by, now)
+        }
         Input::Revert { reason, by } => revert(state, reason, by, now),
         Input::Settle => Ok(settle(state, now)),
     }
@@ -371,7 +388,7 @@ fn operate(state: &State, decision: StuckDecision, reason: &str, by: &str, now: 
             at: now,
         }]),
         // A destination that is away may be back in a minute or never: only a person knows.
-        (Phase::RollingBack, StuckDecision::Abandon) => match state.undoing_waits() {
+        (Phase::RollingBack | Phase::Recalling, StuckDecision::Abandon) => match state.undoing_waits() {
             Some((step, _)) => Ok(vec![Event::Abandoned {
                 step: step.clone(),
                 reason: reason.to_owned(),
@@ -387,11 +404,10 @@ fn operate(state: &State, decision: StuckDecision, reason: &str, by: &str, now: 
             | Phase::Verifying
             | Phase::Publishing
             | Phase::Cleaning
-            | Phase::Recalling
-            | Phase::RollingBack
             | Phase::AtRest(_),
             StuckDecision::Retry | StuckDecision::Abandon,
-        ) => Err(Refused::NotStuck),
+        )
+        | (Phase::RollingBack | Phase::Recalling, StuckDecision::Retry) => Err(Refused::NotStuck),
     }
 }
 

@@ -125,6 +125,7 @@ pub struct State {
     restaged: u32,
     // Why the published run is to be taken back.
     revert: Option<String>,
+    reverts: u32,
     refused: Option<Failure>,
     finished: Option<(Outcome, Millis)>,
     retries: u32,
@@ -192,7 +193,7 @@ impl State {
             Event::Compensated { step, .. } => {
                 self.settle_attempt(&Work::Compensate(step.clone()));
                 self.saga.compensate(step);
-                self.undoing_waits = None;
+                self.undoing_waits = self.undoing_waits.take().filter(|(waits, _)| waits != step);
             }
             Event::AttemptFailed {
                 work,
@@ -243,6 +244,7 @@ impl State {
             Event::RevertRequested { reason, .. } => self.request_revert(reason),
             Event::RevertRefused { failure, .. } => {
                 self.revert = None;
+                self.undoing_waits = None;
                 self.refused = Some(failure.clone());
             }
             Event::Finished { outcome, at } => self.finished = Some((*outcome, *at)),
@@ -284,16 +286,17 @@ impl State {
             self.lost.insert(step.load.clone(), failure.clone());
         }
         // One that was abandoned while a node had it may still fail, and nobody waits for it any more.
+        let given_up = tries.given_up.is_some();
         let undone_next = match work {
-            Work::Compensate(step) if self.saga.next_compensation() == Some(step) => Some(step),
+            Work::Compensate(step) if self.wanted().contains(work) => Some(step.clone()),
             Work::Discover | Work::Chunk(_) | Work::Step(_) | Work::Compensate(_) => None,
         };
-        if let (Some(step), None, false) = (undone_next, &tries.given_up, lost) {
-            self.undoing_waits = Some((step.clone(), failure.clone()));
-        }
         // What is given up, or dropped because the run rolls back, isn't tried again.
-        if tries.given_up.is_none() && (self.rollback.is_none() || undone_next.is_some()) {
+        if !given_up && (self.rollback.is_none() || undone_next.is_some()) {
             self.retries += 1;
+        }
+        if let (Some(step), false, false) = (undone_next, given_up, lost) {
+            self.undoing_waits = Some((step, failure.clone()));
         }
     }
 
@@ -340,15 +343,20 @@ impl State {
         }
         self.finished = None;
         self.refused = None;
+        self.reverts += 1;
         self.revert = Some(reason.to_owned());
         for load in self.saga.loads().to_vec() {
+            self.saga.ask_again(&load);
             let step = StepId {
                 kind: StepKind::Recall,
                 load,
             };
-            // Asked anew: an earlier answer was about an earlier moment.
-            self.saga.reopen(&step);
-            self.forgive(&Work::Step(step));
+            for work in [Work::Step(step.clone()), Work::Compensate(step)] {
+                self.forgive(&work);
+                if let Some(tries) = self.tries.get_mut(&work) {
+                    tries.lost = 0;
+                }
+            }
         }
     }
 
@@ -445,6 +453,11 @@ impl State {
         self.restaged
     }
 
+    /// How often it was asked to be reverted. What a destination was told of an earlier time has no effect.
+    pub fn reverts(&self) -> u32 {
+        self.reverts
+    }
+
     /// The step that can't be undone, and why.
     pub fn stuck(&self) -> Option<&(StepId, Failure)> {
         self.stuck.as_ref()
@@ -518,7 +531,11 @@ fn given_up(work: &Work, tries: &Tries, failure: &Failure) -> Option<Failure> {
     if may_pass && matches!(work, Work::Compensate(_)) {
         return None;
     }
-    if tries.lost >= MAX_LOST {
+    // Given up, it would keep its target from everybody, and nobody would know. A person may say that it is to be.
+    if matches!(work, Work::Compensate(step) if step.kind == StepKind::Recall) {
+        return None;
+    }
+    if tries.lost >= MAX_LOST && !matches!(work, Work::Compensate(_)) {
         return Some(Failure {
             class: Class::Poison,
             message: format!(

@@ -141,16 +141,22 @@ impl State {
 
     /// The work that moves the run on, whether or not a node already has it.
     pub(super) fn wanted(&self) -> Wanted<'_> {
+        let steps = |kind| -> BTreeSet<Work> { self.saga.open(kind).into_iter().map(Work::Step).collect() };
         if self.rollback.is_some() {
             let next = self.saga.next_compensation();
             return Wanted::Works(next.map(|step| Work::Compensate(step.clone())).into_iter().collect());
         }
-        let steps = |kind| -> BTreeSet<Work> { self.saga.open(kind).into_iter().map(Work::Step).collect() };
         if self.revert.is_some() {
             // Every load is asked, so that a refusal names everything that is in the way.
-            let mut recall = steps(StepKind::Recall);
-            recall.retain(|work| !self.given_up.contains(work));
-            return Wanted::Works(recall);
+            let unasked = self.saga.unasked().map(Work::Step);
+            let asking: BTreeSet<Work> = unasked.filter(|work| !self.given_up.contains(work)).collect();
+            if !asking.is_empty() || self.saga.all_done(StepKind::Recall) {
+                return Wanted::Works(asking);
+            }
+            // One has refused. Letting go of the others is no undoing and has no order: none waits for a destination that
+            // is away because another one does.
+            let kept = self.saga.recalled();
+            return Wanted::Works(kept.map(|step| Work::Compensate(step.clone())).collect());
         }
         if !self.planned {
             return Wanted::Works(BTreeSet::from([Work::Discover]));

@@ -8,10 +8,12 @@
 //! finds its own marker when it is repeated. Revert, discard and cleanup tolerate absence and can be repeated.
 //!
 //! What a publish replaces or changes is kept, as a table or as before-images, until newer runs have published to the
-//! target: a run is reverted while it fails, and on purpose later, by the same call.
+//! target: a run is reverted while it fails, and on purpose later, by the same call. Nobody else may build on what may
+//! still be taken back: other runs' publishes wait, see [`kept`].
 //!
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
+mod kept;
 pub(crate) mod name;
 pub(crate) mod postgres;
 pub mod registry;
@@ -52,7 +54,8 @@ pub struct LoadContext {
     pub replaces: Option<RunId>,
     /// Of how many published runs of the target, the newest, a cleanup keeps what a revert needs.
     pub keep_previous: u32,
-    /// How often the run has staged again what was lost. Steps of an earlier round are fenced.
+    /// How often the run has staged again what was lost; for recall and release, how often it was asked to be reverted.
+    /// Steps of an earlier round are fenced.
     pub round: u32,
 }
 
@@ -250,12 +253,17 @@ pub trait Destination: Send + Sync {
     /// there than was staged.
     async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
 
-    /// Makes the load visible in one transaction; says so again when it already is.
+    /// Makes the load visible in one transaction; says so again when it already is. Waits while the target is kept for
+    /// another run that may take back what it published there; transient failure that names it if that takes long.
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
 
-    /// Whether the publish of this run, if it happened, could be undone now. Touches nothing; permanent failure with what
-    /// to do first.
+    /// Whether the publish of this run, if it happened, could be undone now. If so, the target is kept until it is, or is
+    /// released: no other run publishes there what would stand in the way. Repeatable; permanent failure with what to do
+    /// first; `Fenced` if this round's or a later one's recall has been released.
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure>;
+
+    /// The publish of this run will not be undone after all: others may publish there again. Repeatable, tolerates absence.
+    async fn release(&self, load: &LoadContext) -> Result<StepReport, Failure>;
 
     /// Undoes the publish of this run, if it happened: the target is as it was before. Repeatable.
     async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure>;

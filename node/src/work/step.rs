@@ -20,7 +20,8 @@ pub(crate) async fn run(
     expected: Expected,
 ) -> Result<StepReport, Failure> {
     if step.kind == StepKind::Recall {
-        let (destination, load) = target(tools, order, &step.load).await?;
+        let (destination, mut load) = target(tools, order, &step.load).await?;
+        load.round = round(order);
         return destination.recall(&load).await;
     }
     let context = tools.context(order).await?;
@@ -36,7 +37,7 @@ pub(crate) async fn run(
     }
 }
 
-/// How often the run has staged again what was lost.
+/// Which one it is of the times that the run has staged again what was lost, or was asked to be reverted.
 fn round(order: &Order) -> u32 {
     match &order.assignment.task {
         Task::Step { round, .. } => *round,
@@ -46,13 +47,15 @@ fn round(order: &Order) -> u32 {
 
 /// Undoes the step, also one of which nothing ever happened.
 pub(crate) async fn compensate(tools: &Toolbox, order: &Order, step: &StepId) -> Result<StepReport, Failure> {
-    let (destination, load) = target(tools, order, &step.load).await?;
+    let (destination, mut load) = target(tools, order, &step.load).await?;
+    load.round = round(order);
     let fault = &tools.config().fault;
     fault.before_compensation().await;
     let report = match step.kind {
         StepKind::Prepare => destination.discard(&load).await?,
         StepKind::Publish => destination.revert(&load).await?,
-        StepKind::Verify | StepKind::Cleanup | StepKind::Recall => StepReport {
+        StepKind::Recall => destination.release(&load).await?,
+        StepKind::Verify | StepKind::Cleanup => StepReport {
             rows: 0,
             detail: format!("{step} left nothing to undo"),
         },

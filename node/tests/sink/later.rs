@@ -24,7 +24,7 @@ crate::on_all!(
 const ROWS: &[TestRow] = &[(2, Some("two"), 2.5), (3, None, 3.5), (4, Some("it's"), 4.5)];
 
 /// A table with two rows, a key, an index, and a column that the load doesn't have.
-async fn existing(world: &World) {
+pub(super) async fn existing(world: &World) {
     world
         .run(
             "CREATE TABLE things (id integer PRIMARY KEY, name text, amount double precision, note text DEFAULT 'n',
@@ -36,7 +36,7 @@ async fn existing(world: &World) {
 }
 
 /// Every row with every column, the columns, and the indexes; nothing if there is no table.
-async fn all_of(world: &World) -> Vec<String> {
+pub(super) async fn all_of(world: &World) -> Vec<String> {
     let queries: [&str; 3] = if world.is_postgres() {
         [
             "SELECT things::text FROM things",
@@ -58,15 +58,23 @@ async fn all_of(world: &World) -> Vec<String> {
     all
 }
 
-fn kept(run: &str, mode: Mode, key: &[&str], keep_previous: u32) -> LoadContext {
+pub(super) fn kept(run: &str, mode: Mode, key: &[&str], keep_previous: u32) -> LoadContext {
     LoadContext {
         keep_previous,
         ..load(run, mode, key)
     }
 }
 
+/// The load as it is when its run is asked to be reverted for the nth time.
+pub(super) fn asked(load: &LoadContext, nth: u32) -> LoadContext {
+    LoadContext {
+        round: nth,
+        ..load.clone()
+    }
+}
+
 /// Publishes and cleans up, as a whole run does.
-async fn whole(world: &World, load: &LoadContext, rows: &[TestRow]) {
+pub(super) async fn whole(world: &World, load: &LoadContext, rows: &[TestRow]) {
     world.publish(load, rows).await.expect("published");
     for _ in 0..2 {
         world.destination.cleanup(load).await.expect("cleaned");
@@ -74,9 +82,9 @@ async fn whole(world: &World, load: &LoadContext, rows: &[TestRow]) {
 }
 
 /// Asks, reverts and discards, each twice.
-async fn take_back(world: &World, load: &LoadContext) {
+pub(super) async fn take_back(world: &World, load: &LoadContext) {
     for _ in 0..2 {
-        world.destination.recall(load).await.expect("it can be");
+        world.destination.recall(&asked(load, 1)).await.expect("it can be");
     }
     for _ in 0..2 {
         world.destination.revert(load).await.expect("reverted");
@@ -84,13 +92,21 @@ async fn take_back(world: &World, load: &LoadContext) {
     for _ in 0..2 {
         world.destination.discard(load).await.expect("discarded");
     }
-    world.destination.recall(load).await.expect("nothing is published");
+    world
+        .destination
+        .recall(&asked(load, 1))
+        .await
+        .expect("nothing is published");
 }
 
 async fn refused(world: &World, load: &LoadContext, parts: &[&str]) {
     let before = all_of(world).await;
     for failure in [
-        world.destination.recall(load).await.expect_err("it can't be"),
+        world
+            .destination
+            .recall(&asked(load, 1))
+            .await
+            .expect_err("it can't be"),
         world.destination.revert(load).await.expect_err("nor is it"),
     ] {
         assert_eq!(failure.class, Class::Permanent);
@@ -225,17 +241,23 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
     existing(world).await;
     let before = all_of(world).await;
     let load = kept("a", Mode::Merge, &["id"], 1);
-    world.publish(&load, ROWS).await.expect("published");
+    let expected = world.stage(&load, ROWS).await.expect("staged");
+    world.destination.verify(&load, expected).await.expect("verified");
     let records = if world.is_postgres() {
         "haulage.loads"
     } else {
         "_haulage_loads"
     };
-    for column in ["settled_at", "round"] {
-        world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;
-    }
-    let destination = world.reopened().await;
-    destination.recall(&load).await.expect("it can be");
+    let forget = async || {
+        for column in ["settled_at", "round", "recalled", "let_go"] {
+            world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;
+        }
+        world.reopened().await
+    };
+    let destination = forget().await;
+    destination.publish(&load, expected).await.expect("published");
+    let destination = forget().await;
+    destination.recall(&asked(&load, 1)).await.expect("it can be");
     destination.cleanup(&load).await.expect("cleaned");
     destination.revert(&load).await.expect("reverted");
     assert_eq!(all_of(world).await, before);

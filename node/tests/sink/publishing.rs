@@ -190,7 +190,11 @@ async fn cleanup_leaves_nothing(world: &World) {
 }
 
 async fn two_runs_one_after_the_other(world: &World) {
-    let (first, second) = (load("a", Mode::Replace, &["id"]), load("b", Mode::Replace, &["id"]));
+    let both_kept = |run| LoadContext {
+        keep_previous: 2,
+        ..load(run, Mode::Replace, &["id"])
+    };
+    let (first, second) = (both_kept("a"), both_kept("b"));
     let staged_first = world.stage(&first, ROWS).await.expect("staged");
     let staged_second = world.stage(&second, &ROWS[..2]).await.expect("staged");
     world.destination.verify(&first, staged_first).await.expect("verified");
@@ -199,12 +203,12 @@ async fn two_runs_one_after_the_other(world: &World) {
         .verify(&second, staged_second)
         .await
         .expect("verified");
-    let (one, other) = tokio::join!(
-        world.destination.publish(&first, staged_first),
-        world.destination.publish(&second, staged_second)
-    );
-    one.expect("published");
-    other.expect("published");
+    // The one that comes second waits until the run of the other is over.
+    let whole = async |load: &LoadContext, staged| {
+        world.destination.publish(load, staged).await.expect("published");
+        world.destination.cleanup(load).await.expect("cleaned");
+    };
+    tokio::join!(whole(&first, staged_first), whole(&second, staged_second));
     let rows = world.rows("things").await.expect("a table");
     // Whoever came last, the table holds the rows of one run, with one key.
     let last = if rows.len() == 3 { &first } else { &second };

@@ -12,6 +12,7 @@ use haulage_test_support::proxy::{Commit, Proxy};
 use haulage_test_support::{PATIENCE, until};
 use sqlx::{Connection, PgConnection};
 
+use super::later::whole;
 use super::load::{CHUNK, TestRow, batch, load, marker};
 use super::world::World;
 
@@ -45,10 +46,7 @@ async fn poll(url: String, until: Arc<AtomicBool>) -> Vec<i64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn readers_see_the_old_rows_or_the_new_ones() {
     let world = World::postgres().await;
-    world
-        .publish(&load("r0", Mode::Replace, &["id"]), &rows(0, 10))
-        .await
-        .expect("published");
+    whole(&world, &load("r0", Mode::Replace, &["id"]), &rows(0, 10)).await;
     // The second half with a view on the table, where a swap would break it.
     for swap in [true, false] {
         let done = Arc::new(AtomicBool::new(false));
@@ -347,10 +345,7 @@ async fn a_crash_of_the_server_is_noticed() {
 #[tokio::test]
 async fn a_transaction_that_holds_the_table_is_waited_for() {
     let world = World::postgres().await;
-    world
-        .publish(&load("r0", Mode::Replace, &["id"]), &rows(0, 1))
-        .await
-        .expect("published");
+    whole(&world, &load("r0", Mode::Replace, &["id"]), &rows(0, 1)).await;
     let load = load("r1", Mode::Replace, &["id"]);
     let expected = world.stage(&load, &rows(0, 2)).await.expect("staged");
     world.destination.verify(&load, expected).await.expect("verified");

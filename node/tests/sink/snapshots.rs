@@ -8,6 +8,7 @@ use haulage_plan::definition::Mode;
 use haulage_test_support::{PATIENCE, until};
 use sqlx::{Connection, PgConnection};
 
+use super::later::whole;
 use super::load::{CHUNK, TestRow, load};
 use super::world::{Kind, World};
 
@@ -119,7 +120,7 @@ async fn a_swap_is_taken_when_every_snapshot_is_late_enough() {
         let world = humble_world().await;
         if existing {
             let old = load("r0", Mode::Replace, &["id"]);
-            world.publish(&old, OLD).await.expect("published");
+            whole(&world, &old, OLD).await;
         }
         let load = load("r1", Mode::Replace, &["id"]);
         end(stage(&world, &load).await).await;

@@ -125,7 +125,8 @@ pub enum Task {
         expected_segments: u64,
         /// The load.
         load: LoadName,
-        /// How often the run has staged again what was lost. A step of an earlier round has no effect.
+        /// How often the run has staged again what was lost; of a recall, how often it was asked to be reverted. A step of an
+        /// earlier round has no effect.
         #[serde(default)]
         round: u32,
     },

@@ -9,7 +9,8 @@
 //! | protocol | what it brought | served |
 //! |---|---|---|
 //! | 1 | the first; its hello carries no number | no: it knows neither `recall` nor staging that is lost |
-//! | 2 | nodes that leave, steps that recall a load, staging again what is lost | yes |
+//! | 2 | nodes that leave, steps that recall a load, staging again what is lost | no: it keeps no target for a run that may still take its load back, nor lets it go |
+//! | 3 | a load that is recalled keeps its target, until it is reverted or let go | yes |
 //!
 //! Nodes of protocol 1 don't look at a coordinator's numbers: one that is refused gets no lease and no work, and only the
 //! coordinator's log says why.
@@ -19,9 +20,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The newest protocol that this release speaks.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The oldest one that it still serves.
-pub const OLDEST_SERVED: u32 = 2;
+pub const OLDEST_SERVED: u32 = 3;
 /// The first protocol in which a node can leave in order.
 pub const LEAVING: u32 = 2;
 
@@ -206,9 +207,14 @@ mod tests {
 
     #[test]
     fn this_release_refuses_the_previous_protocol_and_serves_who_speaks_both() {
-        assert_eq!(Speaks::ours().agree(Role::Node, &Speaks::default()).ok(), None);
-        assert_eq!(Speaks::ours().agree(Role::Node, &speaks(1, 2)).ok(), Some(2));
-        assert_eq!(Speaks::ours().agree(Role::Node, &speaks(2, 3)).ok(), Some(2));
+        for (theirs, agreed) in [
+            (Speaks::default(), None),
+            (speaks(1, PROTOCOL - 1), None),
+            (speaks(PROTOCOL - 1, PROTOCOL), Some(PROTOCOL)),
+            (speaks(PROTOCOL, PROTOCOL + 1), Some(PROTOCOL)),
+        ] {
+            assert_eq!(Speaks::ours().agree(Role::Node, &theirs).ok(), agreed, "{theirs:?}");
+        }
     }
 
     #[test]

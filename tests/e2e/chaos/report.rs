@@ -24,6 +24,7 @@ pub(crate) struct Report {
     pub(crate) rounds: u64,
     pub(crate) published: u64,
     pub(crate) rolled_back: u64,
+    pub(crate) reverted: u64,
     pub(crate) reads: u64,
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,
@@ -82,9 +83,9 @@ impl fmt::Display for Report {
         let injected: u64 = self.lines.values().map(|line| line.injected).sum();
         writeln!(
             f,
-            "\n{} rounds, {injected} faults; {} runs published, {} rolled back, {} restarts from checkpoints; {} reads, {} rows \
-             compared.",
-            self.rounds, self.published, self.rolled_back, self.restarts, self.reads, self.compared
+            "\n{} rounds, {injected} faults; {} runs published, {} rolled back, {} reverted, {} restarts from checkpoints; {} reads, \
+             {} rows compared.",
+            self.rounds, self.published, self.rolled_back, self.reverted, self.restarts, self.reads, self.compared
         )?;
         write!(
             f,

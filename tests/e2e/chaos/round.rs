@@ -1,9 +1,10 @@
 //! One round: a run is submitted, faults come and go as the seed says, and when all of them are over the run has to come
-//! to rest, with every target as the model has it.
+//! to rest, with every target as the model has it. Now and then what it has published is taken back, among faults again.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -20,6 +21,8 @@ use super::world::World;
 const SPAN: Duration = Duration::from_millis(3_200);
 /// Longest from the last fault's end to the run's.
 const REST: Duration = Duration::from_secs(150);
+/// One of so many rounds that publish is reverted.
+const REVERTED: u32 = 4;
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -43,7 +46,8 @@ impl Story {
         self.world.put(&format!("in/{round}.csv"), &made.text)?;
         let file = self.world.folder.path().join(format!("{}.yaml", workload.name()));
         std::fs::write(&file, workload.pipeline())?;
-        let mut after = self.model.clone();
+        let before = self.model.clone();
+        let mut after = before.clone();
         after.publish(workload, &made);
         for target in TARGETS {
             self.readers
@@ -67,6 +71,48 @@ impl Story {
             .until_whole()
             .await
             .with_context(|| format!("after round {round}:{}", told()))?;
+        eprintln!(
+            "  {} after {:.1} s",
+            run_of(&shown)["state"],
+            begun.elapsed().as_secs_f64()
+        );
+        if run_of(&shown)["state"] == "published" && self.rng.random_ratio(1, REVERTED) {
+            let reverted = self.take_back(&run, before).await;
+            return reverted.with_context(|| format!("reverting the run of round {round} of {}", workload.name()));
+        }
+        Ok(())
+    }
+
+    /// Reverts a run among faults: readers see it or what was before it, and then only that.
+    async fn take_back(&mut self, run: &str, before: Model) -> Result<()> {
+        // Undoing writes: on a full disk it is stuck, which is for an operator.
+        let plans = self.deck.plan(&mut self.rng, SPAN, false);
+        for target in TARGETS {
+            self.readers
+                .allow(target, vec![self.model.sight(target), before.sight(target)]);
+        }
+        let begun = Instant::now();
+        let asked = ["revert", run, "--reason", "chaos"];
+        let revert = self.world.cluster.client().args(asked);
+        let asked = tokio::spawn(async move { revert.output().await });
+        let faults = self.play(&plans, begun).await.context("injecting faults")?;
+        asked.await??.success()?;
+        let told = || -> String { faults.iter().map(|fault| format!("\n  {}", line(fault))).collect() };
+        eprintln!("  to be reverted:{}", told());
+        let shown = self.until_rest(run).await.with_context(told)?;
+        let ended = &run_of(&shown)["state"];
+        ensure!(
+            ended == "reverted",
+            "the run ended as {ended}:{}\n{}",
+            told(),
+            log_of(&shown)
+        );
+        self.model = before;
+        self.report.reverted += 1;
+        let compared = self.compare().await;
+        compared.with_context(|| format!("{}\n{}", told(), log_of(&shown)))?;
+        self.measure(&shown, &faults).await?;
+        self.world.until_whole().await.with_context(told)?;
         eprintln!(
             "  {} after {:.1} s",
             run_of(&shown)["state"],
@@ -135,6 +181,11 @@ impl Story {
             other => bail!("the run ended as {other:?}"),
         }
         self.report.restarts += run["restarts"].as_u64().unwrap_or_default();
+        self.compare().await
+    }
+
+    /// Holds every target against the model, and the readers' looks against what they may see.
+    async fn compare(&mut self) -> Result<()> {
         let mut wrong = Vec::new();
         for target in TARGETS {
             let difference = self.model.compare(target, &self.world).await?;

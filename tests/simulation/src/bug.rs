@@ -28,11 +28,15 @@ pub enum Bug {
     LedgerForgets,
     /// A node that restarts a chunk gives it the next attempt number itself.
     OwnAttempt,
+    /// A publish doesn't look whether its target is kept for a run that may still take back what it published there.
+    KeptForNobody,
+    /// A recall doesn't look whether the revert that it belongs to is over.
+    RecallAnyTime,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::MarkerApart,
         Self::PublishBlindly,
         Self::PublishUnverified,
@@ -45,6 +49,8 @@ impl Bug {
         Self::DoneOnce,
         Self::LedgerForgets,
         Self::OwnAttempt,
+        Self::KeptForNobody,
+        Self::RecallAnyTime,
     ];
 
     /// As it is named on the command line.
@@ -62,6 +68,8 @@ impl Bug {
             Self::DoneOnce => "done-once",
             Self::LedgerForgets => "ledger-forgets",
             Self::OwnAttempt => "own-attempt",
+            Self::KeptForNobody => "kept-for-nobody",
+            Self::RecallAnyTime => "recall-any-time",
         }
     }
 
@@ -72,9 +80,9 @@ impl Bug {
             Self::PublishBlindly => 2,
             Self::PublishUnverified => 3,
             Self::PublishInParts => 4,
-            Self::RevertForgotten | Self::NoTombstone => 5,
+            Self::RevertForgotten | Self::NoTombstone | Self::RecallAnyTime => 5,
             Self::NoFence | Self::LedgerWithoutEpoch | Self::NodeWithoutEpoch => 6,
-            Self::DoneOnce => 7,
+            Self::DoneOnce | Self::KeptForNobody => 7,
             Self::LedgerForgets => 8,
             Self::OwnAttempt => 9,
         }

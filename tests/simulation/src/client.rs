@@ -1,14 +1,16 @@
 //! Users: they submit, cancel, and decide about runs that are stuck or wait for a destination, and ask again when nobody
 //! answers.
 
-use haulage_core::event::StuckDecision;
+use haulage_coordinator::ledger::Append;
+use haulage_core::event::{Event, Outcome, StuckDecision};
+use haulage_core::ids::Seq;
 use haulage_core::run::{Input, Phase};
 
 use crate::coordinator::Op;
 use crate::ledger::LedgerCall;
 use crate::network::What;
 use crate::trace::say;
-use crate::world::{Event, Role, World};
+use crate::world::{Event as Turn, Role, World};
 
 /// What a user wants, of which run.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +18,8 @@ pub(crate) enum Client {
     Submit(usize),
     /// So many times more, if nobody takes it.
     Cancel(usize, u32),
+    /// So many times more, if it isn't published yet or nobody takes it.
+    Revert(usize, u32),
     Operate(usize),
 }
 
@@ -33,7 +37,7 @@ impl World {
             Client::Submit(number) => {
                 let run = &self.runs[number];
                 // A lost answer is asked for again: submitting twice is harmless.
-                self.queue.push(self.now + 1_500, Event::Client(client));
+                self.queue.push(self.now + 1_500, Turn::Client(client));
                 let known = self.ledger.runs.contains_key(&run.id)
                     && (self.ledger.runs[&run.id].state.finished().is_some()
                         || self.coordinators.iter().any(|one| one.leads(&run.id)));
@@ -62,7 +66,35 @@ impl World {
                     self.after(1, to, What::Tell(id, Box::new(input)));
                 } else if left > 0 {
                     self.queue
-                        .push(self.now + 1_000, Event::Client(Client::Cancel(number, left - 1)));
+                        .push(self.now + 1_000, Turn::Client(Client::Cancel(number, left - 1)));
+                }
+            }
+            Client::Revert(number, left) => {
+                let id = self.runs[number].id.clone();
+                let log = self
+                    .ledger
+                    .runs
+                    .get(&id)
+                    .map(|log| (log.state.phase(), log.events.len()));
+                let published = matches!(log, Some((Phase::AtRest(Outcome::Published), _)));
+                let epoch = leader.and_then(|leader| self.coordinators[leader].epoch());
+                if let (Some(leader), Some(epoch), Some((_, length)), true) = (leader, epoch, log, published) {
+                    say!(self, "revert {id}, asked of c{leader}");
+                    let event = Event::RevertRequested {
+                        reason: "the wrong month".to_owned(),
+                        by: "somebody".to_owned(),
+                        at: self.wall(leader),
+                    };
+                    let append = Append {
+                        run: id,
+                        expected: Seq(length as u64),
+                        events: vec![event],
+                    };
+                    self.count("(a run is to be reverted)");
+                    self.ask_ledger(leader, Op::Revert(number), LedgerCall::Append(epoch, vec![append]));
+                } else if left > 0 {
+                    let again = Turn::Client(Client::Revert(number, left - 1));
+                    self.queue.push(self.now + 2_000, again);
                 }
             }
             Client::Operate(number) => {
@@ -74,7 +106,7 @@ impl World {
                     self.operated.remove(&number);
                     return;
                 }
-                self.queue.push(self.now + 3_000, Event::Client(client));
+                self.queue.push(self.now + 3_000, Turn::Client(client));
                 let abandon = self.chance.permille(400);
                 if waits && !abandon {
                     // It is tried again by itself.
@@ -89,6 +121,7 @@ impl World {
                     } else {
                         StuckDecision::Retry
                     },
+                    step: None,
                     reason: "looked at".to_owned(),
                     by: "an operator".to_owned(),
                 };

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use haulage_coordinator::deciding::{Action, Actorless, AgentId, Dispatch, ToRun, Ungreeted};
+use haulage_coordinator::ledger::Appended;
+use haulage_core::event::Event as CoreEvent;
 use haulage_core::ids::{Epoch, Millis, RunId};
 use haulage_core::lease::Settings;
 use haulage_core::run::{Input, Phase};
@@ -35,6 +37,9 @@ pub(crate) enum Op {
     Read(RunId, u64),
     Append,
     Submit(usize),
+    Revert(usize),
+    /// Looks for open runs that nobody works on.
+    Missing,
 }
 
 /// What a leader keeps.
@@ -144,6 +149,17 @@ impl World {
         };
         for run in std::mem::take(&mut self.ledger.written) {
             let number = self.number(&run);
+            let log = &self.ledger.runs[&run];
+            let refused = matches!(log.events.last(), Some(last) if matches!(last.event, CoreEvent::Finished { .. }))
+                && log
+                    .events
+                    .iter()
+                    .rev()
+                    .nth(1)
+                    .is_some_and(|last| matches!(last.event, CoreEvent::RevertRefused { .. }));
+            if refused {
+                self.count("(a revert was refused)");
+            }
             let state = &self.ledger.runs[&run].state;
             let stuck = state.phase() == Phase::Stuck;
             if (stuck || state.undoing_waits().is_some()) && self.operated.insert(number) {
@@ -193,6 +209,7 @@ impl World {
                     let me = self.process(Role::Coordinator(coordinator));
                     self.after(LOOK_MS, me, What::Look);
                     self.ask_ledger(coordinator, Op::Look, LedgerCall::Epoch);
+                    self.ask_ledger(coordinator, Op::Missing, LedgerCall::OpenRuns);
                 }
             }
             What::Flush(run, life) => return self.flush(coordinator, &run, life),
@@ -222,11 +239,23 @@ impl World {
                 let run = self.runs[number].id.clone();
                 self.start_run(coordinator, &run);
             }
+            (Op::Revert(number), Ok(LedgerAnswer::Appended(answers))) => {
+                if let [Appended::At(_)] = answers[..] {
+                    let run = self.runs[number].id.clone();
+                    self.start_run(coordinator, &run);
+                }
+            }
+            (Op::Missing, Ok(LedgerAnswer::Runs(open))) => {
+                for run in open {
+                    self.start_run(coordinator, &run);
+                    self.doubt(coordinator, &run);
+                }
+            }
             (Op::Read(run, life), Ok(LedgerAnswer::Log(rows))) => self.read(coordinator, &run, life, Some(rows)),
             (Op::Read(run, life), _) => self.read(coordinator, &run, life, None),
             // A process that can't claim ends; whoever starts it tries again.
             (Op::Claim | Op::Open(_), _) => self.coordinators[coordinator].claiming = false,
-            (Op::Look | Op::Submit(_), _) => {}
+            (Op::Look | Op::Submit(_) | Op::Revert(_) | Op::Missing, _) => {}
         }
     }
 

@@ -12,6 +12,15 @@ use haulage_core::run::Expected;
 use crate::bug::Bug;
 use crate::workload::{MODES, Mode, Row, initial};
 
+/// Why a load can't be published.
+pub(crate) const UNPUBLISHABLE: &str = "its key is already in the target";
+
+/// Why one can't be reverted.
+pub(crate) const STUBBORN: &str = "somebody holds the target";
+
+/// What a crash of a server leaves.
+pub(crate) const LESS_STAGED: &str = "less is staged than the chunks reported";
+
 /// Which load of which run, by number.
 pub(crate) type LoadKey = (usize, usize);
 
@@ -23,6 +32,9 @@ pub(crate) enum Call {
     Commit(ChunkId, u32, Attempt, Vec<Row>),
     Verify(Expected),
     Publish(Expected),
+    /// For the nth revert that was asked for.
+    Recall(u32),
+    Release(u32),
     Revert,
     Discard,
     Cleanup,
@@ -49,6 +61,8 @@ pub(crate) enum Done {
     Markers(Vec<u32>),
     Committed,
     Stepped(StepReport),
+    /// The target is kept for another run: to be asked again.
+    Kept,
 }
 
 /// A change of what the destination holds.
@@ -61,6 +75,8 @@ pub(crate) enum Effect {
     Published,
     /// The first part of a publish; there are parts only with a bug.
     PublishedInPart,
+    Recalled,
+    Released,
     Reverted,
     Discarded,
     Cleaned,
@@ -95,6 +111,11 @@ pub(crate) struct Record {
     pub(crate) sequence: u64,
     pub(crate) published_rows: u64,
     reverts: u32,
+    /// Its run is over, and published.
+    settled: bool,
+    /// The revert for which the target is kept.
+    pub(crate) recalled: Option<u32>,
+    let_go: u32,
 }
 
 #[derive(Debug)]
@@ -144,12 +165,14 @@ impl Destination {
             }
             Call::Verify(expected) => self.verify(request, *expected, &mut effects),
             Call::Publish(expected) => self.publish(request, *expected, answered, &mut effects),
+            Call::Recall(nth) => self.recall(request, *nth, &mut effects),
+            Call::Release(nth) => self.release(request, *nth, &mut effects),
             Call::Revert => self.revert(request, &mut effects),
             Call::Discard => self.discard(request, &mut effects),
             Call::Cleanup => self.cleanup(request, &mut effects),
         };
         // A refused transaction leaves nothing behind; a server has sealed what it verifies in one of its own before.
-        if done.is_err()
+        if matches!(done, Err(_) | Ok(Done::Kept))
             && effects.is_empty()
             && let (Some(record), Some(epoch)) = (self.records.get_mut(&request.load), epoch)
         {
@@ -272,9 +295,11 @@ impl Destination {
         effects: &mut Vec<Effect>,
     ) -> Result<Done, Failure> {
         let bug = self.bug;
+        let kept = self.is_kept_from(request) && bug != Some(Bug::KeptForNobody);
         let record = hold(&mut self.records, request)?;
         same_round(record, request)?;
         match record.standing {
+            Standing::Sealed if kept => return Ok(Done::Kept),
             Standing::Sealed => {}
             Standing::Published if bug == Some(Bug::PublishBlindly) => {}
             Standing::Published => return Ok(stepped(record.published_rows)),
@@ -285,7 +310,7 @@ impl Destination {
             marked(record, expected)?;
         }
         if request.unpublishable {
-            return Err(Failure::permanent("its key is already in the target"));
+            return Err(Failure::permanent(UNPUBLISHABLE));
         }
         let rows = record.area.as_ref().map(|area| area.rows.clone()).unwrap_or_default();
         let target = &mut self.targets[record.target];
@@ -313,27 +338,73 @@ impl Destination {
         Ok(stepped(expected.rows))
     }
 
+    /// Whether another run may still take back what it has published to the target. Appends don't stand in each other's way.
+    fn is_kept_from(&self, request: &Request) -> bool {
+        let mut others = self.records.iter().filter(|(load, record)| {
+            load.0 != request.load.0 && record.target == request.target && record.standing == Standing::Published
+        });
+        MODES[request.target] != Mode::Append && others.any(|(_, record)| record.recalled.is_some() || !record.settled)
+    }
+
+    fn recall(&mut self, request: &Request, nth: u32, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
+        let latest = self.latest(request.target);
+        let late = self.bug != Some(Bug::RecallAnyTime);
+        if !self.records.contains_key(&request.load) {
+            return Ok(stepped(0));
+        }
+        let record = hold(&mut self.records, request)?;
+        if record.standing != Standing::Published {
+            return Ok(stepped(0));
+        }
+        may_undo(record, latest)?;
+        if late && record.let_go >= nth {
+            return Err(Failure::fenced("that revert is over"));
+        }
+        if record.recalled < Some(nth) {
+            record.recalled = Some(nth);
+            effects.push(Effect::Recalled);
+        }
+        Ok(stepped(0))
+    }
+
+    fn release(&mut self, request: &Request, nth: u32, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
+        if self.records.contains_key(&request.load) {
+            let record = hold(&mut self.records, request)?;
+            let before = record.recalled;
+            record.let_go = record.let_go.max(nth);
+            record.recalled = record.recalled.filter(|recalled| *recalled > nth);
+            record.settled = true;
+            if before != record.recalled {
+                effects.push(Effect::Released);
+            }
+        }
+        Ok(stepped(0))
+    }
+
+    /// The last publish to a target that stands.
+    fn latest(&self, target: usize) -> u64 {
+        let published = self
+            .records
+            .values()
+            .filter(|record| record.target == target && record.standing == Standing::Published);
+        published.map(|record| record.sequence).max().unwrap_or(0)
+    }
+
     fn revert(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         if self.bug == Some(Bug::RevertForgotten) {
             return Ok(stepped(0));
         }
         let forgetful = self.bug == Some(Bug::NoTombstone);
-        let latest = self
-            .records
-            .values()
-            .filter(|record| record.target == request.target && record.standing == Standing::Published);
-        let latest = latest.map(|record| record.sequence).max().unwrap_or(0);
+        let latest = self.latest(request.target);
         let (record, made) = claim(&mut self.records, request, Standing::Reverted)?;
         match record.standing {
             Standing::Published => {
                 record.reverts += 1;
                 if record.reverts <= request.stubborn {
-                    return Err(Failure::permanent("somebody holds the target"));
+                    return Err(Failure::permanent(STUBBORN));
                 }
                 let (mode, run) = (MODES[record.target], u32::try_from(request.load.0).unwrap_or(u32::MAX));
-                if mode != Mode::Append && record.sequence < latest {
-                    return Err(Failure::permanent("another run has published since"));
-                }
+                may_undo(record, latest)?;
                 let Some(before) = record.before.take() else {
                     return Err(Failure::permanent("what was there before is no longer kept"));
                 };
@@ -364,7 +435,9 @@ impl Destination {
             made || record.area.is_some() || !matches!(record.standing, Standing::Discarded | Standing::Published);
         record.area = None;
         record.fences.clear();
-        if record.standing != Standing::Published {
+        if record.standing == Standing::Published {
+            (record.settled, record.recalled, record.let_go) = (true, None, u32::MAX);
+        } else {
             record.standing = Standing::Discarded;
             record.before = None;
         }
@@ -377,6 +450,17 @@ impl Destination {
         Ok(stepped(0))
     }
 
+    /// Only the newest of the runs that are over keeps what undoing it needs, and one that is about to be undone.
+    fn forget_older(&mut self, target: usize) {
+        let latest = self.latest(target);
+        let older = self.records.values_mut().filter(|record| {
+            record.target == target && record.standing == Standing::Published && record.sequence < latest
+        });
+        for record in older.filter(|record| record.settled && record.recalled.is_none()) {
+            record.before = None;
+        }
+    }
+
     fn cleanup(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         let Ok(record) = hold(&mut self.records, request) else {
             return match self.records.contains_key(&request.load) {
@@ -384,12 +468,25 @@ impl Destination {
                 false => Ok(stepped(0)),
             };
         };
-        if record.standing == Standing::Published && record.area.is_some() {
-            (record.area, record.before) = (None, None);
+        if record.standing == Standing::Published && (record.area.is_some() || !record.settled) {
+            record.area = None;
+            record.settled = true;
             record.fences.clear();
             effects.push(Effect::Cleaned);
+            self.forget_older(request.target);
         }
         Ok(stepped(0))
+    }
+}
+
+/// Refuses if a later publish stands on this one, or if what was there before is gone.
+fn may_undo(record: &Record, latest: u64) -> Result<(), Failure> {
+    if MODES[record.target] != Mode::Append && record.sequence < latest {
+        return Err(Failure::permanent("another run has published since"));
+    }
+    match record.before {
+        Some(_) => Ok(()),
+        None => Err(Failure::permanent("what was there before is no longer kept")),
     }
 }
 
@@ -411,6 +508,9 @@ fn claim<'a>(
         sequence: 0,
         published_rows: 0,
         reverts: 0,
+        settled: false,
+        recalled: None,
+        let_go: 0,
     });
     Ok((hold(records, request)?, made))
 }
@@ -446,7 +546,7 @@ fn marked(record: &Record, expected: Expected) -> Result<(), Failure> {
         return Ok(());
     }
     if segments <= expected.segments && marked <= expected.rows && rows <= expected.rows {
-        return Err(Failure::staging_lost("less is staged than the chunks reported"));
+        return Err(Failure::staging_lost(LESS_STAGED));
     }
     Err(Failure::permanent("more is staged than the chunks reported"))
 }

@@ -10,10 +10,10 @@ use haulage_core::failure::Class;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, RunId, Seq, StepId, StepKind};
 use haulage_core::run::State;
 
-use crate::destination::{Effect, LoadKey, Standing, apply};
+use crate::destination::{Effect, LESS_STAGED, LoadKey, STUBBORN, Standing, UNPUBLISHABLE, apply};
 use crate::faults::Tally;
 use crate::story::Story;
-use crate::work::PortCall;
+use crate::work::{BAD_ROW, KEPT, PortCall};
 use crate::workload::{MODES, Row, Run, initial, rows};
 use crate::world::{Process, Role, World};
 
@@ -196,12 +196,20 @@ impl Checks {
             Effect::Reverted | Effect::Discarded if !story.rolls_back => {
                 broken(5, format!("{effect:?} of {}, which doesn't roll back", run.id))
             }
+            Effect::Recalled if !story.reverting => {
+                broken(5, format!("{} is kept for a revert that nobody asks for", run.id))
+            }
+            Effect::Released if !story.reverting || story.rolls_back => {
+                broken(5, format!("{} is let go in the middle of its revert", run.id))
+            }
             Effect::Published
             | Effect::PublishedInPart
             | Effect::Prepared
             | Effect::Begun(..)
             | Effect::Committed(..)
             | Effect::Sealed
+            | Effect::Recalled
+            | Effect::Released
             | Effect::Reverted
             | Effect::Discarded
             | Effect::Cleaned => Ok(()),
@@ -225,7 +233,10 @@ impl Checks {
         let number = world.number(run);
         match story.finished {
             None => Ok(()),
-            Some(Outcome::Published) => i5_ended(world, number, |_| &[Standing::Published]),
+            Some(Outcome::Published) => {
+                i5_nothing_is_kept(world, number, &story.left)?;
+                i5_ended(world, number, |_| &[Standing::Published])
+            }
             Some(Outcome::Failed | Outcome::Cancelled | Outcome::Reverted) => {
                 let among = |steps: &BTreeSet<StepId>, kind: StepKind, load: usize| {
                     let load = world.runs[number].loads[load].name.clone();
@@ -236,7 +247,8 @@ impl Checks {
                     if among(&story.left, StepKind::Publish, load) {
                         &[Published, Reverted, Discarded, Staged, Sealed]
                     } else if among(&story.abandoned, StepKind::Publish, load) {
-                        &[Published]
+                        // What a client had given up may have been carried out after somebody left it as it is.
+                        &[Published, Reverted, Discarded]
                     } else if among(&story.left, StepKind::Prepare, load) {
                         &[Reverted, Discarded, Staged, Sealed]
                     } else {
@@ -255,6 +267,8 @@ impl Checks {
             | Effect::Sealed
             | Effect::Published
             | Effect::PublishedInPart
+            | Effect::Recalled
+            | Effect::Released
             | Effect::Reverted
             | Effect::Discarded
             | Effect::Cleaned => {
@@ -343,9 +357,17 @@ impl Checks {
         };
         for standing in log.events.iter().skip(seen) {
             if let Event::Stuck { failure, .. } = &standing.event
-                && failure.class != Class::Permanent
+                && (failure.class != Class::Permanent || failure.message != STUBBORN)
             {
-                return broken(7, format!("{run} is stuck over what may pass: {failure}"));
+                return broken(
+                    7,
+                    format!("{run} is stuck over what may pass or was not to be: {failure}"),
+                );
+            }
+            if let Event::RollbackStarted { failure, .. } = &standing.event
+                && !explained(world, world.number(run), &failure.message)
+            {
+                return broken(7, format!("{run} fails, and nothing explains it: {failure}"));
             }
         }
         Ok(())
@@ -385,6 +407,58 @@ impl Violation {
             what: format!("time is up: {}", open.collect::<Vec<_>>().join(", ")),
         }
     }
+}
+
+/// Whether a run has a reason to fail that was planted, or faults that may have brought it about.
+fn explained(world: &World, number: usize, message: &str) -> bool {
+    let run = &world.runs[number];
+    let faults = |kinds: &[&str]| -> u64 {
+        let of_kind = |name: &&str| kinds.iter().any(|kind| name.contains(kind));
+        world
+            .tally
+            .iter()
+            .filter(|(name, _)| of_kind(name))
+            .map(|(_, times)| times)
+            .sum()
+    };
+    let any = faults(&[
+        "crash",
+        "pause",
+        "lost",
+        "late",
+        "away",
+        "cut",
+        "partition",
+        "deposed",
+        "failed",
+    ]);
+    message.starts_with("cancelled: ") && run.cancel_at.is_some()
+        || message.starts_with("reverted: ") && !run.revert_at.is_empty()
+        || message == UNPUBLISHABLE && run.loads.iter().any(|load| load.unpublishable)
+        || message == BAD_ROW && run.chunks().any(|chunk| chunk.bad)
+        || message.contains("took down 3 nodes")
+            && (run.chunks().any(|chunk| chunk.poison) || faults(&["node", "partition", "cut", "message"]) >= 3)
+        || message.starts_with(LESS_STAGED) && faults(&["destination crash"]) > 0
+        // With backoff between them: from one fault may come several failures, but not that many.
+        || message.contains(" failed ") && message.contains(" times, the last with: ") && any >= 3
+        // Two runs may wait for each other, and a revert for an operator.
+        || message.ends_with(KEPT) && is_kept_from(world, number)
+}
+
+/// Whether another run that is not over, or was not a little while ago, publishes to a target of this one.
+fn is_kept_from(world: &World, number: usize) -> bool {
+    let targets =
+        |run: &Run| -> Vec<(usize, usize)> { run.loads.iter().map(|load| (load.destination, load.target)).collect() };
+    let ours = targets(&world.runs[number]);
+    let others = world.runs.iter().enumerate().filter(|(other, _)| *other != number);
+    others.into_iter().any(|(_, other)| {
+        let log = world.ledger.runs.get(&other.id);
+        let open = log.is_some_and(|log| match log.state.finished() {
+            None => true,
+            Some((_, at)) => at.0 + 60_000 > world.wall(0).0,
+        });
+        open && targets(other).iter().any(|target| ours.contains(target))
+    })
 }
 
 /// What a staging area holds is the rows of the segments that are marked, each once; and no target has a row twice.
@@ -449,7 +523,23 @@ fn i4_readers_see_whole_states(world: &World, destination: usize, target: usize)
     }
 }
 
-/// How every load that was started has to stand at its destination when its run is over.
+/// Nothing is kept for the revert of a run that stays published.
+fn i5_nothing_is_kept(world: &World, number: usize, left: &BTreeSet<StepId>) -> Result<(), Violation> {
+    for (load, planned) in world.runs[number].loads.iter().enumerate() {
+        let record = world.destinations[planned.destination].records.get(&(number, load));
+        let left = left
+            .iter()
+            .any(|step| step.kind == StepKind::Recall && step.load == planned.name);
+        if !left && record.is_some_and(|record| record.recalled.is_some()) {
+            return broken(
+                5,
+                format!("run {number} stays published, and load {load} is kept for its revert"),
+            );
+        }
+    }
+    Ok(())
+}
+
 /// A load stands where it may at the end of its run.
 fn i5_ended(world: &World, number: usize, expected: impl Fn(usize) -> &'static [Standing]) -> Result<(), Violation> {
     for (load, planned) in world.runs[number].loads.iter().enumerate() {

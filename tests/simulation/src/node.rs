@@ -205,14 +205,17 @@ impl World {
 
     fn greeted(&mut self, node: usize, hello: &Hello) -> Reply {
         let me = self.process(Role::Node(node));
-        let now = self.now;
+        self.check_lease(node);
         let one = &mut self.nodes[node];
         one.lease_ms = hello.lease_ms.max(1);
         one.heartbeat_ms = hello.heartbeat_ms.clamp(1, one.lease_ms);
-        one.greeted = Some(now);
+        one.greeted = Some(self.now);
         one.rhythm += 1;
         let (rhythm, lease_ms) = (one.rhythm, one.lease_ms);
-        self.lease(node, now, lease_ms);
+        // Nobody knows how long the greeting was on its way.
+        if !one.leased {
+            self.lease(node, self.now, lease_ms);
+        }
         self.after(0, me, What::Beat(rhythm));
         let one = &self.nodes[node];
         Reply::Hello(HelloReply {

@@ -5,7 +5,7 @@ use haulage_coordinator::deciding::{Answer, Next, RunAction, RunLog};
 use haulage_coordinator::ledger::{Append, Appended};
 use haulage_core::event::Event;
 use haulage_core::ids::{Millis, NodeName, RunId, Seq, Work};
-use haulage_core::run::Input;
+use haulage_core::run::{Input, Phase};
 
 use crate::coordinator::{Lead, Op};
 use crate::invariants::Happened;
@@ -147,6 +147,23 @@ impl World {
         }
         actor.take(mail);
         self.ask_flush(coordinator, run, 0);
+    }
+
+    pub(crate) fn doubt(&mut self, coordinator: usize, run: &RunId) {
+        let Some(lead) = &mut self.coordinators[coordinator].lead else {
+            return;
+        };
+        let length = self.ledger.runs.get(run).map_or(0, |log| log.events.len() as u64);
+        let behind = |actor: &&mut Actor| {
+            let known = actor.log.state();
+            !actor.away
+                && !actor.busy
+                && known.is_some_and(|(state, seq)| state.phase() == Phase::Stuck && seq.0 < length)
+        };
+        if let Some(actor) = lead.runs.get_mut(run).filter(behind) {
+            actor.log.forget();
+            self.ask_flush(coordinator, run, 0);
+        }
     }
 
     fn ask_flush(&mut self, coordinator: usize, run: &RunId, wait: u64) {

@@ -25,6 +25,12 @@ pub(crate) struct Story {
     pub(crate) rolls_back: bool,
     pub(crate) stuck: Option<StepId>,
     pub(crate) finished: Option<Outcome>,
+    /// It was published, and is to be taken back.
+    pub(crate) reverting: bool,
+    /// Loads that were asked whether they can be taken back, and since then not let go.
+    pub(crate) asked: BTreeSet<StepId>,
+    /// One of them has refused, so that all are let go.
+    letting_go: bool,
 }
 
 impl Story {
@@ -71,7 +77,8 @@ impl Story {
     /// Folds one event. An error is a break of the saga's order.
     pub(crate) fn fold(&mut self, event: &Event) -> Result<(), String> {
         self.seen += 1;
-        if self.finished.is_some() {
+        let again = matches!(event, Event::RevertRequested { .. }) && self.finished == Some(Outcome::Published);
+        if self.finished.is_some() && !again {
             return Err(format!("`{}` comes after the end", event.text()));
         }
         match event {
@@ -90,6 +97,12 @@ impl Story {
             Event::StepDone { step, .. } => {
                 self.done.insert(step.clone());
             }
+            Event::Compensated { step, .. } if step.kind == StepKind::Recall => {
+                if !self.letting_go || self.rolls_back {
+                    return Err(format!("{step} is undone, and nothing has refused the revert"));
+                }
+                self.asked.remove(step);
+            }
             Event::Compensated { step, .. } => {
                 if !self.rolls_back {
                     return Err(format!("{step} is undone, and the run doesn't roll back"));
@@ -105,15 +118,38 @@ impl Story {
                 let again = |step: &StepId| loads.contains(&step.load) && step.kind != StepKind::Publish;
                 self.done.retain(|step| !again(step));
             }
-            Event::RevertRequested { .. } | Event::RevertRefused { .. } => {
-                return Err(format!("`{}`, and nobody here reverts", event.text()));
+            Event::RevertRequested { .. } => {
+                self.finished = None;
+                self.reverting = true;
+                self.done.retain(|step| step.kind != StepKind::Recall);
+                self.left.retain(|step| step.kind != StepKind::Recall);
+                self.asked.clear();
             }
-            Event::RollbackStarted { .. } => self.rolls_back = true,
+            Event::RevertRefused { .. } => {
+                if !self.reverting || self.rolls_back || !self.letting_go || !self.asked.is_empty() {
+                    return Err(format!("the revert is refused, and kept for it are {:?}", self.asked));
+                }
+                (self.reverting, self.letting_go) = (false, false);
+            }
+            Event::RollbackStarted { .. } => {
+                let recalled = self.done.iter().filter(|step| step.kind == StepKind::Recall).count();
+                let loads = self.done.iter().filter(|step| step.kind == StepKind::Publish).count();
+                if self.reverting && (self.letting_go || recalled != loads) {
+                    return Err(format!("it is undone, and {recalled} of {loads} loads can be"));
+                }
+                self.rolls_back = true;
+            }
             Event::Stuck { step, .. } => self.stuck = Some(step.clone()),
             Event::Unstuck { decision, .. } => {
                 if let (Some(step), StuckDecision::Abandon) = (self.stuck.take(), decision) {
                     self.abandoned.insert(step);
                 }
+            }
+            Event::Abandoned { step, .. } if step.kind == StepKind::Recall => {
+                if !self.letting_go || !self.asked.remove(step) {
+                    return Err(format!("{step} is abandoned, and was not to be let go"));
+                }
+                self.left.insert(step.clone());
             }
             Event::Abandoned { step, .. } => {
                 if !self.rolls_back || self.next_to_undo() != Some(step) {
@@ -136,6 +172,18 @@ impl Story {
 
     fn may_start(&mut self, work: &Work) -> Result<(), String> {
         match work {
+            Work::Step(step) if step.kind == StepKind::Recall => {
+                if !self.reverting || self.rolls_back || self.letting_go {
+                    return Err(format!("{work} starts, and nobody asks for that now"));
+                }
+                self.asked.insert(step.clone());
+            }
+            Work::Compensate(step) if step.kind == StepKind::Recall => {
+                if !self.reverting || self.rolls_back || !self.asked.contains(step) {
+                    return Err(format!("{work} starts, and it is not kept"));
+                }
+                self.letting_go = true;
+            }
             Work::Compensate(step) if !self.rolls_back => {
                 return Err(format!("{step} is to be undone, and the run doesn't roll back"));
             }
@@ -158,15 +206,19 @@ impl Story {
         self.finished = Some(outcome);
         match outcome {
             Outcome::Published if self.rolls_back => Err("it is published and rolled back".to_owned()),
-            Outcome::Failed | Outcome::Cancelled if !self.rolls_back => {
+            Outcome::Failed | Outcome::Cancelled | Outcome::Reverted if !self.rolls_back => {
                 Err("it has failed, and was never rolled back".to_owned())
             }
-            Outcome::Failed | Outcome::Cancelled => match self.next_to_undo() {
+            Outcome::Reverted if !self.reverting => Err("it is reverted, and nobody asked for that".to_owned()),
+            Outcome::Failed | Outcome::Cancelled if self.reverting => {
+                Err("it was to be reverted, and is something else".to_owned())
+            }
+            Outcome::Failed | Outcome::Cancelled | Outcome::Reverted => match self.next_to_undo() {
                 Some(step) => Err(format!("it is over, and {step} was never undone")),
                 None => Ok(()),
             },
+            Outcome::Published if self.reverting => Err("it is published, and to be reverted".to_owned()),
             Outcome::Published => Ok(()),
-            Outcome::Reverted => Err("it is reverted, and nobody here asks for that".to_owned()),
         }
     }
 }

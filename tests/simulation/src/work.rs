@@ -16,6 +16,15 @@ use crate::trace::say;
 use crate::workload::{self, Run};
 use crate::world::{Event, Process, Role, World};
 
+/// Why a chunk fails for good.
+pub(crate) const BAD_ROW: &str = "row 7 has no value for its key";
+/// Why a publish is tried again.
+pub(crate) const KEPT: &str = "the target is kept for another run";
+
+/// How often one attempt of a run looks whether a target is still kept for another one, a second apart: each has its own
+/// patience, as in `node/src/sink/kept.rs`.
+const KEPT_LOOKS: [u32; 3] = [15, 30, 45];
+
 /// A call of a worker; without a request it looks at the sources.
 #[derive(Debug, Clone)]
 pub(crate) struct PortCall {
@@ -38,6 +47,8 @@ pub(crate) struct Worker {
     load: usize,
     resumed: u32,
     stepped: Option<StepReport>,
+    /// How often its target was kept for another run.
+    pub(crate) kept: u32,
     discovered: bool,
 }
 
@@ -85,7 +96,7 @@ impl Worker {
                     return request(stage.loads[self.begun], Call::Begin(*id, attempt));
                 }
                 if chunk.bad {
-                    return Next::Ended(Err(Failure::permanent("row 7 has no value for its key")));
+                    return Next::Ended(Err(Failure::permanent(BAD_ROW)));
                 }
                 while self.segment < chunk.segments {
                     if chunk.poison && self.segment + 1 == chunk.segments {
@@ -123,15 +134,23 @@ impl Worker {
                     },
                     Task::Discover | Task::Chunk { .. } => Expected::default(),
                 };
+                let nth = match assignment.task {
+                    Task::Step { round, .. } => round,
+                    Task::Discover | Task::Chunk { .. } => 0,
+                };
                 let undo = matches!(assignment.key.work, Work::Compensate(_));
                 match (step.kind, undo) {
                     (StepKind::Prepare, false) => request(load, Call::Prepare),
                     (StepKind::Verify, false) => request(load, Call::Verify(expected)),
-                    (StepKind::Publish, false) => request(load, Call::Publish(expected)),
                     (StepKind::Cleanup, false) => request(load, Call::Cleanup),
                     (StepKind::Prepare, true) => request(load, Call::Discard),
                     (StepKind::Publish, true) => request(load, Call::Revert),
-                    (StepKind::Recall, _) => Next::Ended(Err(Failure::permanent("nobody here reverts"))),
+                    (StepKind::Publish, false) if self.kept > KEPT_LOOKS[number % KEPT_LOOKS.len()] => {
+                        Next::Ended(Err(Failure::transient(KEPT)))
+                    }
+                    (StepKind::Publish, false) => request(load, Call::Publish(expected)),
+                    (StepKind::Recall, false) => request(load, Call::Recall(nth)),
+                    (StepKind::Recall, true) => request(load, Call::Release(nth)),
                     (StepKind::Verify | StepKind::Cleanup, true) => Next::Ended(Ok(Outcome::Stepped {
                         report: StepReport::default(),
                     })),
@@ -177,6 +196,7 @@ impl Worker {
             }
             Some(Done::Committed) => self.load += 1,
             Some(Done::Stepped(report)) => self.stepped = Some(report),
+            Some(Done::Kept) => self.kept += 1,
         }
     }
 }
@@ -235,6 +255,20 @@ impl World {
             let answer = Err(Failure::transient("the connection was cut"));
             return self.after(wait, from, What::Port(call.key, call.serial, answer));
         }
+        // Of a recall more often: there are few of them.
+        let late = match &call.request {
+            Some((_, request)) if matches!(request.call, Call::Recall(_)) => rates.request_late * 8,
+            Some(_) => rates.request_late,
+            None => 0,
+        };
+        if self.strikes(late, "request cut off and carried out late") {
+            // A server that is busy, or where others hold a lock, comes to it long after its client has given up.
+            let late = self.chance.between(200, 9_000);
+            self.queue
+                .push(self.now + wait + late, Event::Port(from, call.clone(), false));
+            let answer = Err(Failure::transient("the connection was cut"));
+            return self.after(wait, from, What::Port(call.key, call.serial, answer));
+        }
         let answered = !self.strikes(rates.answer_lost, "answer of a commit lost");
         self.queue.push(self.now + wait, Event::Port(from, call, answered));
     }
@@ -259,7 +293,10 @@ impl World {
             say!(self, "  the answer to {} of {from} is lost", call.key.work);
             answer = Err(Failure::transient("the connection was cut"));
         }
-        let wait = self.chance.between(1, 12);
+        let mut wait = self.chance.between(1, 12);
+        if let Ok(Some(Done::Kept)) = answer {
+            wait += 1_000;
+        }
         self.after(wait, from, What::Port(call.key, call.serial, answer));
     }
 

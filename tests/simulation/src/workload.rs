@@ -67,6 +67,8 @@ pub(crate) struct Run {
     pub(crate) id: RunId,
     pub(crate) submit_at: u64,
     pub(crate) cancel_at: Option<u64>,
+    /// When somebody wants it taken back; until then it may not even be published.
+    pub(crate) revert_at: Vec<u64>,
     pub(crate) loads: Vec<Load>,
     pub(crate) stages: Vec<Stage>,
 }
@@ -149,13 +151,27 @@ pub(crate) fn rows(run: usize, chunk: ChunkId, segment: u32) -> Vec<Row> {
 /// A few runs, of which most could succeed.
 pub(crate) fn runs(chance: &mut Chance) -> Vec<Run> {
     let count = chance.between(1, 3);
-    (0..count).map(|number| run(chance, number)).collect()
+    // Runs of one pipeline meet in all their targets, and one that is to be reverted finds later ones in its way.
+    let shared = chance.permille(300).then(|| places(chance));
+    let mut runs = Vec::new();
+    for number in 0..count {
+        let places = shared.clone().unwrap_or_else(|| places(chance));
+        runs.push(run(chance, number, &places));
+    }
+    runs
 }
 
-fn run(chance: &mut Chance, number: u64) -> Run {
+/// Destination and target of one to three loads.
+fn places(chance: &mut Chance) -> Vec<(usize, usize)> {
+    let count = chance.between(1, 3);
+    (0..count)
+        .map(|_| (chance.place(DESTINATIONS), chance.place(MODES.len())))
+        .collect()
+}
+
+fn run(chance: &mut Chance, number: u64, places: &[(usize, usize)]) -> Run {
     let mut loads: Vec<Load> = Vec::new();
-    for place in 0..chance.between(1, 3) {
-        let (destination, target) = (chance.place(DESTINATIONS), chance.place(MODES.len()));
+    for (place, (destination, target)) in places.iter().copied().enumerate() {
         if loads
             .iter()
             .any(|load| (load.destination, load.target) == (destination, target))
@@ -178,6 +194,7 @@ fn run(chance: &mut Chance, number: u64) -> Run {
         id: RunId::new(format!("r{number}")),
         submit_at: chance.below(3_000),
         cancel_at: chance.permille(150).then(|| chance.between(500, 9_000)),
+        revert_at: (0..chance.below(4)).map(|_| chance.between(2_000, 14_000)).collect(),
         loads,
         stages,
     }

@@ -25,8 +25,9 @@ const NODES: usize = 3;
 const COORDINATORS: usize = 2;
 /// When faults stop.
 const CALM_AT: u64 = 14_000;
-/// How long after that every run has come to rest.
-const REST_WITHIN: u64 = 240_000;
+/// How long after that every run has come to rest. Two runs that wait for each other's targets take five minutes until one
+/// of them gives way.
+const REST_WITHIN: u64 = 900_000;
 /// How long late messages may still arrive after that.
 const AFTERWARDS: u64 = 9_000;
 /// What the wall clocks show when a history begins.
@@ -144,6 +145,9 @@ impl World {
             self.queue.push(run.submit_at, Event::Client(Client::Submit(number)));
             if let Some(at) = run.cancel_at {
                 self.queue.push(at, Event::Client(Client::Cancel(number, 5)));
+            }
+            for at in run.revert_at.clone() {
+                self.queue.push(at, Event::Client(Client::Revert(number, 5)));
             }
         }
         for _ in 0..self.chance.below(7) {

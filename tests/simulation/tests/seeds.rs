@@ -58,6 +58,12 @@ fn seed_6131_a_late_answer_over_an_old_session() {
     hold(6_131..6_132);
 }
 
+/// An operator's decision was written for an actor that had failed, after the next one had read the log of the stuck run.
+#[test]
+fn seed_7175_a_decision_that_nobody_heard_of() {
+    hold(7_175..7_176);
+}
+
 #[test]
 fn a_seed_is_one_history_bit_for_bit() {
     let mut hashes = Vec::new();
@@ -114,4 +120,6 @@ caught! {
     i7_catches_a_result_that_is_said_once: DoneOnce,
     i8_catches_a_ledger_that_forgets: LedgerForgets,
     i9_catches_an_attempt_of_a_nodes_own: OwnAttempt,
+    i7_catches_a_publish_on_what_is_to_be_undone: KeptForNobody,
+    i5_catches_a_recall_that_comes_late: RecallAnyTime,
 }

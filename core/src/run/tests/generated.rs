@@ -52,6 +52,7 @@ impl World<'_> {
             2 => {
                 return Input::Decide {
                     decision: StuckDecision::Abandon,
+                    step: None,
                     reason: "an operator".into(),
                     by: String::new(),
                 };
@@ -74,6 +75,7 @@ impl World<'_> {
         if effects.is_empty() {
             return Input::Decide {
                 decision: StuckDecision::Retry,
+                step: None,
                 reason: "an operator".into(),
                 by: String::new(),
             };
@@ -154,6 +156,7 @@ fn well(state: &State) -> Input {
         Some(Effect::Settle) => Input::Settle,
         None => Input::Decide {
             decision: StuckDecision::Retry,
+            step: None,
             reason: "an operator".into(),
             by: String::new(),
         },
@@ -242,6 +245,8 @@ proptest! {
         let mut attempts: BTreeMap<Work, Attempt> = BTreeMap::new();
         let (mut rolling_back, mut reverting) = (false, false);
         let (mut abandoned, mut failed, mut stuck) = (BTreeSet::new(), BTreeSet::new(), None);
+        // Loads that are kept for the revert.
+        let mut asked: BTreeSet<StepId> = BTreeSet::new();
         for event in &log {
             match event {
                 Event::Assigned { work, attempt, .. } => {
@@ -249,6 +254,9 @@ proptest! {
                     prop_assert_eq!(*attempt, last.next(), "attempts count up by one");
                     prop_assert!(!rolling_back || matches!(work, Work::Compensate(_)), "{} starts in a rollback", work);
                     if let Work::Step(step) = work {
+                        if step.kind == StepKind::Recall {
+                            asked.insert(step.clone());
+                        }
                         if step.kind == StepKind::Publish {
                             prop_assert_eq!(staged.len() as u32, CHUNKS, "published before every chunk was staged");
                             for load in LOADS {
@@ -265,6 +273,10 @@ proptest! {
                 Event::StepDone { step, .. } => {
                     prop_assert!(done.insert(step.clone()), "{} done twice", step);
                 }
+                Event::Compensated { step, .. } if step.kind == StepKind::Recall => {
+                    prop_assert!(reverting && !rolling_back, "{} is let go", step);
+                    asked.remove(step);
+                }
                 Event::Compensated { step, .. } => {
                     // Abandoned while a node was at it, which did it all the same.
                     abandoned.remove(step);
@@ -279,6 +291,9 @@ proptest! {
                 }
                 Event::Stuck { step, .. } => stuck = Some(step.clone()),
                 Event::Unstuck { decision: StuckDecision::Abandon, .. } => abandoned.extend(stuck.take()),
+                Event::Abandoned { step, .. } if step.kind == StepKind::Recall => {
+                    prop_assert!(reverting && !rolling_back && failed.contains(step) && asked.remove(step));
+                }
                 Event::Abandoned { step, .. } => {
                     prop_assert!(rolling_back && failed.contains(step), "abandoned without a failure: {}", step);
                     abandoned.insert(step.clone());
@@ -291,9 +306,13 @@ proptest! {
                 Event::RevertRequested { .. } => {
                     prop_assert!(!rolling_back && !reverting);
                     reverting = true;
+                    asked.clear();
                     done.retain(|step: &StepId| step.kind != StepKind::Recall);
                 }
-                Event::RevertRefused { .. } => reverting = false,
+                Event::RevertRefused { .. } => {
+                    prop_assert!(asked.is_empty(), "kept for a revert that is refused: {:?}", asked);
+                    reverting = false;
+                }
                 Event::Finished { outcome, .. } => {
                     prop_assert_eq!(*outcome == Outcome::Published, !rolling_back);
                     prop_assert_eq!(*outcome == Outcome::Reverted, reverting);

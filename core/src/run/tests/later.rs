@@ -228,13 +228,89 @@ fn a_refused_revert_leaves_the_run_published_and_can_be_asked_for_again() {
         fail(&mut state, &mut log, Class::Permanent);
         state = drive(&mut log, |_| false);
         assert_eq!(state.phase(), Phase::AtRest(Outcome::Published));
-        assert_eq!(kinds(&log[before..]), ["recall a", "published"], "nothing was undone");
+        assert_eq!(
+            kinds(&log[before..]),
+            ["recall a", "undo recall a", "undo recall b", "published"],
+            "nothing was undone, and nothing is kept for the revert any more"
+        );
         let failure = state.failure().expect("it says why");
         assert_eq!(failure.message, "can't be reverted: no");
     }
     give(&mut state, &mut log, &revert());
     assert_eq!(state.failure(), None);
     assert_eq!(drive(&mut log, |_| false).phase(), Phase::AtRest(Outcome::Reverted));
+}
+
+/// The destination of the first is away by then, or no longer permits it: the other is let go all the same, and this one is
+/// waited for until it can be, or until somebody gives it up.
+#[test]
+fn a_refused_revert_ends_when_every_load_is_let_go_or_given_up() {
+    let (mut state, mut log) = published();
+    give(&mut state, &mut log, &revert());
+    let mut state = drive(&mut log, running(StepKind::Recall, "b"));
+    fail(&mut state, &mut log, Class::Permanent);
+    let first = Work::Compensate(step(StepKind::Recall, "a"));
+    let mut state = drive(&mut log, |state| state.in_flight().any(|(work, ..)| *work == first));
+    let abandon = Input::Decide {
+        decision: StuckDecision::Abandon,
+        step: Some("recall a".to_owned()),
+        reason: "the server is gone".into(),
+        by: "ops".into(),
+    };
+    assert_eq!(decide(&state, &abandon, Millis(9)), Err(Refused::NotYetFailed));
+    for time in 0..2 * MAX_FAILURES {
+        let class = if time % 2 == 0 {
+            Class::Transient
+        } else {
+            Class::Permanent
+        };
+        fail(&mut state, &mut log, class);
+        assert_eq!(
+            state.phase(),
+            Phase::Recalling,
+            "it waits until the destination is back"
+        );
+        let node = NodeName::from("n2");
+        let (first, second) = (first.clone(), Work::Compensate(step(StepKind::Recall, "b")));
+        if time == 0 {
+            give(
+                &mut state,
+                &mut log,
+                &Input::Grant {
+                    work: second.clone(),
+                    node: node.clone(),
+                },
+            );
+            let done = Input::Done {
+                work: second,
+                attempt: Attempt(1),
+                node: node.clone(),
+                result: Ok(Completion::Stepped(StepReport::default())),
+                restarts: 0,
+                bytes_read_again: 0,
+            };
+            give(&mut state, &mut log, &done);
+        }
+        assert_eq!(
+            state.undoing_waits().map(|(waits, _)| waits),
+            Some(&step(StepKind::Recall, "a"))
+        );
+        give(&mut state, &mut log, &Input::Grant { work: first, node });
+    }
+    let mut left = (state.clone(), log.clone());
+    give(&mut left.0, &mut left.1, &abandon);
+    let state_left = drive(&mut left.1, |_| false);
+    assert_eq!(state_left.phase(), Phase::AtRest(Outcome::Published));
+    assert_eq!(state_left.abandoned().count(), 1);
+
+    let mut state = drive(&mut log, |_| false);
+    assert_eq!(state.phase(), Phase::AtRest(Outcome::Published));
+    assert_eq!(state.undoing_waits(), None);
+    let again = log.len();
+    give(&mut state, &mut log, &revert());
+    let state = drive(&mut log, |_| false);
+    assert_eq!(state.phase(), Phase::AtRest(Outcome::Reverted));
+    assert_eq!(kinds(&log[again..])[..3], ["recall a", "recall b", "undo publish b"]);
 }
 
 #[test]
@@ -258,6 +334,7 @@ fn only_what_is_published_is_reverted_and_a_stuck_revert_waits_for_an_operator()
     assert_eq!(state.phase(), Phase::Stuck);
     let retry = Input::Decide {
         decision: StuckDecision::Retry,
+        step: None,
         reason: "seen to".into(),
         by: "ops".into(),
     };

@@ -7,6 +7,7 @@ use super::*;
 fn abandon() -> Input {
     Input::Decide {
         decision: StuckDecision::Abandon,
+        step: None,
         reason: "the server is gone for good".into(),
         by: "ops".into(),
     }
@@ -17,14 +18,20 @@ fn undoing(state: &State) -> bool {
     held.any(|(work, _, _)| matches!(work, Work::Compensate(_)))
 }
 
-#[test]
-fn a_compensation_that_keeps_failing_waits_for_an_operator() {
+/// A run whose publish has failed for good, and so has undoing it.
+fn stuck() -> (State, Vec<Event>) {
     let mut log = start(&LOADS);
     let mut state = drive(&mut log, running(StepKind::Publish, "a"));
     fail(&mut state, &mut log, Class::Permanent);
     let mut state = drive(&mut log, undoing);
     fail(&mut state, &mut log, Class::Permanent);
-    let mut state = drive(&mut log, |_| false);
+    let state = drive(&mut log, |_| false);
+    (state, log)
+}
+
+#[test]
+fn a_compensation_that_keeps_failing_waits_for_an_operator() {
+    let (mut state, log) = stuck();
     assert_eq!(state.phase(), Phase::Stuck);
     for decision in [StuckDecision::Retry, StuckDecision::Abandon] {
         let mut state = state.clone();
@@ -33,6 +40,7 @@ fn a_compensation_that_keeps_failing_waits_for_an_operator() {
             &state,
             &Input::Decide {
                 decision,
+                step: None,
                 reason: "seen to".into(),
                 by: "ops".into(),
             },
@@ -52,6 +60,34 @@ fn a_compensation_that_keeps_failing_waits_for_an_operator() {
         assert_eq!(undone, decision == StuckDecision::Retry);
     }
     fail_if_in_flight(&mut state);
+}
+
+#[test]
+fn a_decision_about_another_step_is_refused() {
+    let (mut state, mut log) = stuck();
+    for decision in [StuckDecision::Retry, StuckDecision::Abandon] {
+        let about = |step: &str| Input::Decide {
+            decision,
+            step: Some(step.to_owned()),
+            reason: "seen to".into(),
+            by: "ops".into(),
+        };
+        assert_eq!(
+            decide(&state, &about("publish b"), Millis(9)),
+            Err(Refused::AnotherStep)
+        );
+        assert!(decide(&state, &about("publish a"), Millis(9)).is_ok());
+    }
+    let input = Input::Decide {
+        decision: StuckDecision::Abandon,
+        step: Some("publish a".to_owned()),
+        reason: "seen to".into(),
+        by: "ops".into(),
+    };
+    give(&mut state, &mut log, &input);
+    // Said again, since the answer was lost, it is not about the next one.
+    let state = drive(&mut log, undoing);
+    assert!(decide(&state, &input, Millis(9)).is_err());
 }
 
 #[test]
@@ -90,6 +126,7 @@ fn undoing_is_abandoned_once_it_has_failed_and_step_by_step() {
         fail(&mut state, &mut log, Class::Transient);
         let retry = Input::Decide {
             decision: StuckDecision::Retry,
+            step: None,
             reason: String::new(),
             by: String::new(),
         };

@@ -13,7 +13,9 @@
 //! writer of that run. Staging itself is three tables a load, named by [`area`](crate::sink::name::area): `stage_` the
 //! rows, `marks_` the markers, with the same persistence as the rows so that a crash which truncates one truncates the
 //! other, and after a publish `prev_` or `before_` and `keys_` for a revert. `settled_at` says that the whole run is
-//! published, so that nothing but a revert on purpose needs them any more; `cleaned_at` that they are gone.
+//! published, so that nothing but a revert on purpose needs them any more; `cleaned_at` that they are gone. `recalled` says
+//! that a revert on purpose has begun, and the how many-th. Of a record that is not settled or is recalled the publish may
+//! still be taken back, and other runs' publishes wait. `let_go` is the last revert that was refused after all.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,10 +59,14 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     cleaned_at timestamptz,
     settled_at timestamptz,
     round integer NOT NULL DEFAULT 0,
+    recalled integer,
+    let_go integer NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load)
 );
 ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
-    ADD COLUMN IF NOT EXISTS round integer NOT NULL DEFAULT 0;
+    ADD COLUMN IF NOT EXISTS round integer NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS recalled integer,
+    ADD COLUMN IF NOT EXISTS let_go integer NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
@@ -238,7 +244,7 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
         "SELECT to_regclass('haulage.fences') IS NOT NULL AND EXISTS (SELECT 1 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'round' AND NOT attisdropped)",
+         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'let_go' AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
     .await

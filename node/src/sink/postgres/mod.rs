@@ -42,6 +42,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 
 use self::connect::{Connections, Room};
+use super::kept::{patience, patiently};
 use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
 
 /// A PostgreSQL database. Cheap to clone.
@@ -107,13 +108,17 @@ impl Destination for Postgres {
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
-        self.at_length(load, |this| async move { this.publish_load(load, expected).await })
-            .await
+        let publish = || self.at_length(load, |this| async move { this.publish_load(load, expected).await });
+        patiently(load, patience(&load.run), publish).await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         self.at_length(load, |this| async move { this.recall_load(load).await })
             .await
+    }
+
+    async fn release(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.soon("letting go of a load", self.release_load(load)).await
     }
 
     async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {

@@ -12,14 +12,16 @@ use haulage_core::words::counted;
 use tokio::time::sleep;
 
 use super::Postgres;
-use super::bookkeeping::{Area, Method, Record, State, ended, hold, queue_on, same_round};
+use super::bookkeeping::{self, Area, Method, Record, State, ended, hold, queue_on, same_round};
 use super::connect::{BEGIN, Lease};
 use super::failure::{Place, code};
 use super::insert;
+use super::recall::kept_for;
 use super::stage::end_stragglers;
 use super::swap::{swap_in, unchanged};
 use super::target::{Target, describe};
 use super::verify::{marked, plan};
+use crate::sink::kept::Publishing;
 use crate::sink::{Expected, LoadContext};
 
 /// Longest wait for the table's lock in one try. Above the second after which the server cancels an autovacuum for us.
@@ -66,16 +68,19 @@ impl Trouble {
 }
 
 impl Postgres {
-    pub(super) async fn publish_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+    pub(super) async fn publish_load(&self, load: &LoadContext, expected: Expected) -> Result<Publishing, Failure> {
         let doing = format!("publishing load {} to {}", load.load, load.table);
+        let mut lease = self.lease().await?;
+        bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+        lease.give_back();
         let in_the_way = self.who_would_see_a_part(load).await?;
         for _ in 0..LOCK_TRIES {
             // A lease that is dropped after trouble closes its connection, and the server rolls back.
             let mut lease = self.lease().await?;
             match publish(&mut lease, load, expected, in_the_way.as_deref(), &doing).await {
-                Ok(report) => {
+                Ok(done) => {
                     lease.give_back();
-                    return Ok(report);
+                    return Ok(done);
                 }
                 Err(trouble) => {
                     if let Some(failure) = trouble.into_failure(lease.place(), &doing) {
@@ -124,7 +129,7 @@ async fn publish(
     expected: Expected,
     in_the_way: Option<&str>,
     doing: &str,
-) -> Result<StepReport, Trouble> {
+) -> Result<Publishing, Trouble> {
     let area = Area::of(load);
     end_stragglers(lease, &area).await?;
     lease.run(BEGIN).await?;
@@ -140,16 +145,20 @@ async fn publish(
         State::Sealed => {}
         State::Published => {
             lease.run("COMMIT").await?;
-            return Ok(StepReport {
+            return Ok(Publishing::Done(StepReport {
                 rows: record.rows as u64,
                 detail: record.detail,
-            });
+            }));
         }
         State::Staged => {
             return Err(not_verified(load).into());
         }
         State::Reverted => return Err(ended(load, "reverted").into()),
         State::Discarded => return Err(ended(load, "discarded").into()),
+    }
+    if let Some(runs) = kept_for(lease, load, &target).await? {
+        lease.run("ROLLBACK").await?;
+        return Ok(Publishing::Kept(runs));
     }
     marked(lease, load, &area, expected, doing).await?;
     lease.run(LOCK_TIMEOUT).await?;
@@ -162,10 +171,10 @@ async fn publish(
     );
     keep(lease, load, &done, expected, &detail).await?;
     lease.run("COMMIT").await?;
-    Ok(StepReport {
+    Ok(Publishing::Done(StepReport {
         rows: expected.rows,
         detail,
-    })
+    }))
 }
 
 /// Steps came in another order than they do.
@@ -276,7 +285,7 @@ async fn keep(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE haulage.loads SET state = 'published', method = $3, created = $4, names = $5, rows = $6, detail = $7,
-             sequence = nextval('haulage.published'), published_at = now()
+             sequence = nextval('haulage.published'), published_at = clock_timestamp()
          WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())

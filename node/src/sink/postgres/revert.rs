@@ -9,11 +9,11 @@ use haulage_core::failure::Failure;
 use tokio::time::sleep;
 
 use super::Postgres;
-use super::bookkeeping::{self, Area, Lock, Method, Record, State, claim, ended, queue_on, record, set_state};
+use super::bookkeeping::{self, Area, Method, Record, State, claim, ended, hold, queue_on, set_state};
 use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
 use super::insert::restore;
 use super::publish::{LOCK_PAUSE, LOCK_TIMEOUT, LOCK_TRIES, Trouble, lock};
-use super::recall::{Reach, may_undo};
+use super::recall::{Reach, free, may_undo};
 use super::stage::{alone, exists};
 use super::swap::swap_out;
 use super::target::describe;
@@ -60,7 +60,11 @@ impl Postgres {
         lease.must(&doing, BEGIN_BRIEFLY).await?;
         let record = claim(&mut lease, load, &load.table, State::Discarded).await?;
         let published = record.state == State::Published;
-        if !published && record.state != State::Discarded {
+        if published {
+            // Somebody has abandoned its revert: nothing of it will be taken back any more.
+            let freed = free(&mut lease, load, u32::MAX).await;
+            freed.map_err(|error| lease.place().failure(&doing, error))?;
+        } else if record.state != State::Discarded {
             set_state(&mut lease, load, State::Discarded).await?;
         }
         lease.must(&doing, "COMMIT").await?;
@@ -87,9 +91,10 @@ impl Postgres {
         let mut lease = self.lease().await?;
         let doing = format!("cleaning up after load {}", load.load);
         bookkeeping::ensure(&mut lease, &self.schema_known).await?;
-        let found = record(&mut lease, load, Lock::None).await;
-        let found = found.map_err(|error| lease.place().failure(&doing, error))?;
+        lease.must(&doing, BEGIN_BRIEFLY).await?;
+        let found = hold(&mut lease, load).await?;
         if found.is_none_or(|record| record.state != State::Published) {
+            lease.must(&doing, "COMMIT").await?;
             lease.give_back();
             return Ok(StepReport {
                 rows: 0,
@@ -105,6 +110,7 @@ impl Postgres {
         .execute(lease.connection())
         .await;
         marked.map_err(|error| lease.place().failure(&doing, error))?;
+        lease.must(&doing, "COMMIT").await?;
         drop_tables(&mut lease, load, &[&area.stage, &area.marks], &doing).await?;
         let dropped = forget_older(&mut lease, load, &doing).await?;
         lease.give_back();
@@ -116,14 +122,14 @@ impl Postgres {
 }
 
 /// Of published runs that newer ones have left behind, what only their reverts would need is dropped. A run that isn't
-/// settled may still fail and revert by itself. Returns of how many.
+/// settled may still fail and revert by itself, and one that is recalled is about to be. Returns of how many.
 async fn forget_older(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<usize, Failure> {
     let older: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT run, load, area FROM (
-             SELECT run, load, area, cleaned_at, row_number() OVER (ORDER BY sequence DESC) AS place FROM haulage.loads
+             SELECT run, load, area, cleaned_at, recalled, row_number() OVER (ORDER BY sequence DESC) AS place FROM haulage.loads
              WHERE state = 'published' AND settled_at IS NOT NULL
                AND target = (SELECT target FROM haulage.loads WHERE run = $1 AND load = $2)
-         ) published WHERE place > $3 AND cleaned_at IS NULL",
+         ) published WHERE place > $3 AND cleaned_at IS NULL AND recalled IS NULL",
     )
     .bind(load.run.as_str())
     .bind(load.load.as_str())
@@ -131,19 +137,28 @@ async fn forget_older(lease: &mut Lease, load: &LoadContext, doing: &str) -> Res
     .fetch_all(lease.connection())
     .await
     .map_err(|error| lease.place().failure(doing, error))?;
+    let mut dropped = 0;
     for (run, name, id) in &older {
         let area = Area::named(id.clone());
         let sql = format!("DROP TABLE IF EXISTS {}, {}, {}", area.prev, area.before, area.keys);
         alone(lease, &area, &sql, doing).await?;
-        let cleaned = sqlx::query("UPDATE haulage.loads SET cleaned_at = now() WHERE run = $1 AND load = $2")
-            .bind(run)
-            .bind(name)
-            .execute(lease.connection())
-            .await;
-        cleaned.map_err(|error| lease.place().failure(doing, error))?;
-        lease.must(doing, "COMMIT").await?;
+        // Whoever recalls it holds its record, and finds there what has come of it.
+        let cleaned = sqlx::query(
+            "UPDATE haulage.loads SET cleaned_at = now()
+             WHERE run = $1 AND load = $2 AND recalled IS NULL AND cleaned_at IS NULL",
+        )
+        .bind(run)
+        .bind(name)
+        .execute(lease.connection())
+        .await;
+        let cleaned = cleaned
+            .map_err(|error| lease.place().failure(doing, error))?
+            .rows_affected()
+            > 0;
+        lease.must(doing, if cleaned { "COMMIT" } else { "ROLLBACK" }).await?;
+        dropped += usize::from(cleaned);
     }
-    Ok(older.len())
+    Ok(dropped)
 }
 
 async fn drop_tables(lease: &mut Lease, load: &LoadContext, tables: &[&str], doing: &str) -> Result<(), Failure> {

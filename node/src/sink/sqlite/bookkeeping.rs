@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     state TEXT NOT NULL, epoch INTEGER NOT NULL, area TEXT NOT NULL, method TEXT, created INTEGER NOT NULL DEFAULT 0,
     rows INTEGER, detail TEXT, sequence INTEGER, replaces TEXT, prepared_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     published_at TEXT, ended_at TEXT, cleaned_at TEXT, settled_at TEXT, round INTEGER NOT NULL DEFAULT 0,
+    recalled INTEGER, let_go INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load)
 );
 CREATE TABLE IF NOT EXISTS _haulage_fences (
@@ -30,10 +31,13 @@ CREATE TABLE IF NOT EXISTS _haulage_markers (
     PRIMARY KEY (run, load, stage, chunk, segment)
 );";
 
-/// What this release adds to the tables of an earlier one.
-const MORE: &str = "
-ALTER TABLE _haulage_loads ADD COLUMN settled_at TEXT;
-ALTER TABLE _haulage_loads ADD COLUMN round INTEGER NOT NULL DEFAULT 0;";
+/// Columns of loads that later releases have added.
+const MORE: [(&str, &str); 4] = [
+    ("settled_at", "TEXT"),
+    ("round", "INTEGER NOT NULL DEFAULT 0"),
+    ("recalled", "INTEGER"),
+    ("let_go", "INTEGER NOT NULL DEFAULT 0"),
+];
 
 /// How a load was published, and so how it is reverted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,13 +126,15 @@ pub(super) async fn begin(writer: &mut Writer<'_>, doing: &str) -> Result<(), Fa
         writer.must(doing, TABLES).await?;
         return Ok(());
     }
-    let current: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pragma_table_info('_haulage_loads') WHERE name = 'round')")
-            .fetch_one(writer.connection())
-            .await
-            .map_err(|error| writer.failure(doing, error))?;
-    if !current {
-        writer.must(doing, MORE).await?;
+    let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info('_haulage_loads')")
+        .fetch_all(writer.connection())
+        .await
+        .map_err(|error| writer.failure(doing, error))?;
+    for (column, kind) in MORE {
+        if !columns.iter().any(|there| there == column) {
+            let sql = format!("ALTER TABLE _haulage_loads ADD COLUMN {column} {kind}");
+            writer.must(doing, sql).await?;
+        }
     }
     Ok(())
 }

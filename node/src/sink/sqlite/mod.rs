@@ -38,6 +38,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 
 use self::file::File;
+use super::kept::{patience, patiently};
 use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
 
 /// A SQLite file. Cheap to clone.
@@ -88,11 +89,15 @@ impl Destination for Sqlite {
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
-        self.publish_load(load, expected).await
+        patiently(load, patience(&load.run), || self.publish_load(load, expected)).await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         self.recall_load(load).await
+    }
+
+    async fn release(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.release_load(load).await
     }
 
     async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {

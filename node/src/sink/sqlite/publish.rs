@@ -8,13 +8,15 @@ use sqlx::error::ErrorKind;
 use super::Sqlite;
 use super::bookkeeping::{Area, Method, Record, begin, ended, hold, same_round};
 use super::file::Writer;
+use super::recall::kept_for;
 use super::target::{Existing, Fit, RUN_COLUMN, Target, create_table, describe, fit, misfit, table_name};
 use super::verify::{free_name, marked, one_key};
+use crate::sink::kept::Publishing;
 use crate::sink::name::{quote, quote_all, quote_all_of, same_key};
 use crate::sink::{Expected, LoadContext};
 
 impl Sqlite {
-    pub(super) async fn publish_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+    pub(super) async fn publish_load(&self, load: &LoadContext, expected: Expected) -> Result<Publishing, Failure> {
         let table = table_name(&load.table)?;
         let doing = format!("publishing load {} to {table}", load.load);
         let mut writer = self.file.writer().await?;
@@ -24,7 +26,15 @@ impl Sqlite {
         };
         same_round(load, &record)?;
         let detail = match record.state.as_str() {
-            "sealed" => make_visible(&mut writer, load, &table, expected, &doing).await?,
+            "sealed" => {
+                let kept = kept_for(&mut writer, load, &table).await;
+                if let Some(runs) = kept.map_err(|error| writer.failure(&doing, error))? {
+                    writer.must(&doing, "ROLLBACK").await?;
+                    writer.keep();
+                    return Ok(Publishing::Kept(runs));
+                }
+                make_visible(&mut writer, load, &table, expected, &doing).await?
+            }
             "published" => record.detail,
             "staged" => {
                 return Err(Failure::permanent(format!(
@@ -36,10 +46,10 @@ impl Sqlite {
         };
         writer.must(&doing, "COMMIT").await?;
         writer.keep();
-        Ok(StepReport {
+        Ok(Publishing::Done(StepReport {
             rows: expected.rows,
             detail,
-        })
+        }))
     }
 }
 

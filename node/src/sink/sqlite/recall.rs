@@ -1,15 +1,17 @@
-//! Whether a publish can be undone now: asked before a revert on purpose, and again by every revert. The rules are those of
-//! the PostgreSQL destination.
+//! Whether a publish can be undone now: asked before a revert on purpose, and again by every revert. The rules, and for whom
+//! a target is kept, are those of the PostgreSQL destination.
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
+use haulage_plan::definition::Mode;
 
 use super::Sqlite;
-use super::bookkeeping::{Area, Method, Record, begin, read};
+use super::bookkeeping::{Area, Method, Record, begin, hold};
 use super::file::Writer;
 use super::stage::exists;
 use super::target::table_name;
 use crate::sink::LoadContext;
+use crate::sink::kept::late;
 
 /// How much of the target a revert may touch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,19 +28,84 @@ impl Sqlite {
         let doing = format!("asking whether load {} can be reverted", load.load);
         let mut writer = self.file.writer().await?;
         begin(&mut writer, &doing).await?;
-        let record = read(&mut writer, load).await;
-        let record = record.map_err(|error| writer.failure(&doing, error))?;
+        let record = hold(&mut writer, load, &doing).await?;
         let detail = match record.filter(|record| record.state == "published") {
             Some(record) => {
                 may_undo(&mut writer, load, &table, &record, &doing).await?;
+                let recalled = sqlx::query(
+                    "UPDATE _haulage_loads SET recalled = max(coalesce(recalled, 0), $3)
+                     WHERE run = $1 AND load = $2 AND let_go < $3",
+                )
+                .bind(load.run.as_str())
+                .bind(load.load.as_str())
+                .bind(load.round)
+                .execute(writer.connection())
+                .await;
+                let kept = recalled.map_err(|error| writer.failure(&doing, error))?;
+                if kept.rows_affected() == 0 {
+                    return Err(late(load));
+                }
                 format!("{table} can be put back")
             }
             None => "nothing is published".to_owned(),
         };
-        writer.must(&doing, "ROLLBACK").await?;
+        writer.must(&doing, "COMMIT").await?;
         writer.keep();
         Ok(StepReport { rows: 0, detail })
     }
+
+    pub(super) async fn release_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        let doing = format!("letting go of load {}", load.load);
+        if let Some(mut writer) = self.file.writer_to_undo().await? {
+            begin(&mut writer, &doing).await?;
+            if hold(&mut writer, load, &doing).await?.is_some() {
+                free(&mut writer, load, load.round, &doing).await?;
+            }
+            writer.must(&doing, "COMMIT").await?;
+            writer.keep();
+        }
+        Ok(StepReport {
+            rows: 0,
+            detail: "nothing is kept for a revert".to_owned(),
+        })
+    }
+}
+
+/// Of this record nothing will be taken back any more, for which it was recalled up to this round.
+pub(super) async fn free(writer: &mut Writer<'_>, load: &LoadContext, round: u32, doing: &str) -> Result<(), Failure> {
+    sqlx::query(
+        "UPDATE _haulage_loads SET settled_at = coalesce(settled_at, CURRENT_TIMESTAMP), let_go = max(let_go, $3),
+             recalled = CASE WHEN recalled > $3 THEN recalled END
+         WHERE run = $1 AND load = $2",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(round)
+    .execute(writer.connection())
+    .await
+    .map_err(|error| writer.failure(doing, error))?;
+    Ok(())
+}
+
+/// The runs for which the target is kept against this one's publish, if any.
+pub(super) async fn kept_for(
+    writer: &mut Writer<'_>,
+    load: &LoadContext,
+    table: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT group_concat(run, ', ') FROM (SELECT run FROM _haulage_loads
+         WHERE target = $1 AND state = 'published' AND run <> $2
+             AND (recalled IS NOT NULL
+                 OR settled_at IS NULL AND published_at > datetime('now', '-1 hour'))
+             AND NOT ($3 AND method = 'append' AND run IS NOT $4) ORDER BY sequence DESC)",
+    )
+    .bind(table)
+    .bind(load.run.as_str())
+    .bind(load.mode == Mode::Append)
+    .bind(load.replaces.as_ref().map(|run| run.as_str()))
+    .fetch_one(writer.connection())
+    .await
 }
 
 /// Refuses with what has to be reverted first, or with what is no longer kept.
@@ -62,22 +129,14 @@ pub(super) async fn may_undo(
     if let Some(runs) = replacing {
         return Err(refused(load, &format!("run {runs} has replaced it in {table}")));
     }
-    let later: Option<String> = sqlx::query_scalar(
-        "SELECT group_concat(run, ', ') FROM (SELECT run FROM _haulage_loads
-         WHERE target = $1 AND state = 'published' AND sequence > $2
-             AND NOT ($3 AND method IN ('append', 'append_by_key')) ORDER BY sequence DESC)",
+    let (later, newest): (Option<String>, bool) = sqlx::query_as(
+        "SELECT group_concat(run, ', ') FILTER (WHERE NOT ($3 AND method IN ('append', 'append_by_key'))), count(*) = 0
+         FROM (SELECT run, method FROM _haulage_loads
+         WHERE target = $1 AND state = 'published' AND sequence > $2 ORDER BY sequence DESC)",
     )
     .bind(table)
     .bind(record.sequence)
     .bind(by_run)
-    .fetch_one(writer.connection())
-    .await
-    .map_err(|error| writer.failure(doing, error))?;
-    let newest: bool = sqlx::query_scalar(
-        "SELECT NOT EXISTS (SELECT 1 FROM _haulage_loads WHERE target = $1 AND state = 'published' AND sequence > $2)",
-    )
-    .bind(table)
-    .bind(record.sequence)
     .fetch_one(writer.connection())
     .await
     .map_err(|error| writer.failure(doing, error))?;

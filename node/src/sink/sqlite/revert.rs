@@ -8,7 +8,7 @@ use super::Sqlite;
 use super::bookkeeping::{Area, Record, begin, claim, hold, set_state};
 use super::file::Writer;
 use super::publish::restore;
-use super::recall::{Reach, may_undo};
+use super::recall::{Reach, free, may_undo};
 use super::target::{describe, table_name};
 use crate::sink::LoadContext;
 use crate::sink::name::quote;
@@ -60,6 +60,8 @@ impl Sqlite {
         let record = claim(&mut writer, load, &table, "discarded", &doing).await?;
         let published = record.state == "published";
         if published {
+            // Somebody has abandoned its revert: nothing of it will be taken back any more.
+            free(&mut writer, load, u32::MAX, &doing).await?;
             drop_tables(&mut writer, load, &[&area.stage], &doing).await?;
         } else {
             set_state(&mut writer, load, "discarded", &doing).await?;
@@ -112,14 +114,14 @@ impl Sqlite {
 }
 
 /// Of published runs that newer ones have left behind, what only their reverts would need is dropped. A run that isn't
-/// settled may still fail and revert by itself. Returns of how many.
+/// settled may still fail and revert by itself, and one that is recalled is about to be. Returns of how many.
 async fn forget_older(writer: &mut Writer<'_>, load: &LoadContext, doing: &str) -> Result<usize, Failure> {
     let older: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT run, load, area FROM (
-             SELECT run, load, area, cleaned_at, row_number() OVER (ORDER BY sequence DESC) AS place FROM _haulage_loads
+             SELECT run, load, area, cleaned_at, recalled, row_number() OVER (ORDER BY sequence DESC) AS place FROM _haulage_loads
              WHERE state = 'published' AND settled_at IS NOT NULL
                AND target = (SELECT target FROM _haulage_loads WHERE run = $1 AND load = $2)
-         ) WHERE place > $3 AND cleaned_at IS NULL",
+         ) WHERE place > $3 AND cleaned_at IS NULL AND recalled IS NULL",
     )
     .bind(load.run.as_str())
     .bind(load.load.as_str())
