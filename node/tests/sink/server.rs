@@ -375,6 +375,48 @@ async fn a_transaction_that_holds_the_table_is_waited_for() {
     assert_eq!(world.rows("things").await.expect("a table").len(), 2);
 }
 
+/// What a swap has put aside is a table like any other to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cleanup_does_not_wait_for_an_autovacuum() {
+    let cluster = Arc::new(Postgres::start().await.expect("PostgreSQL"));
+    let world = World::on(Arc::clone(&cluster)).await;
+    world.run("ALTER SYSTEM SET autovacuum_naptime = '1s'").await;
+    world.run("SELECT pg_reload_conf()").await;
+    world
+        .run(
+            "CREATE TABLE things (id integer PRIMARY KEY, name text, amount double precision);
+             ALTER TABLE things SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
+                 autovacuum_enabled = false);
+             INSERT INTO things SELECT n, 'row', 0.5 FROM generate_series(1, 30000) n",
+        )
+        .await;
+    let mut load = load("r1", Mode::Replace, &["id"]);
+    load.keep_previous = 0;
+    let report = world.publish(&load, &rows(0, 2)).await.expect("published");
+    assert!(report.detail.contains("swap"), "{}", report.detail);
+    world
+        .run(
+            "DO $$ DECLARE prev regclass; BEGIN
+                 SELECT oid INTO STRICT prev FROM pg_class WHERE relname LIKE 'prev\\_%' AND relkind = 'r';
+                 EXECUTE format('ALTER TABLE %s RESET (autovacuum_enabled)', prev);
+             END $$",
+        )
+        .await;
+    let mut watcher = PgConnection::connect(&url(&world)).await.expect("a connection");
+    until("autovacuum is at it", PATIENCE, async || {
+        let at_it: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'autovacuum:%prev\\_%'")
+                .fetch_one(&mut watcher)
+                .await?;
+        Ok((at_it > 0).then_some(()))
+    })
+    .await
+    .expect("an autovacuum");
+    world.destination.cleanup(&load).await.expect("at the first attempt");
+    let left = world.left_over().await;
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[tokio::test]
 async fn several_nodes_make_the_bookkeeping_at_once() {
     let world = World::postgres().await;

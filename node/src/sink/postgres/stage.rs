@@ -16,7 +16,7 @@ use super::Postgres;
 use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record, set_state};
 use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
 use super::fit::{Fit, fit};
-use super::publish::LOCK_TRIES;
+use super::publish::{LOCK_TIMEOUT, LOCK_TRIES};
 use super::target::{Target, describe, describe_staging};
 use crate::sink::LoadContext;
 
@@ -276,10 +276,11 @@ pub(super) async fn end_stragglers(lease: &mut Lease, area: &Area) -> Result<(),
 }
 
 /// Opens a transaction with `statement`, which needs the staging area to itself. A writer that looked at the record just
-/// before it was closed may start its COPY only now: it is ended in turn, until none is left.
+/// before it was closed may start its COPY only now: it is ended in turn, until none is left. An autovacuum of it is
+/// cancelled by the server, for who waits for longer than a second.
 pub(super) async fn alone(lease: &mut Lease, area: &Area, statement: &str, doing: &str) -> Result<(), Failure> {
     let sql = format!(
-        "{BEGIN}; SET LOCAL client_min_messages = warning; SET LOCAL lock_timeout = '1s'; {statement}; \
+        "{BEGIN}; SET LOCAL client_min_messages = warning; {LOCK_TIMEOUT}; {statement}; \
          SET LOCAL lock_timeout = 0"
     );
     let mut tries = LOCK_TRIES;
