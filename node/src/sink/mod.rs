@@ -9,7 +9,7 @@
 //!
 //! What a publish replaces or changes is kept, as a table or as before-images, until newer runs have published to the
 //! target: a run is reverted while it fails, and on purpose later, by the same call. Nobody else may build on what may
-//! still be taken back: other runs' publishes wait, see [`kept`].
+//! still be taken back: other runs' publishes wait, see `kept.rs`.
 //!
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
