@@ -142,7 +142,7 @@ async fn a_swap_is_taken_when_every_snapshot_is_late_enough() {
 async fn a_swap_waits_for_an_older_snapshot_and_holds_up_nobody() {
     let world = humble_world().await;
     let old = load("r0", Mode::Replace, &["id"]);
-    world.publish(&old, OLD).await.expect("published");
+    whole(&world, &old, OLD).await;
     let load = load("r1", Mode::Replace, &["id"]);
     let reader = stage(&world, &load).await;
     world.destination.verify(&load, STAGED).await.expect("verified");

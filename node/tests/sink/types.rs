@@ -193,6 +193,7 @@ async fn publish(world: &World, load: &LoadContext, batch: &RecordBatch) {
     };
     world.destination.verify(load, expected).await.expect("verified");
     world.destination.publish(load, expected).await.expect("published");
+    world.destination.cleanup(load).await.expect("its run is over");
 }
 
 async fn a_value_that_does_not_fit_is_named(world: &World) {

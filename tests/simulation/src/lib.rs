@@ -16,6 +16,7 @@ mod chance;
 mod client;
 mod coordinator;
 mod destination;
+mod explained;
 mod faults;
 mod invariants;
 mod ledger;
