@@ -216,20 +216,28 @@ async fn a_repeated_assignment_runs_once_and_is_reported_until_it_is_acknowledge
     leader.node.shutdown().await;
 }
 
+/// Gives the node the chunk, and answers no heartbeat any more once it works on it. What is returned looks whether it does.
+async fn left_alone(leader: &Leader, spec: &ChunkSpec) -> impl Fn(bool) -> Option<()> + use<> {
+    let work = Work::Chunk(spec.chunk);
+    let task = Task::Chunk { spec: spec.clone() };
+    assert_eq!(leader.assign(EPOCH, &work, 1, task).await, AssignmentReply::Accepted);
+    let key = leader.key(&work, 1);
+    let heard = leader.heard.clone();
+    let holds = move |wanted: bool| {
+        let heard = heard.lock().expect("sound");
+        (heard.holds.contains(&key) == wanted).then_some(())
+    };
+    wait_for("the chunk to run", || holds(true)).await;
+    leader.heard.lock().expect("sound").silent = true;
+    holds
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_lease_cancels_its_work_and_takes_none() {
     let (_folder, leader, spec) = prepared("fenced", "slow@segment:3000ms").await;
     let work = Work::Chunk(spec.chunk);
     let task = || Task::Chunk { spec: spec.clone() };
-    assert_eq!(leader.assign(EPOCH, &work, 1, task()).await, AssignmentReply::Accepted);
-    let key = leader.key(&work, 1);
-    let holds = |wanted: bool| {
-        let heard = leader.heard.lock().expect("sound");
-        (heard.holds.contains(&key) == wanted).then_some(())
-    };
-    wait_for("the chunk to run", || holds(true)).await;
-
-    leader.heard.lock().expect("sound").silent = true;
+    let holds = left_alone(&leader, &spec).await;
     wait_for("the node to fence itself", || holds(false)).await;
     assert_eq!(leader.assign(EPOCH, &work, 2, task()).await, AssignmentReply::Full);
     // A deposed leader can't take the node over; the leader can, and the node is empty and takes work again.
@@ -260,16 +268,7 @@ async fn a_node_without_a_lease_cancels_its_work_and_takes_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn greetings_prolong_no_lease() {
     let (_folder, leader, spec) = prepared("greeted", "slow@segment:60000ms").await;
-    let work = Work::Chunk(spec.chunk);
-    let task = Task::Chunk { spec: spec.clone() };
-    assert_eq!(leader.assign(EPOCH, &work, 1, task).await, AssignmentReply::Accepted);
-    let key = leader.key(&work, 1);
-    let holds = |wanted: bool| {
-        let heard = leader.heard.lock().expect("sound");
-        (heard.holds.contains(&key) == wanted).then_some(())
-    };
-    wait_for("the chunk to run", || holds(true)).await;
-    leader.heard.lock().expect("sound").silent = true;
+    let holds = left_alone(&leader, &spec).await;
     let greetings = async {
         loop {
             leader.hello(EPOCH).await;
