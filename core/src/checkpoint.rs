@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Attempt, ChunkId};
+use crate::ids::{Attempt, ChunkId, Epoch};
 
 /// A place in a source object from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -124,6 +124,9 @@ pub struct Manifest {
     pub chunk: ChunkId,
     /// Which segment of the chunk, from 0.
     pub segment: u32,
+    /// The leader's term in which that attempt was given out; 0 where an earlier release wrote it.
+    #[serde(default)]
+    pub epoch: Epoch,
     /// The attempt that wrote it.
     pub attempt: Attempt,
     /// Where the next segment starts.

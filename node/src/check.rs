@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use haulage_core::event::PlannedStage;
 use haulage_core::failure::{Class, Failure};
-use haulage_core::ids::{Epoch, LoadName, Millis, RunId};
+use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId};
 use haulage_plan::definition::{Column, Definition};
 use haulage_plan::{Compiled, Diagnostics, Draft};
 
@@ -82,7 +82,7 @@ pub async fn plan(
 
 async fn preview(tools: &Toolbox, context: &RunContext, name: &LoadName) -> Result<LoadPreview, Failure> {
     // No run exists: nothing that a destination looks at by these is ever there.
-    let load = context.load_as(name, &RunId::from("plan"), Epoch(0), None)?;
+    let load = context.load_as(name, &RunId::from("plan"), (Epoch(0), Attempt(0)), None)?;
     let destination = context
         .definition()
         .loads

@@ -2,7 +2,7 @@
 //!
 //! Exactly once, in five sentences. Rows reach a staging area of the run, and a segment's rows commit together with
 //! its marker, so a marker that stands means that its rows stand and are never written again. A commit first checks
-//! the fence: the highest attempt of that chunk which ever began, and a lower one is refused. Verify counts what is
+//! the fence: epoch and attempt of that chunk which began last, and any earlier one is refused. Verify counts what is
 //! staged against what the chunks reported, because a crash of the database may truncate unlogged staging. Publish is
 //! one transaction: rows, load record, additive DDL and the (run, epoch) marker under a lock on the target, and it
 //! finds its own marker when it is repeated. Revert, discard and cleanup tolerate absence and can be repeated.
@@ -13,6 +13,7 @@
 //!
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
+mod fence;
 mod kept;
 pub(crate) mod name;
 pub(crate) mod postgres;
@@ -38,8 +39,10 @@ pub struct LoadContext {
     pub pipeline: String,
     /// The run.
     pub run: RunId,
-    /// The leader's term.
+    /// The leader's term in which the work was given out.
     pub epoch: Epoch,
+    /// The try of the step in hand. A chunk's comes with its calls.
+    pub attempt: Attempt,
     /// The load.
     pub load: LoadName,
     /// The target as the pipeline file names it: `table`, or `schema.table`.
@@ -158,6 +161,7 @@ mod tests {
             pipeline: "p".into(),
             run: RunId::from("r"),
             epoch: Epoch(1),
+            attempt: Attempt(1),
             load: LoadName::from("l"),
             table: "t".into(),
             mode: Mode::Merge,
@@ -231,8 +235,8 @@ pub trait Destination: Send + Sync {
     /// higher round than before it opens a verified area again, and makes it anew if rows and markers there don't agree.
     async fn prepare(&self, load: &LoadContext) -> Result<StepReport, Failure>;
 
-    /// Raises the chunk's fence to `attempt` and returns the markers that stand, by segment.
-    /// `Fenced` if a higher attempt has begun or the staging area is gone.
+    /// Raises the chunk's fence to the load's epoch and `attempt`, and returns the markers that stand, by segment.
+    /// `Fenced` if a later one has begun or the staging area is gone.
     async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure>;
 
     /// This destination, with room for so many open segments; whoever opens segments opens them on what this returns.

@@ -85,7 +85,7 @@ pub fn decode(key: &str, data: &[u8]) -> Result<Vec<Reject>, Failure> {
 mod tests {
     use haulage_core::checkpoint::{Counts, Position};
     use haulage_core::failure::Class;
-    use haulage_core::ids::StageId;
+    use haulage_core::ids::{Epoch, StageId};
 
     use super::*;
 
@@ -148,6 +148,7 @@ mod tests {
         let manifest = Manifest {
             chunk,
             segment: 7,
+            epoch: Epoch(2),
             attempt: Attempt(3),
             next: Position { offset: 10, line: 2 },
             last: true,

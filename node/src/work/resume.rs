@@ -102,7 +102,7 @@ fn check(manifest: &Manifest, spec: &ChunkSpec, segment: u32, markers: &[(&str, 
 mod tests {
     use haulage_core::checkpoint::LoadCounts;
     use haulage_core::failure::Class;
-    use haulage_core::ids::{Attempt, ChunkId, StageId};
+    use haulage_core::ids::{Attempt, ChunkId, Epoch, StageId};
 
     use super::*;
     use crate::store;
@@ -133,6 +133,7 @@ mod tests {
         Manifest {
             chunk: CHUNK,
             segment,
+            epoch: Epoch(1),
             attempt: Attempt(attempt),
             next: Position {
                 offset: 100 * u64::from(segment + 1),

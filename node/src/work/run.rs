@@ -8,7 +8,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
 use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
-use haulage_core::ids::{Epoch, LoadName, Millis, RunId, StageId};
+use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId, StageId};
 use haulage_plan::Compiled;
 use haulage_plan::definition::Definition;
 use indexmap::IndexMap;
@@ -168,17 +168,22 @@ impl RunContext {
     /// What a destination has to know about a load of the order's run.
     pub(crate) fn load(&self, order: &Order, name: &LoadName) -> Result<LoadContext, Failure> {
         let key = &order.assignment.key;
-        self.load_as(name, &key.run, order.epoch, order.assignment.replaces.clone())
+        self.load_as(
+            name,
+            &key.run,
+            (order.epoch, key.attempt),
+            order.assignment.replaces.clone(),
+        )
     }
 
     pub(crate) fn load_as(
         &self,
         name: &LoadName,
         run: &RunId,
-        epoch: Epoch,
+        by: (Epoch, Attempt),
         replaces: Option<RunId>,
     ) -> Result<LoadContext, Failure> {
-        let mut load = bare(self.definition(), name, run, epoch, replaces)?;
+        let mut load = bare(self.definition(), name, run, by, replaces)?;
         load.schema = self
             .compiled
             .loads
@@ -195,7 +200,7 @@ impl RunContext {
             definition,
             name,
             &order.assignment.key.run,
-            order.epoch,
+            (order.epoch, order.assignment.key.attempt),
             order.assignment.replaces.clone(),
         )
     }
@@ -205,7 +210,7 @@ fn bare(
     definition: &Definition,
     name: &LoadName,
     run: &RunId,
-    epoch: Epoch,
+    (epoch, attempt): (Epoch, Attempt),
     replaces: Option<RunId>,
 ) -> Result<LoadContext, Failure> {
     let load = definition.loads.get(name).ok_or_else(|| unknown_load(name))?;
@@ -213,6 +218,7 @@ fn bare(
         pipeline: definition.pipeline.clone(),
         run: run.clone(),
         epoch,
+        attempt,
         load: name.clone(),
         table: load.table.clone(),
         mode: load.mode,

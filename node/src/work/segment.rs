@@ -196,6 +196,7 @@ impl Bench<'_> {
         let manifest = Manifest {
             chunk: self.spec.chunk,
             segment: number,
+            epoch: self.order.epoch,
             attempt: key.attempt,
             next: segment.next,
             last: segment.last,

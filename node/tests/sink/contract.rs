@@ -3,9 +3,10 @@
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Attempt, Epoch};
 use haulage_core::words::counted;
-use haulage_node::sink::Expected;
+use haulage_node::sink::{Expected, LoadContext};
 use haulage_plan::definition::Mode;
 
+use super::later::asked;
 use super::load::{CHUNK, batch, load, marker};
 use super::world::World;
 
@@ -18,6 +19,8 @@ crate::on_all!(
     what_comes_after_verify_is_fenced,
     late_work_after_discard_is_fenced,
     an_older_epoch_is_fenced,
+    a_chunk_of_an_older_epoch_is_fenced_whatever_its_attempt,
+    an_earlier_attempt_of_a_step_is_fenced,
     an_empty_load_publishes_an_empty_table,
 );
 
@@ -237,6 +240,69 @@ async fn an_older_epoch_is_fenced(world: &World) {
         assert_eq!(failure.class, Class::Fenced, "{failure}");
     }
     world.destination.verify(&load, expected).await.expect("the leader");
+}
+
+async fn a_chunk_of_an_older_epoch_is_fenced_whatever_its_attempt(world: &World) {
+    let old = load("r1", Mode::Append, &[]);
+    let new = LoadContext {
+        epoch: Epoch(old.epoch.0 + 1),
+        ..old.clone()
+    };
+    world.destination.prepare(&new).await.expect("prepared");
+    world.destination.begin(&old, CHUNK, FIRST).await.expect("begun");
+    // A later leader took it over; one and the same number is not enough to pass for what it began.
+    let mut paused = world.destination.segment(&old, CHUNK, FIRST).await.expect("a writer");
+    paused.write(&batch(&old, &[(1, None, 0.5)])).await.expect("taken");
+    world.destination.begin(&new, CHUNK, FIRST).await.expect("begun");
+    let woken = paused.commit(marker(CHUNK, 0, FIRST)).await;
+    let woken = Failure::from(woken.expect_err("a later leader is here"));
+    assert_eq!(woken.class, Class::Fenced, "{woken}");
+    for attempt in [FIRST, SECOND] {
+        let late = world.destination.begin(&old, CHUNK, attempt).await;
+        let late = late.expect_err("a later leader is here");
+        assert_eq!(late.class, Class::Fenced, "{late}");
+    }
+    let written = world.segment(&new, 0, FIRST, &[(2, None, 0.5)]).await;
+    assert_eq!(written.expect("the leader's").marker.rows, 1);
+}
+
+async fn an_earlier_attempt_of_a_step_is_fenced(world: &World) {
+    let late = load("r1", Mode::Merge, &["id"]);
+    let now = LoadContext {
+        attempt: SECOND,
+        ..late.clone()
+    };
+    let expected = world.stage(&now, &[(1, None, 0.5)]).await.expect("staged");
+    let destination = &world.destination;
+    let fenced = |failure: Failure| assert_eq!(failure.class, Class::Fenced, "{failure}");
+    fenced(destination.prepare(&late).await.expect_err("one began later"));
+    destination.verify(&now, expected).await.expect("verified");
+    fenced(destination.verify(&late, expected).await.expect_err("one began later"));
+    // Each step counts for itself, and so does its undoing.
+    destination.publish(&late, expected).await.expect("published");
+    destination.publish(&now, expected).await.expect("published already");
+    fenced(destination.publish(&late, expected).await.expect_err("one began later"));
+    destination.recall(&asked(&now, 1)).await.expect("it can be");
+    fenced(destination.recall(&asked(&late, 1)).await.expect_err("one began later"));
+    destination.release(&asked(&now, 1)).await.expect("let go");
+    fenced(
+        destination
+            .release(&asked(&late, 1))
+            .await
+            .expect_err("one began later"),
+    );
+    destination.cleanup(&now).await.expect("cleaned");
+    fenced(destination.cleanup(&late).await.expect_err("one began later"));
+    let other = load("r2", Mode::Merge, &["id"]);
+    let again = LoadContext {
+        attempt: SECOND,
+        ..other.clone()
+    };
+    world.publish(&other, &[(1, None, 1.5)]).await.expect("published");
+    destination.revert(&again).await.expect("undone");
+    fenced(destination.revert(&other).await.expect_err("one began later"));
+    destination.discard(&again).await.expect("discarded");
+    fenced(destination.discard(&other).await.expect_err("one began later"));
 }
 
 async fn an_empty_load_publishes_an_empty_table(world: &World) {

@@ -243,15 +243,16 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
     let load = kept("a", Mode::Merge, &["id"], 1);
     let expected = world.stage(&load, ROWS).await.expect("staged");
     world.destination.verify(&load, expected).await.expect("verified");
-    let records = if world.is_postgres() {
-        "haulage.loads"
+    let (records, fences) = if world.is_postgres() {
+        ("haulage.loads", "haulage.fences")
     } else {
-        "_haulage_loads"
+        ("_haulage_loads", "_haulage_fences")
     };
     let forget = async || {
-        for column in ["settled_at", "round", "recalled", "let_go"] {
+        for column in ["settled_at", "round", "recalled", "let_go", "attempts"] {
             world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;
         }
+        world.run(&format!("ALTER TABLE {fences} DROP COLUMN epoch")).await;
         world.reopened().await
     };
     let destination = forget().await;

@@ -26,6 +26,7 @@ pub(crate) fn load(run: &str, mode: Mode, key: &[&str]) -> LoadContext {
         pipeline: "p".into(),
         run: run.into(),
         epoch: Epoch(1),
+        attempt: Attempt(1),
         load: "out".into(),
         table: "things".into(),
         mode,

@@ -46,6 +46,7 @@ pub(crate) struct Request {
     pub(crate) load: LoadKey,
     pub(crate) target: usize,
     pub(crate) epoch: Epoch,
+    pub(crate) attempt: Attempt,
     pub(crate) call: Call,
     /// How often the run has staged again what was lost.
     pub(crate) round: u32,
@@ -98,14 +99,21 @@ pub(crate) struct Area {
     pub(crate) markers: BTreeMap<(ChunkId, u32), u64>,
 }
 
+/// The newest epoch that has dealt with a record, and of each step the newest attempt.
+#[derive(Debug, Clone, Default)]
+struct Dealt {
+    epoch: Epoch,
+    attempts: BTreeMap<&'static str, Attempt>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) standing: Standing,
-    epoch: Epoch,
+    dealt: Dealt,
     pub(crate) target: usize,
     round: u32,
     pub(crate) area: Option<Area>,
-    fences: BTreeMap<ChunkId, Attempt>,
+    fences: BTreeMap<ChunkId, (Epoch, Attempt)>,
     /// The target's rows before the publish; of a merge those that it changed.
     before: Option<Vec<Row>>,
     pub(crate) sequence: u64,
@@ -156,7 +164,7 @@ impl Destination {
     /// Carries a call out. `answered` is false when the answer will be lost on the way: only a bug makes a difference.
     pub(crate) fn execute(&mut self, request: &Request, answered: bool) -> (Result<Done, Failure>, Vec<Effect>) {
         let mut effects = Vec::new();
-        let epoch = self.records.get(&request.load).map(|record| record.epoch);
+        let dealt = self.records.get(&request.load).map(|record| record.dealt.clone());
         let done = match &request.call {
             Call::Prepare => self.prepare(request, &mut effects),
             Call::Begin(chunk, attempt) => self.begin(request, *chunk, *attempt, &mut effects),
@@ -174,9 +182,9 @@ impl Destination {
         // A refused transaction leaves nothing behind; a server has sealed what it verifies in one of its own before.
         if matches!(done, Err(_) | Ok(Done::Kept))
             && effects.is_empty()
-            && let (Some(record), Some(epoch)) = (self.records.get_mut(&request.load), epoch)
+            && let (Some(record), Some(dealt)) = (self.records.get_mut(&request.load), dealt)
         {
-            record.epoch = epoch;
+            record.dealt = dealt;
         }
         (done, effects)
     }
@@ -222,11 +230,11 @@ impl Destination {
     ) -> Result<Done, Failure> {
         let record = self.staged(request)?;
         let fence = record.fences.entry(chunk).or_default();
-        if *fence > attempt {
+        if fence.0 > request.epoch || fence.1 > attempt {
             return Err(Failure::fenced("a later attempt has begun"));
         }
-        if *fence < attempt {
-            *fence = attempt;
+        if *fence != (request.epoch, attempt) {
+            *fence = (request.epoch, attempt);
             effects.push(Effect::Begun(chunk, attempt));
         }
         let area = record.area.iter().flat_map(|area| area.markers.keys());
@@ -245,7 +253,7 @@ impl Destination {
     ) -> Result<Done, Failure> {
         let bug = self.bug;
         let record = self.staged(request)?;
-        if record.fences.get(&place.0) != Some(&attempt) && bug != Some(Bug::NoFence) {
+        if record.fences.get(&place.0) != Some(&(request.epoch, attempt)) && bug != Some(Bug::NoFence) {
             return Err(Failure::fenced("another attempt has begun"));
         }
         let Some(area) = &mut record.area else {
@@ -499,7 +507,7 @@ fn claim<'a>(
     let made = !records.contains_key(&request.load);
     records.entry(request.load).or_insert_with(|| Record {
         standing: fresh,
-        epoch: request.epoch,
+        dealt: Dealt::default(),
         target: request.target,
         round: 0,
         area: None,
@@ -515,15 +523,34 @@ fn claim<'a>(
     Ok((hold(records, request)?, made))
 }
 
-/// The record, under the epoch of the caller; fenced if a later one has dealt with it.
+impl Call {
+    /// What the record calls it. A chunk's calls have fences of their own.
+    fn step(&self) -> &'static str {
+        match self {
+            Self::Begin(..) | Self::Commit(..) => "chunk",
+            Self::Prepare => "prepare",
+            Self::Verify(_) => "verify",
+            Self::Publish(_) => "publish",
+            Self::Recall(_) => "recall",
+            Self::Release(_) => "release",
+            Self::Revert => "revert",
+            Self::Discard => "discard",
+            Self::Cleanup => "cleanup",
+        }
+    }
+}
+
+/// The record, in the hands of the caller; fenced if a later epoch, or a later attempt of the step, has dealt with it.
 fn hold<'a>(records: &'a mut BTreeMap<LoadKey, Record>, request: &Request) -> Result<&'a mut Record, Failure> {
     let Some(record) = records.get_mut(&request.load) else {
         return Err(ended("not prepared"));
     };
-    if record.epoch > request.epoch {
-        return Err(Failure::fenced("in the hands of a later epoch"));
+    let newest = record.dealt.attempts.entry(request.call.step()).or_default();
+    if record.dealt.epoch > request.epoch || *newest > request.attempt {
+        return Err(Failure::fenced("in the hands of a later epoch or attempt"));
     }
-    record.epoch = record.epoch.max(request.epoch);
+    *newest = request.attempt;
+    record.dealt.epoch = request.epoch;
     Ok(record)
 }
 

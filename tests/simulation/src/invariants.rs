@@ -73,7 +73,7 @@ fn broken(invariant: u8, what: impl Into<String>) -> Result<(), Violation> {
 pub(crate) struct Checks {
     stories: BTreeMap<RunId, Story>,
     published: BTreeMap<(usize, LoadKey), u32>,
-    begun: BTreeMap<(usize, LoadKey, ChunkId), Attempt>,
+    begun: BTreeMap<(usize, LoadKey, ChunkId), (Epoch, Attempt)>,
     dealt: BTreeMap<(usize, LoadKey), Epoch>,
     heard: BTreeMap<Process, Epoch>,
 }
@@ -282,14 +282,17 @@ impl Checks {
             }
         };
         let begun = self.begun.entry((at.0, at.1, chunk)).or_default();
-        if attempt < *begun {
+        if attempt < begun.1 || epoch < begun.0 {
             return broken(
                 6,
-                format!("attempt {attempt} of chunk {chunk} has an effect after {begun} began"),
+                format!(
+                    "attempt {attempt} of chunk {chunk} by epoch {epoch} has an effect after attempt {} by epoch {} began",
+                    begun.1, begun.0
+                ),
             );
         }
         if begins {
-            *begun = attempt;
+            *begun = (epoch, attempt);
         }
         Ok(())
     }

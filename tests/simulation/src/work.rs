@@ -75,6 +75,7 @@ impl Worker {
                 load: (number, load),
                 target: planned.target,
                 epoch,
+                attempt,
                 call,
                 round: match assignment.task {
                     Task::Step { round, .. } => round,

@@ -15,18 +15,19 @@
 //! other, and after a publish `prev_` or `before_` and `keys_` for a revert. `settled_at` says that the whole run is
 //! published, so that nothing but a revert on purpose needs them any more; `cleaned_at` that they are gone. `recalled` says
 //! that a revert on purpose has begun, and the how many-th. Of a record that is not settled or is recalled the publish may
-//! still be taken back, and other runs' publishes wait. `let_go` is the last revert that was refused after all.
+//! still be taken back, and other runs' publishes wait. `let_go` is the last revert that was refused after all. `epoch` and
+//! `attempts` say who has dealt with the record last: see [`Dealt`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use haulage_core::failure::{Class, Failure};
-use haulage_core::ids::Epoch;
 use haulage_plan::definition::Mode;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::connect::Lease;
 use crate::sink::LoadContext;
+use crate::sink::fence::Dealt;
 use crate::sink::name::area;
 
 /// Serializes the creation of the schema between all nodes.
@@ -61,20 +62,24 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     round integer NOT NULL DEFAULT 0,
     recalled integer,
     let_go integer NOT NULL DEFAULT 0,
+    attempts jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (run, load)
 );
 ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
     ADD COLUMN IF NOT EXISTS round integer NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS recalled integer,
-    ADD COLUMN IF NOT EXISTS let_go integer NOT NULL DEFAULT 0;
+    ADD COLUMN IF NOT EXISTS let_go integer NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}';
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
     stage bigint NOT NULL,
     chunk bigint NOT NULL,
     attempt bigint NOT NULL,
+    epoch bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load, stage, chunk)
 );
+ALTER TABLE haulage.fences ADD COLUMN IF NOT EXISTS epoch bigint NOT NULL DEFAULT 0;
 CREATE SEQUENCE IF NOT EXISTS haulage.published;
 ";
 
@@ -153,7 +158,7 @@ impl Method {
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) state: State,
-    pub(super) epoch: Epoch,
+    dealt: Dealt,
     /// The target's signature when staging was made; `None` if it did not exist.
     pub(super) shape: Option<String>,
     pub(super) method: Option<Method>,
@@ -244,7 +249,7 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
         "SELECT to_regclass('haulage.fences') IS NOT NULL AND EXISTS (SELECT 1 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'let_go' AND NOT attisdropped)",
+         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'attempts' AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
     .await
@@ -272,15 +277,15 @@ pub(super) enum Lock {
 pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
     let sql = match lock {
         Lock::None => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text ",
             "FROM haulage.loads WHERE run = $1 AND load = $2"
         ),
         Lock::Share => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
         ),
         Lock::Update => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
         ),
     };
@@ -297,7 +302,7 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
     let method: Option<String> = row.try_get(3)?;
     Ok(Record {
         state: State::parse(&state).ok_or_else(|| sqlx::Error::Decode(format!("no state `{state}`").into()))?,
-        epoch: Epoch(row.try_get::<i64, _>(1)? as u64),
+        dealt: Dealt::read(row.try_get(1)?, row.try_get(12)?)?,
         shape: row.try_get(2)?,
         method: method.as_deref().and_then(Method::parse),
         created: row.try_get(4)?,
@@ -311,11 +316,11 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
     })
 }
 
-/// Makes the record if there is none, and locks it against chunks and other steps. Raises its epoch to the caller's.
-/// `Fenced` if a leader of a later term has already dealt with this load.
+/// Makes the record if there is none, and [holds](hold) it.
 pub(super) async fn claim(
     lease: &mut Lease,
     load: &LoadContext,
+    step: &str,
     target: &str,
     fresh: State,
 ) -> Result<Record, Failure> {
@@ -339,7 +344,7 @@ pub(super) async fn claim(
     if let Err(error) = made {
         return Err(lease.place().failure(&doing, error));
     }
-    match hold(lease, load).await? {
+    match hold(lease, load, step).await? {
         Some(record) => Ok(record),
         None => Err(Failure::transient(format!(
             "{}: the record of load {} vanished while it was opened",
@@ -349,26 +354,21 @@ pub(super) async fn claim(
     }
 }
 
-/// Locks the record against chunks and other steps, and raises its epoch to the caller's. `None` if there is none.
-/// `Fenced` if a leader of a later term has already dealt with this load.
-pub(super) async fn hold(lease: &mut Lease, load: &LoadContext) -> Result<Option<Record>, Failure> {
+/// Locks the record against chunks and other steps, and enters the caller's epoch and its attempt of this step. `None` if
+/// there is none. `Fenced` if a later leader, or a later attempt of the step, has already dealt with this load.
+pub(super) async fn hold(lease: &mut Lease, load: &LoadContext, step: &str) -> Result<Option<Record>, Failure> {
     let doing = format!("opening the record of load {}", load.load);
-    let found = match record(lease, load, Lock::Update).await {
+    let mut found = match record(lease, load, Lock::Update).await {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(None),
         Err(error) => return Err(lease.place().failure(&doing, error)),
     };
-    if found.epoch > load.epoch {
-        return Err(Failure::fenced(format!(
-            "load {} of run {} is in the hands of epoch {}, this is epoch {}",
-            load.load, load.run, found.epoch, load.epoch
-        )));
-    }
-    if found.epoch < load.epoch {
-        sqlx::query("UPDATE haulage.loads SET epoch = $3 WHERE run = $1 AND load = $2")
+    if found.dealt.deal(load, step)? {
+        sqlx::query("UPDATE haulage.loads SET epoch = $3, attempts = $4::jsonb WHERE run = $1 AND load = $2")
             .bind(load.run.as_str())
             .bind(load.load.as_str())
-            .bind(load.epoch.0 as i64)
+            .bind(found.dealt.epoch())
+            .bind(found.dealt.attempts())
             .execute(lease.connection())
             .await
             .map_err(|error| lease.place().failure(&doing, error))?;

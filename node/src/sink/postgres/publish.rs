@@ -136,7 +136,7 @@ async fn publish(
     // The name is resolved before queueing, and what it stands for afterwards: the run ahead may have changed it.
     let target = describe(lease, &load.table).await?.text();
     queue_on(lease, &target).await?;
-    let record = match hold(lease, load).await? {
+    let record = match hold(lease, load, "publish").await? {
         Some(record) => record,
         None => return Err(ended(load, "not prepared").into()),
     };

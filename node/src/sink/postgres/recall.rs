@@ -51,7 +51,7 @@ impl Postgres {
         let doing = format!("letting go of load {}", load.load);
         if bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
             lease.must(&doing, BEGIN_BRIEFLY).await?;
-            if hold(&mut lease, load).await?.is_some() {
+            if hold(&mut lease, load, "release").await?.is_some() {
                 let freed = free(&mut lease, load, load.round).await;
                 freed.map_err(|error| lease.place().failure(&doing, error))?;
             }
@@ -70,7 +70,7 @@ async fn recall(lease: &mut Lease, load: &LoadContext) -> Result<String, Trouble
     lease.run(BEGIN).await?;
     let name = describe(lease, &load.table).await?.text();
     queue_on(lease, &name).await?;
-    let Some(record) = hold(lease, load)
+    let Some(record) = hold(lease, load, "recall")
         .await?
         .filter(|record| record.state == State::Published)
     else {

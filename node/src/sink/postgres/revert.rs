@@ -58,7 +58,7 @@ impl Postgres {
             return Ok(nothing_to_undo());
         }
         lease.must(&doing, BEGIN_BRIEFLY).await?;
-        let record = claim(&mut lease, load, &load.table, State::Discarded).await?;
+        let record = claim(&mut lease, load, "discard", &load.table, State::Discarded).await?;
         let published = record.state == State::Published;
         if published {
             // Somebody has abandoned its revert: nothing of it will be taken back any more.
@@ -92,7 +92,7 @@ impl Postgres {
         let doing = format!("cleaning up after load {}", load.load);
         bookkeeping::ensure(&mut lease, &self.schema_known).await?;
         lease.must(&doing, BEGIN_BRIEFLY).await?;
-        let found = hold(&mut lease, load).await?;
+        let found = hold(&mut lease, load, "cleanup").await?;
         if found.is_none_or(|record| record.state != State::Published) {
             lease.must(&doing, "COMMIT").await?;
             lease.give_back();
@@ -180,7 +180,7 @@ async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Tro
         .await?;
     let name = describe(lease, &load.table).await?.text();
     queue_on(lease, &name).await?;
-    let record = claim(lease, load, &name, State::Reverted).await?;
+    let record = claim(lease, load, "revert", &name, State::Reverted).await?;
     let report = |detail: String| StepReport {
         rows: record.rows as u64,
         detail,

@@ -25,6 +25,7 @@ use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::encode::{Column, HEADER, Rows, TRAILER};
 use super::failure::{Place, outcome_unknown, row_of_copy};
 use super::stage::{staged, writing};
+use crate::sink::fence::admit;
 use crate::sink::name::quote_all;
 use crate::sink::{BadRow, Committed, LoadContext, Refused, SegmentWriter};
 use crate::source::{EXCERPT, excerpt};
@@ -292,8 +293,8 @@ impl Sender {
     }
 
     async fn check_fence(&self, lease: &mut Lease) -> Result<(), Failure> {
-        let highest: Option<i64> = sqlx::query_scalar(
-            "SELECT attempt FROM haulage.fences WHERE run = $1 AND load = $2 AND stage = $3 AND chunk = $4 FOR UPDATE",
+        let begun: Option<(i64, i64)> = sqlx::query_as(
+            "SELECT epoch, attempt FROM haulage.fences WHERE run = $1 AND load = $2 AND stage = $3 AND chunk = $4 FOR UPDATE",
         )
         .bind(self.load.run.as_str())
         .bind(self.load.load.as_str())
@@ -302,17 +303,7 @@ impl Sender {
         .fetch_optional(lease.connection())
         .await
         .map_err(|error| lease.place().failure(&self.doing, error))?;
-        match highest {
-            Some(highest) if highest == i64::from(self.attempt.0) => Ok(()),
-            Some(highest) => Err(Failure::fenced(format!(
-                "chunk {} of load {}: attempt {} is fenced, attempt {highest} has begun",
-                self.chunk, self.load.load, self.attempt
-            ))),
-            None => Err(Failure::fenced(format!(
-                "chunk {} of load {}: attempt {} has not begun here",
-                self.chunk, self.load.load, self.attempt
-            ))),
-        }
+        admit(&self.load, self.chunk, self.attempt, begun)
     }
 
     async fn standing(&self, lease: &mut Lease, segment: u32) -> Result<Option<Marker>, Failure> {

@@ -19,6 +19,7 @@ use super::fit::{Fit, fit};
 use super::publish::{LOCK_TIMEOUT, LOCK_TRIES};
 use super::target::{Target, describe, describe_staging};
 use crate::sink::LoadContext;
+use crate::sink::fence::too_late;
 
 impl Postgres {
     pub(super) async fn make_staging(&self, load: &LoadContext) -> Result<StepReport, Failure> {
@@ -27,7 +28,7 @@ impl Postgres {
         let doing = format!("preparing load {}", load.load);
         lease.must(&doing, BEGIN_BRIEFLY).await?;
         let target = describe(&mut lease, &load.table).await?;
-        let record = claim(&mut lease, load, &target.text(), State::Staged).await?;
+        let record = claim(&mut lease, load, "prepare", &target.text(), State::Staged).await?;
         let area = Area::of(load);
         let again = load.round > record.round;
         match record.state {
@@ -86,25 +87,23 @@ impl Postgres {
         staged(&mut lease, load, &doing, Lock::Share).await?;
         // Waits for a commit of an earlier attempt that is under way, so that the markers read below are all there will be.
         let raised = sqlx::query(
-            "INSERT INTO haulage.fences AS f (run, load, stage, chunk, attempt) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (run, load, stage, chunk) DO UPDATE SET attempt = EXCLUDED.attempt
-             WHERE f.attempt <= EXCLUDED.attempt RETURNING attempt",
+            "INSERT INTO haulage.fences AS f (run, load, stage, chunk, attempt, epoch) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (run, load, stage, chunk) DO UPDATE SET attempt = EXCLUDED.attempt, epoch = EXCLUDED.epoch
+             WHERE f.attempt <= EXCLUDED.attempt AND f.epoch <= EXCLUDED.epoch RETURNING attempt",
         )
         .bind(load.run.as_str())
         .bind(load.load.as_str())
         .bind(i64::from(chunk.stage.0))
         .bind(i64::from(chunk.index))
         .bind(i64::from(attempt.0))
+        .bind(load.epoch.0 as i64)
         .fetch_optional(lease.connection())
         .await
         .map_err(|error| lease.place().failure(&doing, error))?;
         if raised.is_none() {
             lease.must(&doing, "ROLLBACK").await?;
             lease.give_back();
-            return Err(Failure::fenced(format!(
-                "chunk {chunk} of load {}: attempt {attempt} comes after a later one has begun",
-                load.load
-            )));
+            return Err(too_late(load, chunk, attempt));
         }
         lease.must(&doing, "COMMIT").await?;
         let markers = markers(&mut lease, &Area::of(load), chunk)

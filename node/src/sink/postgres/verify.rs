@@ -54,7 +54,7 @@ impl Postgres {
         }
         let lock = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", area.stage);
         alone(&mut lease, &area, &lock, &doing).await?;
-        let record = match hold(&mut lease, load).await? {
+        let record = match hold(&mut lease, load, "verify").await? {
             Some(record) if record.state == State::Sealed => record,
             Some(_) | None => return Err(ended(load, "no longer sealed")),
         };
@@ -88,7 +88,7 @@ impl Postgres {
 /// Seals the record. A report if the load is already published.
 async fn seal(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<Option<StepReport>, Failure> {
     lease.must(doing, BEGIN_BRIEFLY).await?;
-    let Some(record) = hold(lease, load).await? else {
+    let Some(record) = hold(lease, load, "verify").await? else {
         return Err(ended(load, "not prepared"));
     };
     same_round(load, &record)?;

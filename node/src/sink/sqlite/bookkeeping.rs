@@ -4,12 +4,12 @@
 //! runs inside a `BEGIN IMMEDIATE` transaction, which is alone in the file.
 
 use haulage_core::failure::Failure;
-use haulage_core::ids::Epoch;
 use haulage_plan::definition::Mode;
 use sqlx::Row;
 
 use super::file::Writer;
 use crate::sink::LoadContext;
+use crate::sink::fence::Dealt;
 use crate::sink::name::area;
 
 const TABLES: &str = "
@@ -18,11 +18,12 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     state TEXT NOT NULL, epoch INTEGER NOT NULL, area TEXT NOT NULL, method TEXT, created INTEGER NOT NULL DEFAULT 0,
     rows INTEGER, detail TEXT, sequence INTEGER, replaces TEXT, prepared_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     published_at TEXT, ended_at TEXT, cleaned_at TEXT, settled_at TEXT, round INTEGER NOT NULL DEFAULT 0,
-    recalled INTEGER, let_go INTEGER NOT NULL DEFAULT 0,
+    recalled INTEGER, let_go INTEGER NOT NULL DEFAULT 0, attempts TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (run, load)
 );
 CREATE TABLE IF NOT EXISTS _haulage_fences (
     run TEXT NOT NULL, load TEXT NOT NULL, stage INTEGER NOT NULL, chunk INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    epoch INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load, stage, chunk)
 );
 CREATE TABLE IF NOT EXISTS _haulage_markers (
@@ -31,12 +32,14 @@ CREATE TABLE IF NOT EXISTS _haulage_markers (
     PRIMARY KEY (run, load, stage, chunk, segment)
 );";
 
-/// Columns of loads that later releases have added.
-const MORE: [(&str, &str); 4] = [
-    ("settled_at", "TEXT"),
-    ("round", "INTEGER NOT NULL DEFAULT 0"),
-    ("recalled", "INTEGER"),
-    ("let_go", "INTEGER NOT NULL DEFAULT 0"),
+/// Columns that later releases have added, and to which table.
+const MORE: [(&str, &str, &str); 6] = [
+    ("_haulage_loads", "settled_at", "TEXT"),
+    ("_haulage_loads", "round", "INTEGER NOT NULL DEFAULT 0"),
+    ("_haulage_loads", "recalled", "INTEGER"),
+    ("_haulage_loads", "let_go", "INTEGER NOT NULL DEFAULT 0"),
+    ("_haulage_loads", "attempts", "TEXT NOT NULL DEFAULT '{}'"),
+    ("_haulage_fences", "epoch", "INTEGER NOT NULL DEFAULT 0"),
 ];
 
 /// How a load was published, and so how it is reverted.
@@ -81,7 +84,7 @@ impl Method {
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) state: String,
-    epoch: Epoch,
+    dealt: Dealt,
     pub(super) method: Option<Method>,
     pub(super) created: bool,
     pub(super) rows: u64,
@@ -126,38 +129,46 @@ pub(super) async fn begin(writer: &mut Writer<'_>, doing: &str) -> Result<(), Fa
         writer.must(doing, TABLES).await?;
         return Ok(());
     }
-    let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info('_haulage_loads')")
-        .fetch_all(writer.connection())
-        .await
-        .map_err(|error| writer.failure(doing, error))?;
-    for (column, kind) in MORE {
-        if !columns.iter().any(|there| there == column) {
-            let sql = format!("ALTER TABLE _haulage_loads ADD COLUMN {column} {kind}");
+    let columns: Vec<(String, String)> = sqlx::query_as(
+        "SELECT '_haulage_loads', name FROM pragma_table_info('_haulage_loads')
+         UNION ALL SELECT '_haulage_fences', name FROM pragma_table_info('_haulage_fences')",
+    )
+    .fetch_all(writer.connection())
+    .await
+    .map_err(|error| writer.failure(doing, error))?;
+    for (table, column, kind) in MORE {
+        if !columns
+            .iter()
+            .any(|there| (there.0.as_str(), there.1.as_str()) == (table, column))
+        {
+            let sql = format!("ALTER TABLE {table} ADD COLUMN {column} {kind}");
             writer.must(doing, sql).await?;
         }
     }
     Ok(())
 }
 
-/// Reads the record, and raises its epoch to the caller's if it is a step. `None` if there is none. `Fenced` if a leader
-/// of a later term has already dealt with this load.
-pub(super) async fn hold(writer: &mut Writer<'_>, load: &LoadContext, doing: &str) -> Result<Option<Record>, Failure> {
-    let Some(record) = read(writer, load).await.map_err(|error| writer.failure(doing, error))? else {
+/// Reads the record, and enters the caller's epoch and its attempt of this step. `None` if there is none. `Fenced` if a
+/// later leader, or a later attempt of the step, has already dealt with this load.
+pub(super) async fn hold(
+    writer: &mut Writer<'_>,
+    load: &LoadContext,
+    step: &str,
+    doing: &str,
+) -> Result<Option<Record>, Failure> {
+    let Some(mut record) = read(writer, load).await.map_err(|error| writer.failure(doing, error))? else {
         return Ok(None);
     };
-    if record.epoch > load.epoch {
-        return Err(Failure::fenced(format!(
-            "load {} of run {} is in the hands of epoch {}, this is epoch {}",
-            load.load, load.run, record.epoch, load.epoch
-        )));
+    if record.dealt.deal(load, step)? {
+        sqlx::query("UPDATE _haulage_loads SET epoch = $3, attempts = $4 WHERE run = $1 AND load = $2")
+            .bind(load.run.as_str())
+            .bind(load.load.as_str())
+            .bind(record.dealt.epoch())
+            .bind(record.dealt.attempts())
+            .execute(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
     }
-    sqlx::query("UPDATE _haulage_loads SET epoch = $3 WHERE run = $1 AND load = $2 AND epoch < $3")
-        .bind(load.run.as_str())
-        .bind(load.load.as_str())
-        .bind(load.epoch.0 as i64)
-        .execute(writer.connection())
-        .await
-        .map_err(|error| writer.failure(doing, error))?;
     Ok(Some(record))
 }
 
@@ -165,7 +176,7 @@ pub(super) async fn hold(writer: &mut Writer<'_>, load: &LoadContext, doing: &st
 pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT state, epoch, method, created, coalesce(rows, 0), coalesce(detail, ''), coalesce(sequence, 0),
-                cleaned_at IS NOT NULL, round
+                cleaned_at IS NOT NULL, round, attempts
          FROM _haulage_loads WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
@@ -176,7 +187,7 @@ pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<
         let method: Option<String> = row.try_get(2)?;
         Ok(Record {
             state: row.try_get(0)?,
-            epoch: Epoch(row.try_get::<i64, _>(1)? as u64),
+            dealt: Dealt::read(row.try_get(1)?, row.try_get(9)?)?,
             method: method.as_deref().and_then(Method::parse),
             created: row.try_get(3)?,
             rows: row.try_get::<i64, _>(4)? as u64,
@@ -189,10 +200,11 @@ pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<
     .transpose()
 }
 
-/// Makes the record in state `fresh` if there is none, and reads it.
+/// Makes the record in state `fresh` if there is none, and [holds](hold) it.
 pub(super) async fn claim(
     writer: &mut Writer<'_>,
     load: &LoadContext,
+    step: &str,
     target: &str,
     fresh: &str,
     doing: &str,
@@ -218,7 +230,7 @@ pub(super) async fn claim(
     .execute(writer.connection())
     .await
     .map_err(|error| writer.failure(doing, error))?;
-    match hold(writer, load, doing).await? {
+    match hold(writer, load, step, doing).await? {
         Some(record) => Ok(record),
         None => Err(Failure::transient(format!(
             "the record of load {} vanished while it was opened",

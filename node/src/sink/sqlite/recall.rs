@@ -28,7 +28,7 @@ impl Sqlite {
         let doing = format!("asking whether load {} can be reverted", load.load);
         let mut writer = self.file.writer().await?;
         begin(&mut writer, &doing).await?;
-        let record = hold(&mut writer, load, &doing).await?;
+        let record = hold(&mut writer, load, "recall", &doing).await?;
         let detail = match record.filter(|record| record.state == "published") {
             Some(record) => {
                 may_undo(&mut writer, load, &table, &record, &doing).await?;
@@ -58,7 +58,7 @@ impl Sqlite {
         let doing = format!("letting go of load {}", load.load);
         if let Some(mut writer) = self.file.writer_to_undo().await? {
             begin(&mut writer, &doing).await?;
-            if hold(&mut writer, load, &doing).await?.is_some() {
+            if hold(&mut writer, load, "release", &doing).await?.is_some() {
                 free(&mut writer, load, load.round, &doing).await?;
             }
             writer.must(&doing, "COMMIT").await?;

@@ -28,7 +28,7 @@ impl Sqlite {
             return Ok(nothing_to_undo());
         };
         begin(&mut writer, &doing).await?;
-        let record = claim(&mut writer, load, &table, "reverted", &doing).await?;
+        let record = claim(&mut writer, load, "revert", &table, "reverted", &doing).await?;
         let detail = match record.state.as_str() {
             "published" => {
                 undo(&mut writer, load, &table, &record, &doing).await?;
@@ -57,7 +57,7 @@ impl Sqlite {
             return Ok(nothing_to_undo());
         };
         begin(&mut writer, &doing).await?;
-        let record = claim(&mut writer, load, &table, "discarded", &doing).await?;
+        let record = claim(&mut writer, load, "discard", &table, "discarded", &doing).await?;
         let published = record.state == "published";
         if published {
             // Somebody has abandoned its revert: nothing of it will be taken back any more.
@@ -85,7 +85,7 @@ impl Sqlite {
         let area = Area::of(load);
         let mut writer = self.file.writer().await?;
         begin(&mut writer, &doing).await?;
-        let record = hold(&mut writer, load, &doing).await?;
+        let record = hold(&mut writer, load, "cleanup", &doing).await?;
         if record.is_none_or(|record| record.state != "published") {
             writer.must(&doing, "COMMIT").await?;
             writer.keep();

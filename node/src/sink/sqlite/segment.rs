@@ -12,6 +12,7 @@ use super::bookkeeping::{Area, begin, must_be_staged, read};
 use super::file::Writer;
 use super::rows::{Cause, Error, insert};
 use super::stage::markers;
+use crate::sink::fence::admit;
 use crate::sink::{BadRow, Committed, LoadContext, Refused, SegmentWriter};
 use crate::source::{EXCERPT, excerpt};
 
@@ -104,8 +105,8 @@ impl SegmentWriter for Segment {
 
 impl Segment {
     async fn check_fence(&self, writer: &mut Writer<'_>, doing: &str) -> Result<(), Failure> {
-        let highest: Option<i64> = sqlx::query_scalar(
-            "SELECT attempt FROM _haulage_fences WHERE run = $1 AND load = $2 AND stage = $3 AND chunk = $4",
+        let begun: Option<(i64, i64)> = sqlx::query_as(
+            "SELECT epoch, attempt FROM _haulage_fences WHERE run = $1 AND load = $2 AND stage = $3 AND chunk = $4",
         )
         .bind(self.load.run.as_str())
         .bind(self.load.load.as_str())
@@ -114,17 +115,7 @@ impl Segment {
         .fetch_optional(writer.connection())
         .await
         .map_err(|error| writer.failure(doing, error))?;
-        match highest {
-            Some(highest) if highest == i64::from(self.attempt.0) => Ok(()),
-            Some(highest) => Err(Failure::fenced(format!(
-                "chunk {} of load {}: attempt {} is fenced, attempt {highest} has begun",
-                self.chunk, self.load.load, self.attempt
-            ))),
-            None => Err(Failure::fenced(format!(
-                "chunk {} of load {}: attempt {} has not begun here",
-                self.chunk, self.load.load, self.attempt
-            ))),
-        }
+        admit(&self.load, self.chunk, self.attempt, begun)
     }
 
     async fn mark(&self, writer: &mut Writer<'_>, marker: &Marker, doing: &str) -> Result<(), Failure> {

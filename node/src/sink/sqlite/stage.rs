@@ -12,6 +12,7 @@ use super::file::Writer;
 use super::target::{describe, fit, misfit, table_name};
 use super::verify::{count, standing};
 use crate::sink::LoadContext;
+use crate::sink::fence::too_late;
 
 impl Sqlite {
     pub(super) async fn make_staging(&self, load: &LoadContext) -> Result<StepReport, Failure> {
@@ -20,7 +21,7 @@ impl Sqlite {
         let area = Area::of(load);
         let mut writer = self.file.writer().await?;
         begin(&mut writer, &doing).await?;
-        let record = claim(&mut writer, load, &table, "staged", &doing).await?;
+        let record = claim(&mut writer, load, "prepare", &table, "staged", &doing).await?;
         if matches!(record.state.as_str(), "reverted" | "discarded") {
             return Err(ended(load, &record.state));
         }
@@ -67,23 +68,21 @@ impl Sqlite {
             .map_err(|error| writer.failure(&doing, error))?;
         must_be_staged(load, record.as_ref())?;
         let raised = sqlx::query(
-            "INSERT INTO _haulage_fences (run, load, stage, chunk, attempt) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (run, load, stage, chunk) DO UPDATE SET attempt = excluded.attempt
-             WHERE attempt <= excluded.attempt",
+            "INSERT INTO _haulage_fences (run, load, stage, chunk, attempt, epoch) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (run, load, stage, chunk) DO UPDATE SET attempt = excluded.attempt, epoch = excluded.epoch
+             WHERE attempt <= excluded.attempt AND epoch <= excluded.epoch",
         )
         .bind(load.run.as_str())
         .bind(load.load.as_str())
         .bind(i64::from(chunk.stage.0))
         .bind(i64::from(chunk.index))
         .bind(i64::from(attempt.0))
+        .bind(load.epoch.0 as i64)
         .execute(writer.connection())
         .await
         .map_err(|error| writer.failure(&doing, error))?;
         if raised.rows_affected() == 0 {
-            return Err(Failure::fenced(format!(
-                "chunk {chunk} of load {}: attempt {attempt} comes after a later one has begun",
-                load.load
-            )));
+            return Err(too_late(load, chunk, attempt));
         }
         let markers = markers(&mut writer, load, chunk)
             .await

@@ -21,7 +21,7 @@ impl Sqlite {
         let area = Area::of(load);
         let mut writer = self.file.writer().await?;
         begin(&mut writer, &doing).await?;
-        let Some(record) = hold(&mut writer, load, &doing).await? else {
+        let Some(record) = hold(&mut writer, load, "verify", &doing).await? else {
             return Err(ended(load, "not prepared"));
         };
         same_round(load, &record)?;
