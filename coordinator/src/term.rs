@@ -2,15 +2,17 @@
 //! may have several, one after the other, and between them it is a standby.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use haulage_core::ids::Epoch;
 use haulage_proto::link::transport;
+use ractor::rpc::CallResult;
 use ractor::{Actor, ActorCell, ActorRef};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::actors::Shared;
-use crate::actors::cluster::Cluster;
+use crate::actors::cluster::{Cluster, ClusterMessage};
 use crate::actors::gateway::ClusterGateway;
 use crate::actors::runs::{Runs, RunsArguments};
 use crate::actors::table::RunTable;
@@ -21,6 +23,9 @@ use crate::config::CoordinatorConfig;
 use crate::error::Error;
 use crate::leadership::Leadership;
 use crate::ledger::{self, Ledger, group};
+
+/// How long handing over may take. Shorter than the leader's lease, and than a node's.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// See the module. Dropping it stops its actors without waiting for them.
 pub(crate) struct Term {
@@ -103,6 +108,15 @@ impl Term {
 
     pub(crate) fn epoch(&self) -> Epoch {
         self.leader.shared.epoch()
+    }
+
+    /// Gives nothing more away, and waits until what was given away has reached its node: the next leader finds every
+    /// attempt of the ledger at its node. Not for long: a node that doesn't answer must not hold up the end of a process.
+    pub(crate) async fn hand_over(&self) {
+        let settled = self.leader.cluster.call(ClusterMessage::HandOver, Some(HAND_OVER));
+        if !matches!(settled.await, Ok(CallResult::Success(()))) {
+            tracing::info!("some attempts have not reached their nodes; the next leader gives them out again");
+        }
     }
 
     /// Stops every actor and waits until they have ended. Runs stay in the ledger as they are.

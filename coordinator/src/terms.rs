@@ -129,6 +129,9 @@ impl Task {
                     reason = leadership.wait() => Some(reason),
                     _ = &mut stopped => None,
                 };
+                if deposed.is_none() {
+                    leading.hand_over().await;
+                }
                 self.stand_by(None);
                 let epoch = leading.epoch();
                 leading.end().await;

@@ -90,8 +90,8 @@ pub enum Event {
         /// earlier attempt had stopped; 0 if the node can't be asked any more.
         #[serde(default)]
         restarts: u32,
-        /// Bytes of the source that it had read and not committed, so that they are read again; 0 if the node can't be
-        /// asked any more.
+        /// Bytes of the source that it had read and not committed, so that they are read again; of a lost node as its last
+        /// heartbeat said.
         #[serde(default)]
         bytes_read_again: u64,
         /// Whether it had committed more of its chunk than any attempt before it. Then earlier failures don't count against

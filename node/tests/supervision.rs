@@ -216,6 +216,22 @@ async fn a_repeated_assignment_runs_once_and_is_reported_until_it_is_acknowledge
     leader.node.shutdown().await;
 }
 
+/// What a node that is killed had read in vain is known from its heartbeats alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_says_how_far_an_attempt_is_ahead_of_its_checkpoint() {
+    let (folder, leader, spec) = prepared("ahead", "slow@segment:700ms").await;
+    let task = Task::Chunk { spec: spec.clone() };
+    let work = Work::Chunk(spec.chunk);
+    assert_eq!(leader.assign(EPOCH, &work, 1, task).await, AssignmentReply::Accepted);
+    let (in_work, ahead) = (segment_bytes(folder.path(), 0), segment_bytes(folder.path(), 1));
+    wait_for("the first segment to be in work", || {
+        let said = leader.heard.lock().expect("sound").ahead.clone();
+        [vec![in_work], vec![in_work + ahead]].contains(&said).then_some(())
+    })
+    .await;
+    leader.node.shutdown().await;
+}
+
 /// Gives the node the chunk, and answers no heartbeat any more once it works on it. What is returned looks whether it does.
 async fn left_alone(leader: &Leader, spec: &ChunkSpec) -> impl Fn(bool) -> Option<()> + use<> {
     let work = Work::Chunk(spec.chunk);

@@ -66,6 +66,8 @@ pub(crate) enum ClusterMessage {
     Drain(NodeName, RpcReplyPort<Result<(), DrainError>>),
     /// The node has taken note of that.
     Draining { node: NodeName, boot: String },
+    /// Give nothing more away, and answer when all that has been has reached its node.
+    HandOver(RpcReplyPort<()>),
     /// Time has passed.
     Tick,
     /// The nodes, by name.
@@ -78,6 +80,8 @@ pub(crate) struct ClusterState {
     shared: Arc<Shared>,
     myself: ActorRef<ClusterMessage>,
     dispatch: Dispatch,
+    // Who waits until everything that was given away has reached its node.
+    hands_over: Option<RpcReplyPort<()>>,
     // How to reach those that were here at the last look.
     agents: HashMap<AgentId, ActorRef<AgentMessage>>,
 }
@@ -100,6 +104,7 @@ impl Actor for Cluster {
             shared,
             myself,
             dispatch,
+            hands_over: None,
             agents: HashMap::new(),
         })
     }
@@ -133,6 +138,10 @@ impl Actor for Cluster {
             ClusterMessage::Recovered => state.shared.table.set_complete(),
             ClusterMessage::Drain(node, port) => state.drain(node, port),
             ClusterMessage::Draining { node, boot } => state.dispatch.draining(&node, &boot),
+            ClusterMessage::HandOver(port) => {
+                state.dispatch.hand_over();
+                state.hands_over = Some(port);
+            }
             ClusterMessage::Tick => {
                 state.dispatch.tick(now);
                 state.look_for_agents();
@@ -142,6 +151,11 @@ impl Actor for Cluster {
         }
         state.carry_out_due();
         state.show();
+        if state.dispatch.has_settled()
+            && let Some(port) = state.hands_over.take()
+        {
+            drop(port.send(()));
+        }
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use super::runs::RunsMessage;
 use super::table::{Snapshot, View};
 use super::{Answer, Shared, tell};
 use crate::clock;
-use crate::deciding::{self, Next, RunAction, RunLog, Unreadable};
+use crate::deciding::{self, Heard, Next, RunAction, RunLog, Unreadable};
 use crate::ledger::{Error as LedgerError, group};
 use crate::trace;
 
@@ -49,7 +49,7 @@ pub(crate) enum RunMessage {
         port: RpcReplyPort<Result<Seq, AskError>>,
     },
     /// What running attempts have counted so far.
-    Progress(Vec<(Work, Attempt, Counts)>),
+    Progress(Vec<Heard>),
     /// Work off what has gathered. Sent by the actor to itself, so that it comes after whatever is in the mailbox.
     Flush,
     /// Show the run to watchers.
@@ -294,11 +294,11 @@ impl RunState {
         }
     }
 
-    fn progress(&mut self, progress: Vec<(Work, Attempt, Counts)>) {
-        for (work, attempt, counts) in progress {
-            if let Work::Chunk(chunk) = work {
-                self.log.heard(chunk, attempt, counts.read);
-                self.live.insert(chunk, (attempt, counts));
+    fn progress(&mut self, progress: Vec<Heard>) {
+        for heard in progress {
+            if let Work::Chunk(chunk) = heard.work {
+                self.log.heard(&heard);
+                self.live.insert(chunk, (heard.attempt, heard.counts));
             }
         }
         let since = self.shown.map_or(SHOW_EVERY_MS, |(at, _)| clock::steady().since(at));

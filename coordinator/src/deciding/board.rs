@@ -169,6 +169,11 @@ impl Board {
             .is_some_and(|posted| posted.post.drops.contains_key(key))
     }
 
+    /// Whether a grant is on its way to its run.
+    pub(crate) fn has_reserved(&self) -> bool {
+        self.runs.values().any(|posted| !posted.reserved.is_empty())
+    }
+
     /// Runs that have something at a node, or are about to.
     pub(crate) fn runs_at(&self, node: &NodeName) -> Vec<RunId> {
         let at_node = |posted: &Posted| {

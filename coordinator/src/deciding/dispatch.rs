@@ -12,6 +12,7 @@
 
 mod drain;
 mod greet;
+mod hand_over;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -118,7 +119,20 @@ pub enum ToRun {
         node: NodeName,
     },
     /// What running attempts have counted so far.
-    Progress(Vec<(Work, Attempt, Counts)>),
+    Progress(Vec<Heard>),
+}
+
+/// How far a running attempt says that it is.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// Of what.
+    pub work: Work,
+    /// Which try.
+    pub attempt: Attempt,
+    /// What stands of it.
+    pub counts: Counts,
+    /// Bytes of the source that it has read beyond that.
+    pub ahead: u64,
 }
 
 /// The answer to a heartbeat.
@@ -179,6 +193,8 @@ pub struct Dispatch {
     board: Board,
     agents: BTreeMap<AgentId, Greeting>,
     actions: Vec<Action>,
+    // Nothing more is given away: another leader is to take over.
+    hands_over: bool,
 }
 
 impl Dispatch {
@@ -190,6 +206,7 @@ impl Dispatch {
             board: Board::default(),
             agents: BTreeMap::new(),
             actions: Vec::new(),
+            hands_over: false,
         }
     }
 
@@ -351,10 +368,16 @@ impl Dispatch {
     }
 
     fn forward_progress(&mut self, heartbeat: Heartbeat) {
-        let mut by_run: BTreeMap<RunId, Vec<(Work, Attempt, Counts)>> = BTreeMap::new();
-        for (key, counts) in heartbeat.progress {
+        let mut by_run: BTreeMap<RunId, Vec<Heard>> = BTreeMap::new();
+        let ahead = heartbeat.ahead.into_iter().chain(std::iter::repeat(0));
+        for ((key, counts), ahead) in heartbeat.progress.into_iter().zip(ahead) {
             if self.board.awaits(&key) == Some(&heartbeat.node) {
-                by_run.entry(key.run).or_default().push((key.work, key.attempt, counts));
+                by_run.entry(key.run).or_default().push(Heard {
+                    work: key.work,
+                    attempt: key.attempt,
+                    counts,
+                    ahead,
+                });
             }
         }
         for (run, progress) in by_run {

@@ -24,7 +24,7 @@ use std::fmt;
 
 pub use assignment::input;
 pub use board::{Awaited, Places, Post, Waiting};
-pub use dispatch::{Action, Beat, Dispatch, DrainError, NodeView, ToRun, Ungreeted};
+pub use dispatch::{Action, Beat, Dispatch, DrainError, Heard, NodeView, ToRun, Ungreeted};
 pub use nodes::Summary;
 pub use run_log::{Answer, Next, RunAction, RunLog, Unreadable, Waits};
 

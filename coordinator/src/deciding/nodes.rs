@@ -6,7 +6,7 @@
 
 mod rhythm;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

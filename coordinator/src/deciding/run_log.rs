@@ -15,13 +15,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use haulage_core::event::{Event, Outcome};
-use haulage_core::ids::{Attempt, ChunkId, Millis, NodeName, RunId, Seq, Work};
+use haulage_core::ids::{Millis, NodeName, RunId, Seq, Work};
 use haulage_core::run::{Effect, Input, Phase, Refused, State, decide};
 use haulage_proto::link::message::{Assignment, AttemptKey};
 
 use super::board::{Awaited, Post, Waiting};
 use super::reached::Reached;
-use super::{Carrier, assignment};
+use super::{Carrier, Heard, assignment};
 use crate::ledger::{Append, Appended};
 
 /// Dispatches that a run posts at most: more than any cluster has free slots at one moment.
@@ -147,9 +147,9 @@ impl<W> RunLog<W> {
         }
     }
 
-    /// An attempt has committed so many source rows of its chunk, as a heartbeat says.
-    pub fn heard(&mut self, chunk: ChunkId, attempt: Attempt, rows: u64) {
-        self.reached.heard(chunk, attempt, rows);
+    /// How far an attempt of a chunk has come, as a heartbeat says.
+    pub fn heard(&mut self, heard: &Heard) {
+        self.reached.heard(heard);
     }
 
     /// The trace context that the run's assignments travel with.
@@ -252,10 +252,16 @@ impl<W> RunLog<W> {
                             work,
                             attempt,
                             went_forward,
+                            node_lost_after_ms,
+                            bytes_read_again,
                             ..
                         } = event
                         {
                             *went_forward = self.reached.went_forward(work, *attempt);
+                            // Who can't be asked any more has said it while it could.
+                            if node_lost_after_ms.is_some() {
+                                *bytes_read_again = self.reached.ahead(work, *attempt);
+                            }
                         }
                     }
                     new.iter().for_each(|event| state.apply(event));

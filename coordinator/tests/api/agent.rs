@@ -360,6 +360,14 @@ async fn tell_done(inner: Arc<Inner>, key: AttemptKey, result: Result<Outcome, F
     }
 }
 
+/// Bytes that a node says it has read and not committed of some work.
+pub(crate) fn ahead_of(work: &Work) -> u64 {
+    match work {
+        Work::Chunk(chunk) => 1_000 + u64::from(chunk.index),
+        Work::Discover | Work::Step(_) | Work::Compensate(_) => 0,
+    }
+}
+
 async fn heart(inner: Arc<Inner>) {
     loop {
         let pause = inner.book().heartbeat;
@@ -370,16 +378,14 @@ async fn heart(inner: Arc<Inner>) {
         if inner.is_silent() {
             continue;
         }
-        let progress = inner
-            .book()
-            .held
-            .iter()
-            .map(|(key, counts)| (key.clone(), counts.clone()))
-            .collect();
+        let held = inner.book().held.clone();
+        let ahead = held.keys().map(|key| ahead_of(&key.work)).collect();
+        let progress = held.into_iter().collect();
         let body = Heartbeat {
             node: inner.name.clone(),
             boot: inner.boot.clone(),
             progress,
+            ahead,
             draining: inner.leaving.load(Ordering::SeqCst),
         };
         if let Some(grant) = to_leader::<_, LeaseGrant>(&inner, &body, GatewayMessage::Heartbeat).await {

@@ -7,7 +7,7 @@ use haulage_core::lease;
 use haulage_proto::v1::submit_response::Disposition;
 use haulage_proto::v1::{ListNodesRequest, Node, RunState, SubmitRequest};
 
-use super::agent::{FakeNode, Manner};
+use super::agent::{FakeNode, Manner, ahead_of};
 use super::fixture::*;
 use super::runs::holding_chunks;
 
@@ -45,6 +45,8 @@ async fn what_a_silent_node_has_runs_elsewhere_after_its_lease() {
     let silent = FakeNode::start("n1", holding_chunks(2)).await;
     let run = submitted(&mut client).await;
     until("both chunks", || silent.chunks().len() == 2).await;
+    // It says how far it is.
+    tokio::time::sleep(Duration::from_millis(4 * SHORT.heartbeat_ms)).await;
     silent.pause();
     let since = tokio::time::Instant::now();
     let other = FakeNode::start("n2", Manner::quick(2)).await;
@@ -61,6 +63,8 @@ async fn what_a_silent_node_has_runs_elsewhere_after_its_lease() {
         let event: serde_json::Value = serde_json::from_str(&event.json).expect("an event is JSON");
         let after = event["node_lost_after_ms"].as_u64().expect("the node was lost");
         assert!((600..2_000).contains(&after), "lost after {after} ms");
+        let work = serde_json::from_value(event["work"].clone()).expect("some work");
+        assert_eq!(event["bytes_read_again"], ahead_of(&work), "as its last heartbeat said");
     }
     assert_eq!(lost.count(), 2);
     let again: Vec<Attempt> = other

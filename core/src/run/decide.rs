@@ -258,7 +258,7 @@ fn done(
 }
 
 /// The end of an attempt whose node told how often the work had gone on from a checkpoint, and what is read again. Of a
-/// lost one nobody knows.
+/// lost one the leader knows what its heartbeats said.
 fn with_cost(mut ended: Event, (times, bytes): (u32, u64)) -> Event {
     if let Event::AttemptFailed {
         restarts,

@@ -484,8 +484,8 @@ impl State {
         self.restarts
     }
 
-    /// Bytes of the sources that were read more than once because work was interrupted between two checkpoints. What a
-    /// lost node had read nobody knows, and it isn't part of this.
+    /// Bytes of the sources that were read more than once because work was interrupted between two checkpoints. Of a lost
+    /// node it is what its last heartbeat said.
     pub fn bytes_read_again(&self) -> u64 {
         self.bytes_read_again
     }

@@ -192,10 +192,14 @@ impl State {
     /// Sends a heartbeat to every gateway: one of them may be the shadow of a session that is about to end.
     fn beat(&mut self, myself: &ActorRef<HeartbeaterMessage>) -> Result<(), ActorProcessingErr> {
         let shared = &self.with.shared;
+        let held = shared.held();
+        let ahead = held.iter().map(|(_, progress)| progress.bytes_read_again()).collect();
+        let progress = held.into_iter().map(|(key, progress)| (key, progress.get())).collect();
         let body = Heartbeat {
             node: shared.name.clone(),
             boot: shared.boot.clone(),
-            progress: shared.held(),
+            progress,
+            ahead,
             draining: shared.is_draining(),
         };
         let message = wire::encode(&shared.meta(&Carrier::new()), &body)?;

@@ -60,7 +60,7 @@ impl Progress {
         self.stands.fetch_add(bytes, Ordering::SeqCst);
     }
 
-    /// Bytes that were read and don't stand: at the end of an attempt, what is read again.
+    /// Bytes that were read and don't stand: when the attempt ends here, what is read again.
     pub(crate) fn bytes_read_again(&self) -> u64 {
         let read = self.read.load(Ordering::SeqCst);
         read.saturating_sub(self.stands.load(Ordering::SeqCst))
@@ -216,10 +216,10 @@ impl Shared {
     }
 
     /// Every attempt that is held, running or finished and not yet acknowledged.
-    pub(crate) fn held(&self) -> Vec<(AttemptKey, Counts)> {
+    pub(crate) fn held(&self) -> Vec<(AttemptKey, Arc<Progress>)> {
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.iter()
-            .map(|(key, progress)| (key.clone(), progress.get()))
+            .map(|(key, progress)| (key.clone(), Arc::clone(progress)))
             .collect()
     }
 

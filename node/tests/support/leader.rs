@@ -33,6 +33,8 @@ pub(crate) struct Heard {
     pub(crate) beats: u32,
     /// What the node said it holds, in its last heartbeat.
     pub(crate) holds: Vec<AttemptKey>,
+    /// And of each, how many bytes it has read and not committed.
+    pub(crate) ahead: Vec<u64>,
     pub(crate) done: Vec<Done>,
     /// It says that it is about to leave.
     pub(crate) draining: bool,
@@ -69,6 +71,7 @@ impl Actor for Gateway {
                     heard.draining = beat.draining;
                     // As the coordinator: once it knows, and nothing is held any more.
                     let may_leave = beat.draining && beat.progress.is_empty();
+                    heard.ahead = beat.ahead;
                     heard.holds = beat.progress.into_iter().map(|(key, _)| key).collect();
                     if !heard.silent {
                         answer(

@@ -69,6 +69,10 @@ pub struct Heartbeat {
     pub boot: String,
     /// Every attempt it holds, with what it has counted so far.
     pub progress: Vec<(AttemptKey, Counts)>,
+    /// Of each of `progress`, in its order: bytes of the source that it has read and not committed. What a lost node had
+    /// read again and again is known by this alone. Empty where an earlier release beats.
+    #[serde(default)]
+    pub ahead: Vec<u64>,
     /// It is about to leave and takes nothing new.
     #[serde(default)]
     pub draining: bool,

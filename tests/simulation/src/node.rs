@@ -238,6 +238,7 @@ impl World {
             node: one.name.clone(),
             boot: one.boot(),
             progress: one.entries.keys().map(|key| (key.clone(), Counts::default())).collect(),
+            ahead: Vec::new(),
             draining: false,
         };
         for session in self.gateways(me) {

@@ -72,7 +72,12 @@ impl Dispatch {
         self.nodes.prune(&self.board);
         self.send_assignments(now);
         self.send_drops(now);
-        for grant in self.board.grant(wall, &self.nodes.seats(now)) {
+        let seats = if self.hands_over {
+            Vec::new()
+        } else {
+            self.nodes.seats(now)
+        };
+        for grant in self.board.grant(wall, &seats) {
             let (number, work, node) = (grant.number, grant.work, grant.node);
             self.tell_run(grant.run, ToRun::Grant { number, work, node });
         }

@@ -1,9 +1,12 @@
 //! Sessions that overlap: no actor and no clock.
 
-use haulage_proto::link::message::HelloReply;
+use haulage_core::ids::{ChunkId, StageId};
+use haulage_proto::link::message::{AssignmentReply, HelloReply};
 use haulage_proto::link::protocol::{LEAVING, Speaks};
 
 use super::*;
+use crate::deciding::board::Waiting;
+use crate::deciding::nodes::tests::awaited;
 
 const NOW: Millis = Millis(1_000);
 
@@ -65,6 +68,69 @@ fn a_late_answer_over_an_old_session_does_not_cut_a_node_off() {
     assert_eq!(dispatch.alive(NOW), 1);
 }
 
+/// Attempts stand in the ledger before their nodes hear of them: a leader that leaves waits until they have.
+#[test]
+fn a_leader_that_hands_over_gives_nothing_more_away_and_waits_for_what_it_gave() {
+    let mut dispatch = Dispatch::new(Settings::default());
+    dispatch.agents(&[session(1)], NOW);
+    greeted(&mut dispatch);
+    dispatch.greeted(session(1), NOW, Ok(reply()), NOW);
+    let (node, work) = (NodeName::from("n"), Work::Discover);
+    let key = AttemptKey {
+        run: RunId::from("a"),
+        work: work.clone(),
+        attempt: Attempt(1),
+    };
+    let waiting = |work| Waiting {
+        work,
+        not_before: NOW,
+        avoid: None,
+    };
+    let post = |grants_seen, waiting, awaited| Post {
+        run: RunId::from("a"),
+        life: 1,
+        grants_seen,
+        waiting,
+        awaited,
+        drops: BTreeMap::new(),
+        places: Arc::default(),
+        trace: Arc::default(),
+    };
+    let grants = |actions: &[Action]| {
+        let granted = actions.iter().filter_map(|action| match action {
+            Action::TellRun {
+                news: ToRun::Grant { number, .. },
+                ..
+            } => Some(*number),
+            _ => None,
+        });
+        granted.collect::<Vec<u64>>()
+    };
+    dispatch.post(post(0, vec![waiting(work.clone())], BTreeMap::new()), NOW);
+    let [number] = grants(&dispatch.due(NOW, NOW))[..] else {
+        panic!("there is a slot")
+    };
+    dispatch.hand_over();
+    assert!(!dispatch.has_settled(), "the run has not seen its grant");
+    let given = BTreeMap::from([awaited("n", key.clone())]);
+    let more = vec![waiting(Work::Chunk(ChunkId {
+        stage: StageId(0),
+        index: 0,
+    }))];
+    dispatch.post(post(number, more, given), NOW);
+    assert!(!dispatch.has_settled(), "it is to be sent");
+    let due = dispatch.due(NOW, NOW);
+    assert!(due.iter().any(|action| matches!(action, Action::Assign { .. })));
+    assert!(grants(&due).is_empty(), "nothing more is given away");
+    assert!(!dispatch.has_settled(), "it is on its way");
+    let accepted = Some(AssignmentReply::Accepted);
+    dispatch.assigned(&node, "b", &key, 0, accepted, NOW);
+    assert!(dispatch.has_settled());
+    // A node that can't be reached is waited for by its lease, and by nobody who leaves.
+    dispatch.post(post(number, Vec::new(), BTreeMap::new()), NOW);
+    assert!(dispatch.has_settled());
+}
+
 #[test]
 fn a_node_that_drains_may_leave_once_every_run_is_known_and_is_forgotten_when_it_has_gone() {
     let mut dispatch = Dispatch::new(Settings::default());
@@ -78,6 +144,7 @@ fn a_node_that_drains_may_leave_once_every_run_is_known_and_is_forgotten_when_it
         node: NodeName::from("n"),
         boot: "b".into(),
         progress: Vec::new(),
+        ahead: Vec::new(),
         draining: true,
     };
     let mut may_leave = |complete| dispatch.heartbeat(beat(), NOW, complete, |_| false).grant.may_leave;

@@ -28,7 +28,8 @@ fn key(index: u32) -> AttemptKey {
     }
 }
 
-fn board(node: &str, keys: &[u32]) -> Board {
+/// What a run posts of an attempt that this node has, or is to get.
+pub(in super::super) fn awaited(node: &str, key: AttemptKey) -> (AttemptKey, Awaited) {
     let submission = Submission {
         pipeline: "p".into(),
         definition: String::new(),
@@ -39,22 +40,22 @@ fn board(node: &str, keys: &[u32]) -> Board {
         places: BTreeMap::new(),
         traceparent: String::new(),
     };
-    let awaited = |index: &u32| {
-        let assignment = Assignment {
-            key: key(*index),
-            submission: submission.clone(),
-            submitted_at: Millis(0),
-            replaces: None,
-            task: Task::Discover,
-        };
-        (
-            key(*index),
-            Awaited {
-                node: NodeName::from(node),
-                assignment: Arc::new(assignment),
-            },
-        )
+    let assignment = Assignment {
+        key: key.clone(),
+        submission,
+        submitted_at: Millis(0),
+        replaces: None,
+        task: Task::Discover,
     };
+    let awaited = Awaited {
+        node: NodeName::from(node),
+        assignment: Arc::new(assignment),
+    };
+    (key, awaited)
+}
+
+fn board(node: &str, keys: &[u32]) -> Board {
+    let awaited = |index: &u32| awaited(node, key(*index));
     let mut board = Board::default();
     board.post(Post {
         run: RunId::from("r"),
@@ -87,6 +88,7 @@ fn beat(boot: &str, held: &[u32]) -> Heartbeat {
         node: NodeName::from("n"),
         boot: boot.into(),
         progress: held.iter().map(|index| (key(*index), Counts::default())).collect(),
+        ahead: Vec::new(),
         draining: false,
     }
 }
