@@ -2,47 +2,38 @@
 //! to it, and in the end every target must be what a model of the pipeline says, row by row; meanwhile readers look at the
 //! targets and may only ever see the state before the run or the one after it.
 //!
+//!     tests/run -- chaos                  ten rounds of each workload
 //!     tests/soak                          rounds of every workload for ten minutes, and a table
-//!     tests/soak --minutes 600 --seed 7
-//!     tests/soak --trials 30              how long a node, a leader and a chunk actor are missed, and a table
 //!
 //! The simulation knows more orders of events than any number of rounds will show; here is what it only models: servers,
 //! sockets, disks and signals.
 
-mod fault;
-mod log;
+pub(crate) mod fault;
+pub(crate) mod log;
 mod reader;
-mod report;
-mod round;
-mod trials;
-mod workload;
-mod world;
+pub(crate) mod report;
+pub(crate) mod round;
+#[cfg(test)]
+mod tests;
+pub(crate) mod workload;
+pub(crate) mod world;
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use tokio::time::Instant;
-
-use super::support::process::until;
 
 use self::fault::Deck;
 use self::reader::Readers;
 use self::report::Report;
 use self::round::Story;
-use self::workload::{ALL, Difference, Model, Target, Workload, source};
+use self::workload::Model;
 use self::world::World;
 
-/// Rounds of each test.
-const ROUNDS: u64 = 10;
-/// A soak starts everything anew after so many rounds: tables that only grow would end it.
-const CHAPTER: u64 = 24;
 /// Every segment takes so long, in ms.
 const SLOW: u64 = 150;
 
 impl Story {
-    async fn begin(seed: u64, report: Report) -> Result<Self> {
+    pub(crate) async fn begin(seed: u64, report: Report) -> Result<Self> {
         let world = World::start(1, SLOW, "").await?;
         Ok(Self {
             readers: Readers::start(&world, report.reads),
@@ -53,126 +44,4 @@ impl Story {
             report,
         })
     }
-}
-
-/// Rounds of one workload; the seed is the test's own unless `HAULAGE_CHAOS_SEED` says another one.
-async fn rounds(workload: Workload, seed: u64) -> Result<()> {
-    let seed = number("HAULAGE_CHAOS_SEED")?.unwrap_or(seed);
-    let rounds = number("HAULAGE_CHAOS_ROUNDS")?.unwrap_or(ROUNDS);
-    eprintln!("seed {seed}");
-    let mut story = Story::begin(seed, Report::default()).await?;
-    for _ in 0..rounds {
-        story.round(workload).await.with_context(|| format!("seed {seed}"))?;
-    }
-    let report = &story.report;
-    eprintln!("{report}");
-    ensure!(
-        report.rounds == rounds && report.published * 2 >= rounds,
-        "hardly anything was published"
-    );
-    // As many as a test has rounds, at least: seeds decide which, and the four tests have different ones.
-    ensure!(
-        report.kinds_met() as u64 >= rounds.min(ROUNDS),
-        "hardly any kind of fault has met a run"
-    );
-    Ok(())
-}
-
-/// A whole number from the environment.
-fn number(name: &str) -> Result<Option<u64>> {
-    match std::env::var(name) {
-        Ok(text) => text.parse().map(Some).with_context(|| format!("{name}={text}")),
-        Err(_) => Ok(None),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn appends_stay_exact() -> Result<()> {
-    rounds(Workload::Append, 1).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn merges_stay_exact() -> Result<()> {
-    rounds(Workload::Merge, 2).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replacements_stay_exact() -> Result<()> {
-    rounds(Workload::Replace, 3).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_destinations_stay_exact_together() -> Result<()> {
-    rounds(Workload::TwoDestinations, 4).await
-}
-
-/// The judges themselves: a row that is gone, one that is there twice, and a state in between are each seen.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_wrong_is_seen() -> Result<()> {
-    let mut story = Story::begin(1, Report::default()).await?;
-    let (world, readers) = (&story.world, &story.readers);
-    let source = source(&mut story.rng, 0);
-    let before = story.model.clone();
-    story.model.publish(Workload::Merge, &source);
-    let sights = vec![before.sight(Target::Book), story.model.sight(Target::Book)];
-    readers.allow(Target::Book, sights);
-    let values = source
-        .rows
-        .iter()
-        .map(|(id, value, note)| format!("({id}, {value}, '{note}')"));
-    let made = format!(
-        "CREATE TABLE made (id bigint, value bigint, note text); INSERT INTO made VALUES {};
-         ALTER TABLE made RENAME TO book",
-        values.collect::<Vec<_>>().join(", ")
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(made)).execute(&world.pool).await?;
-    let compare = async || story.model.compare(Target::Book, world).await;
-    ensure!(
-        compare().await? == Difference::default(),
-        "what is right is called wrong"
-    );
-    let reads = readers.reads();
-    let looked_again = async || Ok((readers.reads() > reads + 8).then_some(()));
-    until("readers have looked again", Duration::from_secs(60), looked_again).await?;
-    ensure!(readers.wrong().is_empty(), "readers call wrong what is right");
-
-    let first = &source.rows[0].0;
-    let damage = format!(
-        "DELETE FROM book WHERE id = {first}; INSERT INTO book SELECT * FROM book WHERE id = {}",
-        source.rows[1].0
-    );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(damage)).execute(&world.pool).await?;
-    let found = compare().await?;
-    ensure!(found == Difference { lost: 1, duplicated: 1 }, "{found:?}");
-    let seen = async || Ok(Some(readers.wrong()).filter(|wrong| !wrong.is_empty()));
-    let wrong = until("a reader sees it", Duration::from_secs(60), seen).await?;
-    ensure!(wrong[0].starts_with("book: Some(("), "{wrong:?}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes as long as it is told to: tests/soak"]
-async fn soak() -> Result<()> {
-    let minutes = number("HAULAGE_CHAOS_MINUTES")?.unwrap_or(10);
-    let seed = number("HAULAGE_CHAOS_SEED")?.unwrap_or(1);
-    let ends = Instant::now() + Duration::from_secs(minutes * 60);
-    let mut report = Report::default();
-    for chapter in seed.. {
-        if Instant::now() >= ends {
-            break;
-        }
-        let mut story = Story::begin(chapter, report).await?;
-        let first = story.report.rounds;
-        while story.report.rounds < first + CHAPTER && Instant::now() < ends {
-            let workload = ALL[(story.report.rounds % 4) as usize];
-            let played = story.round(workload).await;
-            if let Err(error) = played {
-                eprintln!("{}", story.report);
-                return Err(error.context(format!("seed {chapter}, from its first round on")));
-            }
-        }
-        report = std::mem::take(&mut story.report);
-        eprintln!("{report}\n");
-    }
-    Ok(())
 }

@@ -29,13 +29,6 @@ pub(crate) enum Workload {
     TwoDestinations,
 }
 
-pub(crate) const ALL: [Workload; 4] = [
-    Workload::Append,
-    Workload::Merge,
-    Workload::Replace,
-    Workload::TwoDestinations,
-];
-
 /// A target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Target {

@@ -7,14 +7,13 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::{Duration, sleep};
 
-use super::super::support::cluster::{check_state, events, run_of};
-use super::super::support::process::until;
-use super::fault::now;
-use super::log::{Entry, log};
-use super::number;
-use super::report::p50_and_max;
-use super::workload::{Model, Target, Workload, source};
-use super::world::{NODES, World, name_of};
+use super::chaos::fault::now;
+use super::chaos::log::{Entry, log};
+use super::chaos::report::p50_and_max;
+use super::chaos::workload::{Model, Target, Workload, source};
+use super::chaos::world::{NODES, World, name_of};
+use super::support::cluster::{check_state, events, run_of};
+use super::support::process::until;
 
 /// Every segment takes so long, in ms: a chunk of three is under way for some six seconds.
 const SLOW: u64 = 2_000;
@@ -208,11 +207,8 @@ fn time_of(line: &str) -> Result<u64> {
     Ok(time.timestamp_millis().try_into()?)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes a quarter of an hour: tests/soak --trials 30"]
-async fn trials() -> Result<()> {
-    let wanted = number("HAULAGE_CHAOS_TRIALS")?.unwrap_or(30) as usize;
-    let seed = number("HAULAGE_CHAOS_SEED")?.unwrap_or(1);
+/// So many trials of each.
+pub(crate) async fn run(wanted: usize, seed: u64) -> Result<()> {
     let mut trials = Trials {
         world: World::start(SLOTS, SLOW, PANIC).await?,
         rng: StdRng::seed_from_u64(seed),
