@@ -151,7 +151,8 @@ impl Actor for Cluster {
         }
         state.carry_out_due();
         state.show();
-        if state.dispatch.has_settled()
+        if state.hands_over.is_some()
+            && state.dispatch.has_settled()
             && let Some(port) = state.hands_over.take()
         {
             drop(port.send(()));

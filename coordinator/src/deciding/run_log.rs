@@ -252,14 +252,13 @@ impl<W> RunLog<W> {
                             work,
                             attempt,
                             went_forward,
-                            node_lost_after_ms,
                             bytes_read_again,
                             ..
                         } = event
                         {
                             *went_forward = self.reached.went_forward(work, *attempt);
                             // Who can't be asked any more has said it while it could.
-                            if node_lost_after_ms.is_some() {
+                            if !matches!(pending.input, Input::Done { .. }) {
                                 *bytes_read_again = self.reached.ahead(work, *attempt);
                             }
                         }

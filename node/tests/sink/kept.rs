@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::{Class, Failure};
-use haulage_core::ids::Epoch;
+use haulage_core::ids::{Attempt, Epoch};
 use haulage_node::sink::{Expected, LoadContext};
 use haulage_plan::definition::Mode;
 use tokio::task::JoinHandle;
@@ -25,6 +25,7 @@ crate::on_all!(
     what_is_recalled_is_not_cleaned_away,
     what_comes_late_of_an_earlier_revert_has_no_effect,
     an_older_leader_recalls_releases_and_cleans_nothing,
+    who_waits_goes_before_an_earlier_attempt,
 );
 
 const FIRST: &[TestRow] = &[(2, Some("two"), 2.5), (3, None, 3.5)];
@@ -236,6 +237,31 @@ async fn an_older_leader_recalls_releases_and_cleans_nothing(world: &World) {
     }
     let waiting = Waiting::start(world, kept("b", Mode::Merge, &["id"], 5), SECOND).await;
     take_back(world, &new).await;
+    waiting.ends().await;
+}
+
+/// A node that stood still in the middle of waiting must not publish when it wakes up, while another waits in its place.
+async fn who_waits_goes_before_an_earlier_attempt(world: &World) {
+    existing(world).await;
+    let first = kept("a", Mode::Merge, &["id"], 5);
+    world.publish(&first, FIRST).await.expect("published");
+    let second = LoadContext {
+        attempt: Attempt(2),
+        ..kept("b", Mode::Merge, &["id"], 5)
+    };
+    let waiting = Waiting::start(world, second.clone(), SECOND).await;
+    let earlier = LoadContext {
+        attempt: Attempt(1),
+        ..second.clone()
+    };
+    let expected = Expected {
+        rows: SECOND.len() as u64,
+        segments: 2,
+    };
+    let woken = world.destination.publish(&earlier, expected).await;
+    let woken = woken.expect_err("a later attempt waits");
+    assert_eq!(woken.class, Class::Fenced, "{woken}");
+    world.destination.cleanup(&first).await.expect("its run is over");
     waiting.ends().await;
 }
 

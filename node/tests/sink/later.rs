@@ -241,8 +241,6 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
     existing(world).await;
     let before = all_of(world).await;
     let load = kept("a", Mode::Merge, &["id"], 1);
-    let expected = world.stage(&load, ROWS).await.expect("staged");
-    world.destination.verify(&load, expected).await.expect("verified");
     let (records, fences) = if world.is_postgres() {
         ("haulage.loads", "haulage.fences")
     } else {
@@ -255,6 +253,12 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
         world.run(&format!("ALTER TABLE {fences} DROP COLUMN epoch")).await;
         world.reopened().await
     };
+    world.destination.prepare(&load).await.expect("prepared");
+    let destination = forget().await;
+    destination.begin(&load, CHUNK, Attempt(1)).await.expect("begun");
+    let expected = world.stage(&load, ROWS).await.expect("staged");
+    let destination = forget().await;
+    destination.verify(&load, expected).await.expect("verified");
     let destination = forget().await;
     destination.publish(&load, expected).await.expect("published");
     let destination = forget().await;

@@ -1,10 +1,12 @@
 //! Chaos for as long as it is told to, and trials of how long a dead process is missed: each prints a table. No test of
 //! every day, so it is a program of its own that the tests of every day don't build. `tests/soak` runs it.
 
-#[allow(dead_code, reason = "shared with the end-to-end tests")]
+#![expect(clippy::print_stdout, reason = "tables are what it is for")]
+
+#[allow(dead_code, unused_imports, reason = "shared with the end-to-end tests")]
 #[path = "../chaos/mod.rs"]
 mod chaos;
-#[allow(dead_code, reason = "shared with the end-to-end tests")]
+#[allow(dead_code, unused_imports, reason = "shared with the end-to-end tests")]
 #[path = "../support/mod.rs"]
 mod support;
 mod trials;
@@ -67,12 +69,12 @@ async fn soak(time: Duration, seed: u64) -> Result<()> {
             let workload = ALL[(story.report.rounds % 4) as usize];
             let played = story.round(workload).await;
             if let Err(error) = played {
-                eprintln!("{}", story.report);
+                println!("{}", story.report);
                 return Err(error.context(format!("seed {chapter}, from its first round on")));
             }
         }
         report = std::mem::take(&mut story.report);
-        eprintln!("{report}\n");
+        println!("{report}\n");
     }
     Ok(())
 }

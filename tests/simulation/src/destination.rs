@@ -180,7 +180,7 @@ impl Destination {
             Call::Cleanup => self.cleanup(request, &mut effects),
         };
         // A refused transaction leaves nothing behind; a server has sealed what it verifies in one of its own before.
-        if matches!(done, Err(_) | Ok(Done::Kept))
+        if done.is_err()
             && effects.is_empty()
             && let (Some(record), Some(dealt)) = (self.records.get_mut(&request.load), dealt)
         {
@@ -190,7 +190,7 @@ impl Destination {
     }
 
     fn prepare(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let (record, _) = claim(&mut self.records, request, Standing::Staged)?;
+        let (record, _) = claim(&mut self.records, request, Standing::Staged, self.bug)?;
         let again = request.round > record.round;
         if again && matches!(record.standing, Standing::Staged | Standing::Sealed) {
             record.round = request.round;
@@ -273,7 +273,7 @@ impl Destination {
     fn verify(&mut self, request: &Request, expected: Expected, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         let careless = self.bug == Some(Bug::PublishUnverified);
         let seals_first = self.unlogged;
-        let record = hold(&mut self.records, request)?;
+        let record = hold(&mut self.records, request, self.bug)?;
         same_round(record, request)?;
         match record.standing {
             Standing::Staged | Standing::Sealed => {}
@@ -304,7 +304,7 @@ impl Destination {
     ) -> Result<Done, Failure> {
         let bug = self.bug;
         let kept = self.is_kept_from(request) && bug != Some(Bug::KeptForNobody);
-        let record = hold(&mut self.records, request)?;
+        let record = hold(&mut self.records, request, self.bug)?;
         same_round(record, request)?;
         match record.standing {
             Standing::Sealed if kept => return Ok(Done::Kept),
@@ -360,7 +360,7 @@ impl Destination {
         if !self.records.contains_key(&request.load) {
             return Ok(stepped(0));
         }
-        let record = hold(&mut self.records, request)?;
+        let record = hold(&mut self.records, request, self.bug)?;
         if record.standing != Standing::Published {
             return Ok(stepped(0));
         }
@@ -377,7 +377,7 @@ impl Destination {
 
     fn release(&mut self, request: &Request, nth: u32, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         if self.records.contains_key(&request.load) {
-            let record = hold(&mut self.records, request)?;
+            let record = hold(&mut self.records, request, self.bug)?;
             let before = record.recalled;
             record.let_go = record.let_go.max(nth);
             record.recalled = record.recalled.filter(|recalled| *recalled > nth);
@@ -404,7 +404,7 @@ impl Destination {
         }
         let forgetful = self.bug == Some(Bug::NoTombstone);
         let latest = self.latest(request.target);
-        let (record, made) = claim(&mut self.records, request, Standing::Reverted)?;
+        let (record, made) = claim(&mut self.records, request, Standing::Reverted, self.bug)?;
         match record.standing {
             Standing::Published => {
                 record.reverts += 1;
@@ -438,7 +438,7 @@ impl Destination {
     }
 
     fn discard(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let (record, made) = claim(&mut self.records, request, Standing::Discarded)?;
+        let (record, made) = claim(&mut self.records, request, Standing::Discarded, self.bug)?;
         let changed =
             made || record.area.is_some() || !matches!(record.standing, Standing::Discarded | Standing::Published);
         record.area = None;
@@ -470,7 +470,7 @@ impl Destination {
     }
 
     fn cleanup(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let Ok(record) = hold(&mut self.records, request) else {
+        let Ok(record) = hold(&mut self.records, request, self.bug) else {
             return match self.records.contains_key(&request.load) {
                 true => Err(Failure::fenced("in the hands of a later epoch")),
                 false => Ok(stepped(0)),
@@ -503,6 +503,7 @@ fn claim<'a>(
     records: &'a mut BTreeMap<LoadKey, Record>,
     request: &Request,
     fresh: Standing,
+    bug: Option<Bug>,
 ) -> Result<(&'a mut Record, bool), Failure> {
     let made = !records.contains_key(&request.load);
     records.entry(request.load).or_insert_with(|| Record {
@@ -520,7 +521,14 @@ fn claim<'a>(
         recalled: None,
         let_go: 0,
     });
-    Ok((hold(records, request)?, made))
+    Ok((hold(records, request, bug)?, made))
+}
+
+impl Record {
+    /// The newest attempt of the step of a call that has dealt with the load.
+    pub(crate) fn newest(&self, call: &Call) -> Attempt {
+        self.dealt.attempts.get(call.step()).copied().unwrap_or_default()
+    }
 }
 
 impl Call {
@@ -541,15 +549,19 @@ impl Call {
 }
 
 /// The record, in the hands of the caller; fenced if a later epoch, or a later attempt of the step, has dealt with it.
-fn hold<'a>(records: &'a mut BTreeMap<LoadKey, Record>, request: &Request) -> Result<&'a mut Record, Failure> {
+fn hold<'a>(
+    records: &'a mut BTreeMap<LoadKey, Record>,
+    request: &Request,
+    bug: Option<Bug>,
+) -> Result<&'a mut Record, Failure> {
     let Some(record) = records.get_mut(&request.load) else {
         return Err(ended("not prepared"));
     };
     let newest = record.dealt.attempts.entry(request.call.step()).or_default();
-    if record.dealt.epoch > request.epoch || *newest > request.attempt {
+    if record.dealt.epoch > request.epoch || (*newest > request.attempt && bug != Some(Bug::StepWithoutAttempt)) {
         return Err(Failure::fenced("in the hands of a later epoch or attempt"));
     }
-    *newest = request.attempt;
+    *newest = request.attempt.max(*newest);
     record.dealt.epoch = request.epoch;
     Ok(record)
 }

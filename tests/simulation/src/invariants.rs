@@ -10,7 +10,7 @@ use haulage_core::failure::Class;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, RunId, Seq, StepId, StepKind};
 use haulage_core::run::State;
 
-use crate::destination::{Effect, LoadKey, STUBBORN, Standing, apply};
+use crate::destination::{Effect, LoadKey, Request, STUBBORN, Standing, apply};
 use crate::explained::explained;
 use crate::faults::Tally;
 use crate::story::Story;
@@ -68,6 +68,26 @@ fn broken(invariant: u8, what: impl Into<String>) -> Result<(), Violation> {
     })
 }
 
+/// A step has no effect once a later attempt of it has dealt with the load, even if that one had none: it may wait.
+fn i6_no_step_after_a_later_attempt(
+    world: &World,
+    at: (usize, LoadKey),
+    request: &Request,
+    effect: Effect,
+) -> Result<(), Violation> {
+    let record = world.destinations[at.0].records.get(&at.1);
+    match record.map(|record| record.newest(&request.call)) {
+        Some(newest) if newest > request.attempt => broken(
+            6,
+            format!(
+                "{effect:?} of {at:?} by attempt {}, after attempt {newest} began",
+                request.attempt
+            ),
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// What the invariants remember.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
@@ -110,6 +130,7 @@ impl Checks {
                     i4_readers_see_whole_states(world, *destination, request.target)?;
                     self.i5_undone_stays_undone(world, at, *effect)?;
                     self.i6_stale_effects(at, request.epoch, *effect)?;
+                    i6_no_step_after_a_later_attempt(world, at, request, *effect)?;
                     self.i9_intent_before_effect(world, *by, call)?;
                 }
                 Happened::Truncated | Happened::Unreadable(_) => {}

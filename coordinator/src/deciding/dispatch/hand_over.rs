@@ -10,10 +10,10 @@ impl Dispatch {
         self.hands_over = true;
     }
 
-    /// Whether every attempt that was given away has reached its node, or can't: no grant is between here and its run, and
-    /// no assignment between here and a node that can be reached.
+    /// Whether every attempt that was given away has reached its node, or can't: no grant is between here and its run, no
+    /// assignment between here and a node that can be reached, and no refusal between here and its run.
     pub fn has_settled(&self) -> bool {
-        let on_the_way = |sent: Option<&Sent>| matches!(sent, None | Some(Sent::OnTheWay | Sent::Again { .. }));
+        let on_the_way = |sent: Option<&Sent>| !matches!(sent, Some(Sent::Held { .. }));
         let mut awaited = self.board.awaited().filter_map(|(key, awaited, _)| {
             let member = self.nodes.members.get(&awaited.node)?;
             let reachable = !member.lost && member.agent.is_some();

@@ -126,6 +126,17 @@ fn a_leader_that_hands_over_gives_nothing_more_away_and_waits_for_what_it_gave()
     let accepted = Some(AssignmentReply::Accepted);
     dispatch.assigned(&node, "b", &key, 0, accepted, NOW);
     assert!(dispatch.has_settled());
+    let second = AttemptKey {
+        attempt: Attempt(2),
+        ..key.clone()
+    };
+    dispatch.post(
+        post(number, Vec::new(), BTreeMap::from([awaited("n", second.clone())])),
+        NOW,
+    );
+    dispatch.due(NOW, NOW);
+    dispatch.assigned(&node, "b", &second, 0, Some(AssignmentReply::Leaving), NOW);
+    assert!(!dispatch.has_settled(), "its run has not written that down");
     // A node that can't be reached is waited for by its lease, and by nobody who leaves.
     dispatch.post(post(number, Vec::new(), BTreeMap::new()), NOW);
     assert!(dispatch.has_settled());

@@ -19,19 +19,27 @@
 //! `attempts` say who has dealt with the record last: see [`Dealt`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use haulage_core::failure::{Class, Failure};
 use haulage_plan::definition::Mode;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use tokio::time::sleep;
 
-use super::connect::Lease;
+use super::connect::{BEGIN, Lease};
+use super::failure::code;
 use crate::sink::LoadContext;
 use crate::sink::fence::Dealt;
 use crate::sink::name::area;
 
 /// Serializes the creation of the schema between all nodes.
 const SCHEMA_LOCK: i64 = 0x6861_756c_6167_6531;
+/// A column is added under a lock that a publish which goes on stands in the way of, and whoever waits for it holds up all
+/// others. So it is waited for briefly, as often as a minute has room for.
+const SCHEMA_TRIES: u32 = 14;
+/// Between two of them.
+const SCHEMA_PAUSE: Duration = Duration::from_millis(500);
 
 const SCHEMA: &str = "
 CREATE SCHEMA IF NOT EXISTS haulage;
@@ -220,16 +228,21 @@ pub(super) async fn ensure(lease: &mut Lease, known: &AtomicBool) -> Result<(), 
     if known.load(Ordering::Relaxed) {
         return Ok(());
     }
-    if !is_current(lease).await? {
+    let mut tries = SCHEMA_TRIES;
+    while !is_current(lease).await? {
         let sql = format!(
-            "BEGIN; SET LOCAL client_min_messages = warning; SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA} COMMIT"
+            "{BEGIN}; SET LOCAL lock_timeout = '3s'; SET LOCAL client_min_messages = warning; \
+             SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA} COMMIT"
         );
         let doing = "creating schema haulage";
-        if let Err(failure) = lease.must(doing, sql).await {
-            // The connection is asked again by who can do without the schema.
-            lease.must(doing, "ROLLBACK").await?;
-            return Err(failure);
+        let Err(error) = lease.run(sql).await else { break };
+        // The connection is asked again by who can do without the schema.
+        lease.must(doing, "ROLLBACK").await?;
+        if tries == 0 || code(&error) != Some("55P03") {
+            return Err(lease.place().failure(doing, error));
         }
+        tries -= 1;
+        sleep(SCHEMA_PAUSE).await;
     }
     known.store(true, Ordering::Relaxed);
     Ok(())
@@ -374,6 +387,16 @@ pub(super) async fn hold(lease: &mut Lease, load: &LoadContext, step: &str) -> R
             .map_err(|error| lease.place().failure(&doing, error))?;
     }
     Ok(Some(found))
+}
+
+/// Enters the caller in the record, and lets it go again: what comes after this may wait, and wait again, and an earlier
+/// attempt that wakes up meanwhile is to find it there. Waits for whoever holds the record, as long as that takes.
+pub(super) async fn enter(lease: &mut Lease, load: &LoadContext, step: &str) -> Result<(), Failure> {
+    let doing = format!("opening the record of load {}", load.load);
+    lease.must(&doing, BEGIN).await?;
+    hold(lease, load, step).await?;
+    lease.must(&doing, "COMMIT").await?;
+    Ok(())
 }
 
 /// Moves a locked record to a state. The time of an end is kept.

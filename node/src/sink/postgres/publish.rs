@@ -72,6 +72,7 @@ impl Postgres {
         let doing = format!("publishing load {} to {}", load.load, load.table);
         let mut lease = self.lease().await?;
         bookkeeping::ensure(&mut lease, &self.schema_known).await?;
+        bookkeeping::enter(&mut lease, load, "publish").await?;
         lease.give_back();
         let in_the_way = self.who_would_see_a_part(load).await?;
         for _ in 0..LOCK_TRIES {

@@ -34,6 +34,7 @@ impl Postgres {
             if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
                 return Ok(nothing_to_undo());
             }
+            bookkeeping::enter(&mut lease, load, "revert").await?;
             match revert(&mut lease, load).await {
                 Ok(report) => {
                     lease.give_back();

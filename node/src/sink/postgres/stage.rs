@@ -82,6 +82,8 @@ impl Postgres {
         attempt: Attempt,
     ) -> Result<Vec<Marker>, Failure> {
         let mut lease = self.lease().await?;
+        // Another release may have prepared the load.
+        bookkeeping::ensure(&mut lease, &self.schema_known).await?;
         let doing = format!("beginning chunk {chunk} of load {}", load.load);
         lease.must(&doing, BEGIN_BRIEFLY).await?;
         staged(&mut lease, load, &doing, Lock::Share).await?;

@@ -11,7 +11,7 @@ use haulage_plan::definition::Mode;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Postgres;
-use super::bookkeeping::{Area, Method, Record, State, ended, hold, same_round, set_state};
+use super::bookkeeping::{self, Area, Method, Record, State, ended, hold, same_round, set_state};
 use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::failure::{code, detail};
 use super::fit::{Fit, fit};
@@ -35,6 +35,7 @@ const INDEX_MEMORY: &str = "SELECT set_config('maintenance_work_mem', greatest(s
 impl Postgres {
     pub(super) async fn verify_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         let mut lease = self.lease().await?;
+        bookkeeping::ensure(&mut lease, &self.schema_known).await?;
         let doing = format!("verifying load {}", load.load);
         let area = Area::of(load);
         if let Some(report) = seal(&mut lease, load, &doing).await? {

@@ -29,7 +29,8 @@ impl Sqlite {
             "sealed" => {
                 let kept = kept_for(&mut writer, load, &table).await;
                 if let Some(runs) = kept.map_err(|error| writer.failure(&doing, error))? {
-                    writer.must(&doing, "ROLLBACK").await?;
+                    // Who waits stands in the record: an earlier attempt that wakes up meanwhile is refused.
+                    writer.must(&doing, "COMMIT").await?;
                     writer.keep();
                     return Ok(Publishing::Kept(runs));
                 }
