@@ -18,8 +18,6 @@ pub enum Bug {
     NoFence,
     /// A compensation that finds nothing to undo leaves nothing behind that refuses who comes late.
     NoTombstone,
-    /// A step doesn't look whether a later attempt of it has dealt with the load.
-    StepWithoutAttempt,
     /// The ledger doesn't look at the epoch of an append.
     LedgerWithoutEpoch,
     /// A node doesn't look at the epoch of an assignment.
@@ -38,7 +36,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::MarkerApart,
         Self::PublishBlindly,
         Self::PublishUnverified,
@@ -46,7 +44,6 @@ impl Bug {
         Self::RevertForgotten,
         Self::NoFence,
         Self::NoTombstone,
-        Self::StepWithoutAttempt,
         Self::LedgerWithoutEpoch,
         Self::NodeWithoutEpoch,
         Self::DoneOnce,
@@ -66,7 +63,6 @@ impl Bug {
             Self::RevertForgotten => "revert-forgotten",
             Self::NoFence => "no-fence",
             Self::NoTombstone => "no-tombstone",
-            Self::StepWithoutAttempt => "step-without-attempt",
             Self::LedgerWithoutEpoch => "ledger-without-epoch",
             Self::NodeWithoutEpoch => "node-without-epoch",
             Self::DoneOnce => "done-once",
@@ -85,7 +81,7 @@ impl Bug {
             Self::PublishUnverified => 3,
             Self::PublishInParts => 4,
             Self::RevertForgotten | Self::NoTombstone | Self::RecallAnyTime => 5,
-            Self::NoFence | Self::StepWithoutAttempt | Self::LedgerWithoutEpoch | Self::NodeWithoutEpoch => 6,
+            Self::NoFence | Self::LedgerWithoutEpoch | Self::NodeWithoutEpoch => 6,
             Self::DoneOnce | Self::KeptForNobody => 7,
             Self::LedgerForgets => 8,
             Self::OwnAttempt => 9,

@@ -10,6 +10,7 @@ use haulage_core::ids::{Attempt, ChunkId, Epoch};
 use haulage_core::run::Expected;
 
 use crate::bug::Bug;
+use crate::call::{Call, Done, Effect, LoadKey, Request};
 use crate::workload::{MODES, Mode, Row, initial};
 
 /// Why a load can't be published.
@@ -20,68 +21,6 @@ pub(crate) const STUBBORN: &str = "somebody holds the target";
 
 /// What a crash of a server leaves.
 pub(crate) const LESS_STAGED: &str = "less is staged than the chunks reported";
-
-/// Which load of which run, by number.
-pub(crate) type LoadKey = (usize, usize);
-
-/// What a node asks for.
-#[derive(Debug, Clone)]
-pub(crate) enum Call {
-    Prepare,
-    Begin(ChunkId, Attempt),
-    Commit(ChunkId, u32, Attempt, Vec<Row>),
-    Verify(Expected),
-    Publish(Expected),
-    /// For the nth revert that was asked for.
-    Recall(u32),
-    Release(u32),
-    Revert,
-    Discard,
-    Cleanup,
-}
-
-/// A call, and who makes it.
-#[derive(Debug, Clone)]
-pub(crate) struct Request {
-    pub(crate) load: LoadKey,
-    pub(crate) target: usize,
-    pub(crate) epoch: Epoch,
-    pub(crate) attempt: Attempt,
-    pub(crate) call: Call,
-    /// How often the run has staged again what was lost.
-    pub(crate) round: u32,
-    /// Publishing this load fails for good.
-    pub(crate) unpublishable: bool,
-    /// Reverting it fails for good, as often.
-    pub(crate) stubborn: u32,
-}
-
-/// What it is answered.
-#[derive(Debug, Clone)]
-pub(crate) enum Done {
-    Markers(Vec<u32>),
-    Committed,
-    Stepped(StepReport),
-    /// The target is kept for another run: to be asked again.
-    Kept,
-}
-
-/// A change of what the destination holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
-    Prepared,
-    Begun(ChunkId, Attempt),
-    Committed(ChunkId, Attempt),
-    Sealed,
-    Published,
-    /// The first part of a publish; there are parts only with a bug.
-    PublishedInPart,
-    Recalled,
-    Released,
-    Reverted,
-    Discarded,
-    Cleaned,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -190,7 +129,7 @@ impl Destination {
     }
 
     fn prepare(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let (record, _) = claim(&mut self.records, request, Standing::Staged, self.bug)?;
+        let (record, _) = claim(&mut self.records, request, Standing::Staged)?;
         let again = request.round > record.round;
         if again && matches!(record.standing, Standing::Staged | Standing::Sealed) {
             record.round = request.round;
@@ -273,7 +212,7 @@ impl Destination {
     fn verify(&mut self, request: &Request, expected: Expected, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         let careless = self.bug == Some(Bug::PublishUnverified);
         let seals_first = self.unlogged;
-        let record = hold(&mut self.records, request, self.bug)?;
+        let record = hold(&mut self.records, request)?;
         same_round(record, request)?;
         match record.standing {
             Standing::Staged | Standing::Sealed => {}
@@ -304,7 +243,7 @@ impl Destination {
     ) -> Result<Done, Failure> {
         let bug = self.bug;
         let kept = self.is_kept_from(request) && bug != Some(Bug::KeptForNobody);
-        let record = hold(&mut self.records, request, self.bug)?;
+        let record = hold(&mut self.records, request)?;
         same_round(record, request)?;
         match record.standing {
             Standing::Sealed if kept => return Ok(Done::Kept),
@@ -360,7 +299,7 @@ impl Destination {
         if !self.records.contains_key(&request.load) {
             return Ok(stepped(0));
         }
-        let record = hold(&mut self.records, request, self.bug)?;
+        let record = hold(&mut self.records, request)?;
         if record.standing != Standing::Published {
             return Ok(stepped(0));
         }
@@ -377,7 +316,7 @@ impl Destination {
 
     fn release(&mut self, request: &Request, nth: u32, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
         if self.records.contains_key(&request.load) {
-            let record = hold(&mut self.records, request, self.bug)?;
+            let record = hold(&mut self.records, request)?;
             let before = record.recalled;
             record.let_go = record.let_go.max(nth);
             record.recalled = record.recalled.filter(|recalled| *recalled > nth);
@@ -404,7 +343,7 @@ impl Destination {
         }
         let forgetful = self.bug == Some(Bug::NoTombstone);
         let latest = self.latest(request.target);
-        let (record, made) = claim(&mut self.records, request, Standing::Reverted, self.bug)?;
+        let (record, made) = claim(&mut self.records, request, Standing::Reverted)?;
         match record.standing {
             Standing::Published => {
                 record.reverts += 1;
@@ -438,7 +377,7 @@ impl Destination {
     }
 
     fn discard(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let (record, made) = claim(&mut self.records, request, Standing::Discarded, self.bug)?;
+        let (record, made) = claim(&mut self.records, request, Standing::Discarded)?;
         let changed =
             made || record.area.is_some() || !matches!(record.standing, Standing::Discarded | Standing::Published);
         record.area = None;
@@ -470,7 +409,7 @@ impl Destination {
     }
 
     fn cleanup(&mut self, request: &Request, effects: &mut Vec<Effect>) -> Result<Done, Failure> {
-        let Ok(record) = hold(&mut self.records, request, self.bug) else {
+        let Ok(record) = hold(&mut self.records, request) else {
             return match self.records.contains_key(&request.load) {
                 true => Err(Failure::fenced("in the hands of a later epoch")),
                 false => Ok(stepped(0)),
@@ -503,7 +442,6 @@ fn claim<'a>(
     records: &'a mut BTreeMap<LoadKey, Record>,
     request: &Request,
     fresh: Standing,
-    bug: Option<Bug>,
 ) -> Result<(&'a mut Record, bool), Failure> {
     let made = !records.contains_key(&request.load);
     records.entry(request.load).or_insert_with(|| Record {
@@ -521,7 +459,7 @@ fn claim<'a>(
         recalled: None,
         let_go: 0,
     });
-    Ok((hold(records, request, bug)?, made))
+    Ok((hold(records, request)?, made))
 }
 
 impl Record {
@@ -531,37 +469,16 @@ impl Record {
     }
 }
 
-impl Call {
-    /// What the record calls it. A chunk's calls have fences of their own.
-    fn step(&self) -> &'static str {
-        match self {
-            Self::Begin(..) | Self::Commit(..) => "chunk",
-            Self::Prepare => "prepare",
-            Self::Verify(_) => "verify",
-            Self::Publish(_) => "publish",
-            Self::Recall(_) => "recall",
-            Self::Release(_) => "release",
-            Self::Revert => "revert",
-            Self::Discard => "discard",
-            Self::Cleanup => "cleanup",
-        }
-    }
-}
-
 /// The record, in the hands of the caller; fenced if a later epoch, or a later attempt of the step, has dealt with it.
-fn hold<'a>(
-    records: &'a mut BTreeMap<LoadKey, Record>,
-    request: &Request,
-    bug: Option<Bug>,
-) -> Result<&'a mut Record, Failure> {
+fn hold<'a>(records: &'a mut BTreeMap<LoadKey, Record>, request: &Request) -> Result<&'a mut Record, Failure> {
     let Some(record) = records.get_mut(&request.load) else {
         return Err(ended("not prepared"));
     };
     let newest = record.dealt.attempts.entry(request.call.step()).or_default();
-    if record.dealt.epoch > request.epoch || (*newest > request.attempt && bug != Some(Bug::StepWithoutAttempt)) {
+    if record.dealt.epoch > request.epoch || *newest > request.attempt {
         return Err(Failure::fenced("in the hands of a later epoch or attempt"));
     }
-    *newest = request.attempt.max(*newest);
+    *newest = request.attempt;
     record.dealt.epoch = request.epoch;
     Ok(record)
 }
@@ -605,6 +522,6 @@ fn ended(state: &str) -> Failure {
 fn stepped(rows: u64) -> Done {
     Done::Stepped(StepReport {
         rows,
-        detail: String::new(),
+        ..StepReport::default()
     })
 }

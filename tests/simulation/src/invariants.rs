@@ -10,7 +10,8 @@ use haulage_core::failure::Class;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, RunId, Seq, StepId, StepKind};
 use haulage_core::run::State;
 
-use crate::destination::{Effect, LoadKey, Request, STUBBORN, Standing, apply};
+use crate::call::{Effect, LoadKey, Request};
+use crate::destination::{STUBBORN, Standing, apply};
 use crate::explained::explained;
 use crate::faults::Tally;
 use crate::story::Story;

@@ -12,6 +12,7 @@
 //! seeds.
 
 mod bug;
+mod call;
 mod chance;
 mod client;
 mod coordinator;

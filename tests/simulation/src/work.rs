@@ -10,7 +10,7 @@ use haulage_core::ids::{Attempt, StepKind, Work};
 use haulage_core::run::Expected;
 use haulage_proto::link::message::{Assignment, AttemptKey, Outcome, Task};
 
-use crate::destination::{Call, Done, Request};
+use crate::call::{Call, Done, Request};
 use crate::network::What;
 use crate::trace::say;
 use crate::workload::{self, Run};

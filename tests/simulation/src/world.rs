@@ -6,10 +6,11 @@ use haulage_core::ids::Millis;
 use haulage_core::run::Phase;
 
 use crate::bug::Bug;
+use crate::call::Effect;
 use crate::chance::Chance;
 use crate::client::Client;
 use crate::coordinator::Coordinator;
-use crate::destination::{Destination, Effect};
+use crate::destination::Destination;
 use crate::faults::{Fault, Rates, Tally};
 use crate::invariants::{Checks, Happened, Violation};
 use crate::ledger::{Ledger, LedgerCall};

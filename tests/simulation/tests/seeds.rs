@@ -114,7 +114,6 @@ caught! {
     i4_catches_a_publish_in_parts: PublishInParts,
     i5_catches_a_forgotten_revert: RevertForgotten,
     i6_catches_a_missing_fence: NoFence,
-    i6_catches_a_step_without_attempt: StepWithoutAttempt,
     i5_catches_an_undoing_that_refuses_nobody: NoTombstone,
     i6_catches_a_ledger_without_epoch: LedgerWithoutEpoch,
     i6_catches_a_node_without_epoch: NodeWithoutEpoch,
