@@ -249,6 +249,22 @@ pub struct StepReport {
     pub rows: u64,
     /// A line for a person: what was made, verified or published, and where.
     pub detail: String,
+    /// Of a verified load: what its checks found, in the order of the file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckResult>,
+}
+
+/// What a check of the staged rows found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// Its name, or its rule in words.
+    pub name: String,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Whether the run fails if it doesn't.
+    pub blocks: bool,
+    /// What was found, for a person.
+    pub found: String,
 }
 
 impl Event {
@@ -347,8 +363,21 @@ impl Event {
                 }
                 text
             }
-            Self::StepDone { step, report, .. } if report.detail.is_empty() => format!("{step} done"),
-            Self::StepDone { step, report, .. } => format!("{step} done: {}", report.detail),
+            Self::StepDone { step, report, .. } => {
+                let mut text = format!("{step} done");
+                if !report.detail.is_empty() {
+                    text.push_str(&format!(": {}", report.detail));
+                }
+                let failed: Vec<&CheckResult> = report.checks.iter().filter(|check| !check.holds).collect();
+                if !report.checks.is_empty() {
+                    let checks = counted(report.checks.len() as u64, "check");
+                    text.push_str(&format!("; {checks} made, {} failed", failed.len()));
+                }
+                for check in failed {
+                    text.push_str(&format!("; {}: {}", check.name, check.found));
+                }
+                text
+            }
             Self::Compensated { step, .. } => format!("{step} undone"),
             Self::AttemptFailed {
                 work,

@@ -13,6 +13,7 @@ pub mod check;
 pub mod config;
 pub mod fault;
 mod node;
+mod quality;
 pub mod sink;
 pub mod source;
 pub mod store;

@@ -10,6 +10,8 @@ use haulage_core::ids::LoadName;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+use crate::checks::Check;
+
 /// A place in the pipeline file, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Place {
@@ -302,6 +304,8 @@ pub struct Definition {
     pub steps: IndexMap<String, Step>,
     /// Loads in file order.
     pub loads: IndexMap<LoadName, Load>,
+    /// Checks in file order.
+    pub checks: Vec<Check>,
     /// Source rows between two checkpoints of a chunk.
     pub checkpoint_rows: u64,
 }

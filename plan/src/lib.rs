@@ -4,6 +4,7 @@
 //! The coordinator refuses an unsound submission with it, nodes run what it made, and `haulage validate` is it alone.
 //! Deliberately not here: anything that opens a source or a destination.
 
+pub mod checks;
 pub mod compile;
 mod deep;
 pub mod definition;

@@ -8,8 +8,9 @@ use haulage_core::ids::LoadName;
 use haulage_core::words::counted;
 use serde::Serialize;
 
+use crate::checks::{Check, OnFail};
 use crate::compile::{Compiled, source_schema};
-use crate::definition::Mode;
+use crate::definition::{Definition, Mode};
 use crate::types;
 
 /// A compiled pipeline in a form that serializes.
@@ -92,6 +93,19 @@ pub struct LoadNode {
     pub stage: u32,
     /// The columns of its rows.
     pub columns: Vec<ColumnNode>,
+    /// What is checked before it is published.
+    pub checks: Vec<CheckNode>,
+}
+
+/// A check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckNode {
+    /// Its name, or its rule in words.
+    pub name: String,
+    /// Its rule: `unique`.
+    pub rule: &'static str,
+    /// Whether the run fails if it doesn't hold.
+    pub blocks: bool,
 }
 
 /// A stage.
@@ -143,6 +157,7 @@ pub fn plan(compiled: &Compiled) -> Plan {
             key: load.key.clone(),
             stage: plan.stage.0,
             columns: columns_of(&plan.schema),
+            checks: checks_of(definition, name),
         })
     });
     let stages = compiled.stages.iter().map(|stage| StageNode {
@@ -165,6 +180,16 @@ pub fn plan(compiled: &Compiled) -> Plan {
         loads: loads.collect(),
         stages: stages.collect(),
     }
+}
+
+fn checks_of(definition: &Definition, load: &LoadName) -> Vec<CheckNode> {
+    let checks = definition.checks.iter().filter(|check| check.load == *load);
+    let node = |check: &Check| CheckNode {
+        name: check.name.clone(),
+        rule: check.rule.word(),
+        blocks: check.on_fail == OnFail::Fail,
+    };
+    checks.map(node).collect()
 }
 
 fn columns_of(schema: &datafusion::arrow::datatypes::Schema) -> Vec<ColumnNode> {
@@ -233,6 +258,10 @@ impl fmt::Display for Plan {
                 for column in &load.columns {
                     let null = if column.nullable { "" } else { " not null" };
                     writeln!(f, "      {} {}{null}", column.name, column.type_name)?;
+                }
+                for check in &load.checks {
+                    let warns = if check.blocks { "" } else { "  (warns)" };
+                    writeln!(f, "      check {}{warns}", check.name)?;
                 }
             }
         }

@@ -137,7 +137,7 @@ pub fn name(data_type: &DataType) -> String {
 }
 
 /// The value that a text stands for; `Err` says how one is written.
-pub(crate) fn value(data_type: &DataType, text: &str) -> Result<ScalarValue, String> {
+pub fn value(data_type: &DataType, text: &str) -> Result<ScalarValue, String> {
     let trimmed = text.trim();
     let number = |what: &str| format!("write a whole number from {what}");
     match data_type {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use haulage_core::checkpoint::Counts;
-use haulage_core::event::{Event, Outcome, PlannedStage};
+use haulage_core::event::{CheckResult, Event, Outcome, PlannedStage};
 use haulage_core::ids::{ChunkId, Millis, Seq, StepKind, Work};
 use haulage_core::quarantine::Reject;
 use haulage_core::run::{Phase, State};
@@ -221,6 +221,15 @@ fn stage(state: &State, planned: &PlannedStage, live: &Live) -> v1::Stage {
     stage
 }
 
+fn check(result: &CheckResult) -> v1::Check {
+    v1::Check {
+        name: result.name.clone(),
+        holds: result.holds,
+        blocks: result.blocks,
+        found: result.found.clone(),
+    }
+}
+
 fn loads(state: &State, submission: &Submission, total: &Counts) -> Vec<v1::Load> {
     let load = |outline: &LoadOutline| {
         let published = state.step_report(StepKind::Publish, &outline.name);
@@ -237,6 +246,7 @@ fn loads(state: &State, submission: &Submission, total: &Counts) -> Vec<v1::Load
             filtered: counts.filtered,
             rejected: counts.rejected,
             multiplied: counts.multiplied,
+            checks: state.checks(&outline.name).iter().map(check).collect(),
         }
     };
     submission.loads.iter().map(load).collect()
@@ -367,6 +377,7 @@ mod tests {
         let report = StepReport {
             rows: 9,
             detail: "9 rows in t".into(),
+            ..StepReport::default()
         };
         state.apply(&Event::StepDone {
             step: step.clone(),

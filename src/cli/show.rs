@@ -71,6 +71,7 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     }
     facts(&run, output, now)?;
     stages(&run, output)?;
+    checks(&run, output)?;
     log(&events, args.all, output)?;
     Ok(Exit::Success)
 }
@@ -119,6 +120,36 @@ fn stages(run: &Run, output: Output) -> std::io::Result<()> {
     });
     output.line("")?;
     output.line(render(&columns, rows.collect()))
+}
+
+fn checks(run: &Run, output: Output) -> std::io::Result<()> {
+    let rows = run.loads.iter().flat_map(|load| {
+        load.checks.iter().map(|check| {
+            let word = match (check.holds, check.blocks) {
+                (true, _) => "holds",
+                (false, true) => "FAILED",
+                (false, false) => "warning",
+            };
+            vec![
+                load.name.clone(),
+                one_line(&check.name).to_string(),
+                word.to_owned(),
+                visible(&check.found).to_string(),
+            ]
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let columns = [
+        ("load", Align::Left),
+        ("check", Align::Left),
+        ("result", Align::Left),
+        ("found", Align::Left),
+    ];
+    output.line("")?;
+    output.line(render(&columns, rows))
 }
 
 fn log(events: &[RunEvent], all: bool, output: Output) -> std::io::Result<()> {

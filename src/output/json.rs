@@ -1,6 +1,6 @@
 //! Runs, events, nodes and rejects as JSON: field names as in the public interface, numbers raw, absent things `null`.
 
-use haulage_proto::v1::{ListNodesResponse, Node, Reject, Run, RunEvent, RunState};
+use haulage_proto::v1::{Check, ListNodesResponse, Node, Reject, Run, RunEvent, RunState};
 use serde_json::{Value, json};
 
 use super::human;
@@ -60,6 +60,7 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
                     "rejected": load.rejected,
                     "multiplied": load.multiplied,
                 },
+                "checks": load.checks.iter().map(check).collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -92,6 +93,10 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
         "params": sorted(&run.params).into_iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
         "seq": run.seq,
     })
+}
+
+fn check(check: &Check) -> Value {
+    json!({"name": check.name, "holds": check.holds, "blocks": check.blocks, "found": check.found})
 }
 
 /// An event; the ledger's own form under `event`, where it can be read.

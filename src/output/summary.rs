@@ -1,6 +1,6 @@
 //! The closing summary of a run: what came in, what went where, what did not, and where to look next.
 
-use haulage_proto::v1::{Load, Run, RunState};
+use haulage_proto::v1::{Check, Load, Run, RunState};
 
 use super::json::{elapsed_ms, sorted, state};
 use super::table::{one_line, visible};
@@ -84,6 +84,22 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         if run.loads.len() > 1 && load.read > 0 {
             row("", account(load));
         }
+        for check in load.checks.iter().filter(|check| !check.holds) {
+            let tone = if check.blocks { Tone::Bad } else { Tone::Warn };
+            row("check", output.paint(tone, &check_line(check)));
+        }
+    }
+    let checks = || run.loads.iter().flat_map(|load| &load.checks);
+    let hold = checks().filter(|check| check.holds).count() as u64;
+    if hold > 0 {
+        row(
+            "checks",
+            format!(
+                "{} {}",
+                human::counted(hold, "check"),
+                if hold == 1 { "holds" } else { "hold" }
+            ),
+        );
     }
     if let Some(rows) = counts.rejected_by_reason.get(SWALLOWED_LINES) {
         let (these, verb) = if *rows == 1 { ("it", "holds") } else { ("each", "hold") };
@@ -101,6 +117,12 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         row("trace", run.trace_id.clone());
     }
     lines
+}
+
+/// What a check that doesn't hold has found.
+fn check_line(check: &Check) -> String {
+    let word = if check.blocks { "failed" } else { "warning" };
+    format!("{word}: {}: {}", one_line(&check.name), visible(&check.found))
 }
 
 fn multiplied(rows: u64) -> String {

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_rows;
 mod chaos;
+mod checks;
 mod cluster;
 mod databases;
 mod embedded;

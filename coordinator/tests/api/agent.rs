@@ -495,6 +495,7 @@ pub(crate) fn outcome(assignment: &Assignment, chunks: u32) -> Outcome {
                 report: StepReport {
                     rows,
                     detail: format!("{step} is done"),
+                    ..StepReport::default()
                 },
             }
         }
@@ -502,6 +503,7 @@ pub(crate) fn outcome(assignment: &Assignment, chunks: u32) -> Outcome {
             report: StepReport {
                 rows: 0,
                 detail: format!("{step} is undone"),
+                ..StepReport::default()
             },
         },
     }

@@ -18,6 +18,7 @@
 //! [`State::apply`] only records; [`decide`] makes events of inputs and never changes a state; [`State::outstanding`]
 //! says what is owed. Nothing here trusts the log to be one that `decide` made: any sequence of events folds.
 
+mod checks;
 mod decide;
 mod outstanding;
 mod settle;
@@ -26,11 +27,12 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use checks::Judged;
 pub use decide::{Completion, Input, Refused, decide, submitted};
 pub use outstanding::Effect;
 
 use crate::checkpoint::{ChunkReport, Counts};
-use crate::event::{Event, Outcome, PlannedStage, StepReport, StuckDecision};
+use crate::event::{CheckResult, Event, Outcome, PlannedStage, StepReport, StuckDecision};
 use crate::failure::{Class, Failure};
 use crate::ids::{Attempt, ChunkId, LoadName, Millis, NodeName, RunId, StageId, StepId, StepKind, Work};
 use crate::saga::Saga;
@@ -115,6 +117,7 @@ pub struct State {
     running: BTreeSet<Work>,
     given_up: BTreeSet<Work>,
     saga: Saga,
+    checks: BTreeMap<LoadName, Vec<CheckResult>>,
     cancel: Option<String>,
     rollback: Option<Failure>,
     rollback_by_cancel: bool,
@@ -189,6 +192,9 @@ impl State {
             Event::StepDone { step, report, .. } => {
                 self.settle_attempt(&Work::Step(step.clone()));
                 self.saga.finish(step, report.clone());
+                if step.kind == StepKind::Verify {
+                    self.checks.insert(step.load.clone(), report.checks.clone());
+                }
             }
             Event::Compensated { step, .. } => {
                 self.settle_attempt(&Work::Compensate(step.clone()));

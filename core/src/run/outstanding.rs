@@ -174,6 +174,9 @@ impl State {
         if !verify.is_empty() || !self.lost.is_empty() {
             return Wanted::Works(verify);
         }
+        if self.failed_checks().is_some() {
+            return Wanted::Works(BTreeSet::new());
+        }
         if let Some(publish) = self.saga.next_publish() {
             return Wanted::Works(BTreeSet::from([Work::Step(publish)]));
         }

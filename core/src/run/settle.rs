@@ -42,6 +42,9 @@ impl State {
         if let Some(reason) = &self.cancel {
             return Some(Failure::permanent(format!("cancelled: {reason}")));
         }
+        if let Some(failure) = self.failed_checks() {
+            return Some(failure);
+        }
         let mut set_aside = Vec::new();
         for work in self.given_up.iter().filter(|work| wanted.contains(work)) {
             let Some(failure) = self.tries.get(work).and_then(|tries| tries.given_up.as_ref()) else {

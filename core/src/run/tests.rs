@@ -1,5 +1,6 @@
 //! Tables for single decisions, and properties over generated logs and every prefix of them.
 
+mod checks;
 mod generated;
 mod later;
 mod tables;

@@ -225,6 +225,24 @@ pub struct Expected {
     pub segments: u64,
 }
 
+/// How the SQL of destinations differs, where it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// PostgreSQL's.
+    Postgres,
+    /// SQLite's.
+    Sqlite,
+}
+
+/// A question over `staged`: the load's columns of a staging table.
+fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
+    let names: Vec<&str> = load.schema.fields().iter().map(|field| field.name().as_str()).collect();
+    format!(
+        "WITH staged AS (SELECT {} FROM {table}) {question}",
+        name::quote_all(&names)
+    )
+}
+
 /// A place that rows are published to. One value serves every load of every run on this node.
 #[async_trait]
 pub trait Destination: Send + Sync {
@@ -256,6 +274,14 @@ pub trait Destination: Send + Sync {
     /// Permanent failure naming the key if the load's key isn't unique among the staged rows; `StagingLost` if less is
     /// there than was staged.
     async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
+
+    /// How its SQL differs from others'.
+    fn dialect(&self) -> Dialect;
+
+    /// The one row that a SELECT gives over `staged`, the rows of a verified load; all its values have to be texts. Can't
+    /// write, whatever the question holds. Permanent failure if it can't be answered; `StagingLost` as of verify.
+    async fn ask(&self, load: &LoadContext, expected: Expected, question: &str)
+    -> Result<Vec<Option<String>>, Failure>;
 
     /// Makes the load visible in one transaction; says so again when it already is. Waits while the target is kept for
     /// another run that may take back what it published there; transient failure that names it if that takes long.

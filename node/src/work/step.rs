@@ -10,6 +10,7 @@ use super::run::RunContext;
 use super::{Order, Toolbox};
 use haulage_proto::link::message::Task;
 
+use crate::quality::{self, Judged};
 use crate::sink::{Destination, Expected, LoadContext};
 
 /// Does the step.
@@ -18,6 +19,7 @@ pub(crate) async fn run(
     order: &Order,
     step: &StepId,
     expected: Expected,
+    judged: Option<Judged>,
 ) -> Result<StepReport, Failure> {
     if step.kind == StepKind::Recall {
         let (destination, mut load) = target(tools, order, &step.load).await?;
@@ -30,7 +32,12 @@ pub(crate) async fn run(
     let destination = tools.destination(context.definition(), &step.load).await?;
     match step.kind {
         StepKind::Prepare => destination.prepare(&load).await,
-        StepKind::Verify => destination.verify(&load, expected).await,
+        StepKind::Verify => {
+            let mut report = destination.verify(&load, expected).await?;
+            let checks = quality::check(context.definition(), destination.as_ref(), &load, expected, judged);
+            report.checks = checks.await?;
+            Ok(report)
+        }
         StepKind::Publish => destination.publish(&load, expected).await,
         StepKind::Cleanup => destination.cleanup(&load).await,
         StepKind::Recall => destination.recall(&load).await,
@@ -58,6 +65,7 @@ pub(crate) async fn compensate(tools: &Toolbox, order: &Order, step: &StepId) ->
         StepKind::Verify | StepKind::Cleanup => StepReport {
             rows: 0,
             detail: format!("{step} left nothing to undo"),
+            ..StepReport::default()
         },
     };
     fault.after_compensation(&order.assignment.key.run, step)?;

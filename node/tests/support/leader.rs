@@ -250,6 +250,7 @@ impl Leader {
         let task = Task::Step {
             expected_rows: rows,
             expected_segments: segments,
+            judged: Some((0, 0)),
             load: load.clone(),
             round: 0,
         };

@@ -9,6 +9,7 @@
 mod arithmetic;
 mod bounds;
 mod carry;
+mod checks;
 mod context;
 mod depth;
 mod errors;
@@ -23,6 +24,8 @@ mod statement;
 mod steps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_checks;
 #[cfg(test)]
 mod tests_of_depth;
 #[cfg(test)]
@@ -362,6 +365,7 @@ fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> Index
             }
         };
         let Some(schema) = schema else { continue };
+        checks::check(&mut planner.report, planner.definition, load, &schema);
         match output::plan(from, &schema).and_then(|plan| trial(planner, plan)) {
             Ok(plan) => {
                 loads.insert(load.name.clone(), Loaded { source, schema, plan });

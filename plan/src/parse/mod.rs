@@ -1,5 +1,6 @@
 //! From the text of a pipeline file to a [`Definition`]: shapes, names, types, parameters. No SQL is looked at here.
 
+mod checks;
 mod draft;
 mod fields;
 mod params;
@@ -27,7 +28,15 @@ const CHECKPOINT_ROWS: u64 = 100_000;
 /// A segment is held in memory, so there is a limit to it.
 const MAX_CHECKPOINT_ROWS: u64 = 10_000_000;
 
-const KEYS: [&str; 6] = ["pipeline", "params", "sources", "steps", "loads", "checkpoint_rows"];
+const KEYS: [&str; 7] = [
+    "pipeline",
+    "params",
+    "sources",
+    "steps",
+    "loads",
+    "checks",
+    "checkpoint_rows",
+];
 
 /// Parses a pipeline file and binds its parameters, given as text. `file` is what errors call it.
 /// Everything that is wrong is reported at once.
@@ -109,6 +118,14 @@ fn definition(
             IndexMap::new()
         }
     };
+    let load_names = match top.get("loads").map(|node| &node.value) {
+        Some(yaml::Value::Map(entries)) => entries.iter().map(|(key, _)| key.text.clone()).collect(),
+        Some(_) | None => Vec::new(),
+    };
+    let checks = top
+        .get("checks")
+        .map(|node| checks::read(report, node, &loads, &load_names))
+        .unwrap_or_default();
     Some(Definition {
         pipeline: pipeline.unwrap_or_default(),
         file: file.to_owned(),
@@ -117,6 +134,7 @@ fn definition(
         sources,
         steps,
         loads,
+        checks,
         checkpoint_rows: checkpoint_rows.unwrap_or(CHECKPOINT_ROWS),
     })
 }

@@ -269,7 +269,7 @@ fn read_mode(report: &mut Report, what: &str, text: &str, place: Place) -> Optio
     }
 }
 
-fn check_table(report: &mut Report, what: &str, table: &str, place: Place) {
+pub(super) fn check_table(report: &mut Report, what: &str, table: &str, place: Place) {
     let parts: Vec<&str> = table.split('.').collect();
     let word = |part: &&str| {
         part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')

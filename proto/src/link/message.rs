@@ -127,6 +127,10 @@ pub enum Task {
         expected_rows: u64,
         /// Segments that the chunks reported as standing for this load, in total.
         expected_segments: u64,
+        /// Source rows that the chunks which feed it have read, and those of them that went to quarantine on the way to this
+        /// load. `None` from a leader of an earlier release, which knows nothing of checks.
+        #[serde(default)]
+        judged: Option<(u64, u64)>,
         /// The load.
         load: LoadName,
         /// How often the run has staged again what was lost; of a recall, how often it was asked to be reverted. A step of an

@@ -12,6 +12,7 @@
 //! one, nothing is swapped (see [`snapshots`]), and DELETE and INSERT leave it with the rows that it has. A table that
 //! did not exist is empty to it.
 
+mod ask;
 mod bookkeeping;
 pub(crate) mod connect;
 mod encode;
@@ -43,7 +44,7 @@ use haulage_core::ids::{Attempt, ChunkId};
 
 use self::connect::{Connections, Room};
 use super::kept::{patience, patiently};
-use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
+use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter};
 
 /// A PostgreSQL database. Cheap to clone.
 #[derive(Clone)]
@@ -105,6 +106,23 @@ impl Destination for Postgres {
     async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         self.at_length(load, |this| async move { this.verify_load(load, expected).await })
             .await
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::Postgres
+    }
+
+    async fn ask(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        question: &str,
+    ) -> Result<Vec<Option<String>>, Failure> {
+        self.at_length(
+            load,
+            |this| async move { this.ask_load(load, expected, question).await },
+        )
+        .await
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {

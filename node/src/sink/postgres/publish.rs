@@ -149,6 +149,7 @@ async fn publish(
             return Ok(Publishing::Done(StepReport {
                 rows: record.rows as u64,
                 detail: record.detail,
+                ..StepReport::default()
             }));
         }
         State::Staged => {
@@ -175,6 +176,7 @@ async fn publish(
     Ok(Publishing::Done(StepReport {
         rows: expected.rows,
         detail,
+        ..StepReport::default()
     }))
 }
 

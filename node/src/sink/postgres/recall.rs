@@ -31,7 +31,11 @@ impl Postgres {
     pub(super) async fn recall_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         let mut lease = self.lease().await?;
         let doing = format!("asking whether load {} can be reverted", load.load);
-        let report = |detail: String| StepReport { rows: 0, detail };
+        let report = |detail: String| StepReport {
+            rows: 0,
+            detail,
+            ..StepReport::default()
+        };
         if !bookkeeping::ensure_to_undo(&mut lease, &self.schema_known).await? {
             return Ok(report("nothing was prepared".to_owned()));
         }
@@ -61,6 +65,7 @@ impl Postgres {
         Ok(StepReport {
             rows: 0,
             detail: "nothing is kept for a revert".to_owned(),
+            ..StepReport::default()
         })
     }
 }

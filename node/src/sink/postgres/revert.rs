@@ -23,6 +23,7 @@ fn nothing_to_undo() -> StepReport {
     StepReport {
         rows: 0,
         detail: "nothing was prepared".to_owned(),
+        ..StepReport::default()
     }
 }
 
@@ -85,6 +86,7 @@ impl Postgres {
         Ok(StepReport {
             rows: 0,
             detail: detail.to_owned(),
+            ..StepReport::default()
         })
     }
 
@@ -100,6 +102,7 @@ impl Postgres {
             return Ok(StepReport {
                 rows: 0,
                 detail: "nothing is published, so nothing was dropped".to_owned(),
+                ..StepReport::default()
             });
         }
         let area = Area::of(load);
@@ -118,6 +121,7 @@ impl Postgres {
         Ok(StepReport {
             rows: 0,
             detail: format!("staging dropped, and what {dropped} run(s) had replaced or changed"),
+            ..StepReport::default()
         })
     }
 }
@@ -185,6 +189,7 @@ async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Tro
     let report = |detail: String| StepReport {
         rows: record.rows as u64,
         detail,
+        ..StepReport::default()
     };
     match (record.state, record.method) {
         (State::Published, Some(method)) => {

@@ -302,5 +302,6 @@ fn report(area: &Area, target: &Target) -> StepReport {
     StepReport {
         rows: 0,
         detail: format!("staging in {} for {}", area.stage, target.text()),
+        ..StepReport::default()
     }
 }

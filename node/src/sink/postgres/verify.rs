@@ -82,6 +82,7 @@ impl Postgres {
         Ok(StepReport {
             rows: expected.rows,
             detail: format!("{} staged for {}", counted(rows as u64, "row"), target.text()),
+            ..StepReport::default()
         })
     }
 }
@@ -101,6 +102,7 @@ async fn seal(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<Opti
             return Ok(Some(StepReport {
                 rows: record.rows as u64,
                 detail: "already published".to_owned(),
+                ..StepReport::default()
             }));
         }
         State::Reverted => return Err(ended(load, "reverted")),

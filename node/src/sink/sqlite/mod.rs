@@ -17,6 +17,7 @@
 //! | text                   | TEXT     | text                                                                   |
 //! | Binary                 | BLOB     | blob                                                                   |
 
+mod ask;
 mod bookkeeping;
 mod file;
 mod publish;
@@ -39,7 +40,7 @@ use haulage_core::ids::{Attempt, ChunkId};
 
 use self::file::File;
 use super::kept::{patience, patiently};
-use super::{Destination, Expected, Inspection, LoadContext, SegmentWriter};
+use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter};
 
 /// A SQLite file. Cheap to clone.
 #[derive(Clone)]
@@ -86,6 +87,14 @@ impl Destination for Sqlite {
 
     async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         self.verify_load(load, expected).await
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::Sqlite
+    }
+
+    async fn ask(&self, load: &LoadContext, _: Expected, question: &str) -> Result<Vec<Option<String>>, Failure> {
+        self.ask_load(load, question).await
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {

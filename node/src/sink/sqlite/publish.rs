@@ -50,6 +50,7 @@ impl Sqlite {
         Ok(Publishing::Done(StepReport {
             rows: expected.rows,
             detail,
+            ..StepReport::default()
         }))
     }
 }

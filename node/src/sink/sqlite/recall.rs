@@ -51,7 +51,11 @@ impl Sqlite {
         };
         writer.must(&doing, "COMMIT").await?;
         writer.keep();
-        Ok(StepReport { rows: 0, detail })
+        Ok(StepReport {
+            rows: 0,
+            detail,
+            ..StepReport::default()
+        })
     }
 
     pub(super) async fn release_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {
@@ -67,6 +71,7 @@ impl Sqlite {
         Ok(StepReport {
             rows: 0,
             detail: "nothing is kept for a revert".to_owned(),
+            ..StepReport::default()
         })
     }
 }

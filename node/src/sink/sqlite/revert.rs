@@ -17,6 +17,7 @@ fn nothing_to_undo() -> StepReport {
     StepReport {
         rows: 0,
         detail: "there is no file, so there is nothing to undo".to_owned(),
+        ..StepReport::default()
     }
 }
 
@@ -46,6 +47,7 @@ impl Sqlite {
         Ok(StepReport {
             rows: record.rows,
             detail,
+            ..StepReport::default()
         })
     }
 
@@ -77,6 +79,7 @@ impl Sqlite {
         Ok(StepReport {
             rows: 0,
             detail: detail.to_owned(),
+            ..StepReport::default()
         })
     }
 
@@ -92,6 +95,7 @@ impl Sqlite {
             return Ok(StepReport {
                 rows: 0,
                 detail: "nothing is published, so nothing was dropped".to_owned(),
+                ..StepReport::default()
             });
         }
         drop_tables(&mut writer, load, &[&area.stage], &doing).await?;
@@ -109,6 +113,7 @@ impl Sqlite {
         Ok(StepReport {
             rows: 0,
             detail: format!("staging dropped, and what {dropped} run(s) had replaced or changed"),
+            ..StepReport::default()
         })
     }
 }

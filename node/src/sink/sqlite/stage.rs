@@ -51,6 +51,7 @@ impl Sqlite {
         Ok(StepReport {
             rows: 0,
             detail: format!("staging in {} for {table}", area.stage),
+            ..StepReport::default()
         })
     }
 

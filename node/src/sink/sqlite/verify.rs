@@ -33,6 +33,7 @@ impl Sqlite {
                 return Ok(StepReport {
                     rows: record.rows,
                     detail: "already published".to_owned(),
+                    ..StepReport::default()
                 });
             }
             other => return Err(ended(load, other)),
@@ -51,6 +52,7 @@ impl Sqlite {
         Ok(StepReport {
             rows,
             detail: format!("{} staged for {table}", counted(rows, "row")),
+            ..StepReport::default()
         })
     }
 }

@@ -1,0 +1,69 @@
+//! What the checks of the staged rows found, and that a run whose rows are not as they must be publishes nothing.
+
+use super::State;
+use crate::event::CheckResult;
+use crate::failure::Failure;
+use crate::ids::{LoadName, StepKind};
+use crate::words::counted;
+
+/// Failed checks that the reason for a rollback names; the rest are counted.
+const NAMED: usize = 5;
+
+/// How many source rows there were on the way to a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Judged {
+    /// That the chunks which feed it have read.
+    pub read: u64,
+    /// Those of them that went to quarantine.
+    pub rejected: u64,
+}
+
+impl State {
+    /// Of a load's source rows, those that were read and those that were rejected.
+    pub fn judged(&self, load: &LoadName) -> Judged {
+        let mut judged = Judged::default();
+        for report in self.reports.values() {
+            if let Some(counts) = report.counts.loads.get(load.as_str()) {
+                judged.read += report.counts.read;
+                judged.rejected += counts.rejected;
+            }
+        }
+        judged
+    }
+
+    /// What the checks of a load found, in the order of the file; also once the run has failed on account of them.
+    pub fn checks(&self, load: &LoadName) -> &[CheckResult] {
+        self.checks.get(load).map_or(&[], Vec::as_slice)
+    }
+
+    /// Why nothing may be published, once every load is verified, so that one run finds everything.
+    pub(super) fn failed_checks(&self) -> Option<Failure> {
+        // Also after a publish that found its staging area lost, and verified rows that were staged again.
+        let published = |load: &LoadName| self.step_report(StepKind::Publish, load).is_some();
+        if self.saga.loads().iter().any(published) || !self.saga.all_done(StepKind::Verify) {
+            return None;
+        }
+        let failed = self.checks.iter().flat_map(|(load, checks)| {
+            let failed = checks.iter().filter(|check| check.blocks && !check.holds);
+            failed.map(move |check| format!("load {load}: {}: {}", check.name, check.found))
+        });
+        let failed: Vec<String> = failed.collect();
+        if failed.is_empty() {
+            return None;
+        }
+        let more = match failed.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let named = failed
+            .iter()
+            .take(NAMED)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("; ");
+        Some(Failure::permanent(format!(
+            "{} failed, so nothing is published: {named}{more}",
+            counted(failed.len() as u64, "check")
+        )))
+    }
+}

@@ -1,0 +1,134 @@
+//! Checks of what is staged: what they mean for the run, once every load is verified.
+
+use super::tables::{drive, fail};
+use super::*;
+use crate::event::{CheckResult, Outcome};
+
+fn result(name: &str, holds: bool, blocks: bool) -> CheckResult {
+    CheckResult {
+        name: name.to_owned(),
+        holds,
+        blocks,
+        found: format!("{name} found"),
+    }
+}
+
+/// Loads `a` and `b` are verified with these results.
+fn verify(log: &mut Vec<Event>, of_a: Vec<CheckResult>, of_b: Vec<CheckResult>) {
+    let mut state = drive(log, |state| state.phase() == Phase::Verifying);
+    assert_eq!(state.phase(), Phase::Verifying);
+    for (load, checks) in [("a", of_a), ("b", of_b)] {
+        let step = StepId {
+            kind: StepKind::Verify,
+            load: LoadName::from(load),
+        };
+        let (work, node) = (Work::Step(step), NodeName::from("n1"));
+        let grant = Input::Grant {
+            work: work.clone(),
+            node: node.clone(),
+        };
+        let mut give = |input: &Input| {
+            assert_ne!(
+                state.outstanding().first(),
+                Some(&Effect::Settle),
+                "the other is not verified"
+            );
+            for event in decide(&state, input, Millis(5)).expect("it is outstanding") {
+                state.apply(&event);
+                log.push(event);
+            }
+            state.in_flight().map(|(_, attempt, _)| attempt).next()
+        };
+        let attempt = give(&grant).expect("it is given to a node");
+        let report = StepReport {
+            checks,
+            ..StepReport::default()
+        };
+        give(&Input::Done {
+            work,
+            attempt,
+            node,
+            result: Ok(Completion::Stepped(report)),
+            restarts: 0,
+            bytes_read_again: 0,
+        });
+    }
+}
+
+/// A run that is verified with these results, and goes on by itself.
+fn run(of_a: Vec<CheckResult>, of_b: Vec<CheckResult>) -> (State, Vec<Event>) {
+    let mut log = start(&["a", "b"]);
+    verify(&mut log, of_a, of_b);
+    let state = drive(&mut log, |_| false);
+    (state, log)
+}
+
+/// What is staged again is other rows, perhaps: their checks count, although a publish has been tried.
+#[test]
+fn checks_count_again_after_what_was_staged_is_lost() {
+    for (holds, outcome) in [(true, Outcome::Published), (false, Outcome::Failed)] {
+        let mut log = start(&["a", "b"]);
+        verify(&mut log, vec![result("one", true, true)], vec![]);
+        let mut state = drive(&mut log, |state| {
+            state.phase() == Phase::Publishing && state.in_flight().next().is_some()
+        });
+        fail(&mut state, &mut log, Class::StagingLost);
+        verify(&mut log, vec![result("one", holds, true)], vec![]);
+        let state = drive(&mut log, |_| false);
+        assert_eq!(state.phase(), Phase::AtRest(outcome));
+        assert_eq!(state.failure().is_some(), !holds);
+    }
+}
+
+#[test]
+fn a_check_that_fails_rolls_the_run_back_and_all_that_failed_are_named() {
+    let published = |log: &[Event]| log.iter().any(|event| event.text().contains("publish a done"));
+    for (of_a, of_b, reason) in [
+        (vec![], vec![], None),
+        (vec![result("one", true, true)], vec![result("two", false, false)], None),
+        (
+            vec![result("one", false, true)],
+            vec![result("two", true, true)],
+            Some("1 check failed, so nothing is published: load a: one: one found"),
+        ),
+        (
+            vec![result("one", false, true), result("warned", false, false)],
+            vec![result("two", false, true)],
+            Some("2 checks failed, so nothing is published: load a: one: one found; load b: two: two found"),
+        ),
+    ] {
+        let (state, log) = run(of_a.clone(), of_b);
+        let outcome = if reason.is_some() {
+            Outcome::Failed
+        } else {
+            Outcome::Published
+        };
+        assert_eq!(state.phase(), Phase::AtRest(outcome));
+        assert_eq!(state.failure().map(|failure| failure.message.as_str()), reason);
+        assert_eq!(published(&log), reason.is_none());
+        // Also after the rollback, which takes the step's own report back.
+        assert_eq!(state.checks(&LoadName::from("a")), of_a);
+        // Whatever prefix a leader finds, it comes to the same end.
+        for length in 1..log.len() {
+            let mut prefix = log[..length].to_vec();
+            let again = drive(&mut prefix, |_| false);
+            if prefix[length..]
+                .iter()
+                .all(|event| !matches!(event, Event::StepDone { step, .. } if step.kind == StepKind::Verify))
+            {
+                assert_eq!(again.phase(), state.phase(), "from event {length} on");
+            }
+        }
+    }
+}
+
+#[test]
+fn more_than_a_few_are_counted() {
+    let many = (0..8).map(|n| result(&n.to_string(), false, true)).collect();
+    let (state, _) = run(many, vec![]);
+    let message = &state.failure().expect("it failed").message;
+    assert!(
+        message.starts_with("8 checks failed") && message.ends_with("4: 4 found; and 3 more"),
+        "{message}"
+    );
+}

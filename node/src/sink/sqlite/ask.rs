@@ -1,0 +1,29 @@
+//! Questions about what is staged, for checks.
+
+use haulage_core::failure::Failure;
+use sqlx::{AssertSqlSafe, Connection, Row};
+
+use super::Sqlite;
+use super::bookkeeping::{Area, ended};
+use crate::sink::name::quote;
+use crate::sink::{LoadContext, staged_as};
+
+impl Sqlite {
+    /// On a connection that can't write, whatever the question holds.
+    pub(super) async fn ask_load(&self, load: &LoadContext, question: &str) -> Result<Vec<Option<String>>, Failure> {
+        let doing = format!("checking load {}", load.load);
+        let Some(mut reader) = self.file.reader().await? else {
+            return Err(ended(load, "gone with its file"));
+        };
+        let stage = quote(&Area::of(load).stage);
+        let row = sqlx::query(AssertSqlSafe(staged_as(load, &stage, question)))
+            .persistent(false)
+            .fetch_one(&mut reader)
+            .await;
+        let values = row.and_then(|row| (0..row.len()).map(|at| row.try_get(at)).collect());
+        let values = values.map_err(|error| self.file.failure(&doing, error))?;
+        // An error means that it is closed already.
+        drop(reader.close().await);
+        Ok(values)
+    }
+}

@@ -1,0 +1,158 @@
+//! Whether the checks of a load fit its columns.
+
+use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::scalar::ScalarValue;
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::checks::{Check, Rule};
+use crate::definition::{Definition, Load};
+use crate::diagnostics::{Report, did_you_mean};
+use crate::types;
+
+/// Reports what is wrong with the checks of a load that stages rows of this schema.
+pub(crate) fn check(report: &mut Report, definition: &Definition, load: &Load, schema: &Schema) {
+    for check in definition.checks.iter().filter(|check| check.load == load.name) {
+        one(report, check, schema);
+    }
+}
+
+fn one(report: &mut Report, check: &Check, schema: &Schema) {
+    let (place, word) = (check.place, check.rule.word());
+    let mut known = true;
+    for column in check.rule.columns() {
+        if schema.field_with_name(column).is_err() {
+            known = false;
+            let names = schema.fields().iter().map(|field| field.name().as_str());
+            let message = format!("`{word}` names `{column}`, which load `{}` doesn't have", check.load);
+            report.maybe(place, message, did_you_mean(column, names));
+        }
+    }
+    let type_of = |column: &str| schema.field_with_name(column).map(|field| field.data_type().clone());
+    if !known {
+        return;
+    }
+    match &check.rule {
+        Rule::Accepted { column, values } => {
+            let Ok(data_type) = type_of(column) else { return };
+            for text in values {
+                value(report, check, column, &data_type, text);
+            }
+        }
+        Rule::Range { column, min, max } => {
+            let Ok(data_type) = type_of(column) else { return };
+            if matches!(data_type, DataType::Utf8 | DataType::Boolean) {
+                let message = format!("`{word}` is about `{column}`, which is {}", types::name(&data_type));
+                return report.help(
+                    place,
+                    message,
+                    "a range has an order: take numbers or times, or `accepted`",
+                );
+            }
+            let ends = [min, max].map(|end| end.as_ref().map(|end| value(report, check, column, &data_type, end)));
+            if let [Some(Some(min)), Some(Some(max))] = ends
+                && min.partial_cmp(&max) == Some(std::cmp::Ordering::Greater)
+            {
+                report.help(
+                    place,
+                    format!("`{word}` of `{column}` ends before it begins"),
+                    "swap the two ends",
+                );
+            }
+        }
+        Rule::Fresh { column, .. } => {
+            let Ok(data_type) = type_of(column) else { return };
+            if !matches!(data_type, DataType::Date32 | DataType::Timestamp(..)) {
+                let message = format!("`{word}` is about `{column}`, which is {}", types::name(&data_type));
+                report.help(place, message, "name a date, timestamp or timestamptz");
+            }
+        }
+        Rule::Outliers { column, .. } => {
+            let Ok(data_type) = type_of(column) else { return };
+            if !data_type.is_numeric() {
+                let message = format!("`{word}` is about `{column}`, which is {}", types::name(&data_type));
+                report.help(place, message, "name a column of numbers");
+            }
+        }
+        Rule::Sql { query, .. } => {
+            if let Err(why) = one_query(&query.text) {
+                let help = "write one SELECT in the destination's SQL; `staged` are the rows: SELECT count(*) FROM staged \
+                            WHERE ...";
+                report.help(query.place, format!("`sql` of a check {why}"), help);
+            }
+        }
+        Rule::References { table, .. } if table == "staged" => {
+            let help = "the staged rows have that name in checks: write it with its schema, `public.staged.id`";
+            report.help(place, format!("`{word}` is about a table called `staged`"), help);
+        }
+        Rule::NotNull(_)
+        | Rule::Unique(_)
+        | Rule::RowCount(_)
+        | Rule::RowCountNear { .. }
+        | Rule::Rejects(_)
+        | Rule::References { .. } => {}
+    }
+}
+
+/// A value of a column as a check writes it; what is wrong with it goes to the report.
+fn value(report: &mut Report, check: &Check, column: &str, data_type: &DataType, text: &str) -> Option<ScalarValue> {
+    // Types that no file can name come from SQL; their values are written like those of the next that one can.
+    let written = match data_type {
+        DataType::Int8 | DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+        DataType::Timestamp(_, None) => types::parse("timestamp").ok()?,
+        DataType::Timestamp(_, Some(_)) => types::timestamptz(),
+        other => other.clone(),
+    };
+    match types::value(&written, text) {
+        Ok(value) => Some(value),
+        Err(help) => {
+            let message = format!(
+                "`{}` of `{column}` names `{text}`, which is not {}",
+                check.rule.word(),
+                types::name(data_type)
+            );
+            report.help(check.place, message, help);
+            None
+        }
+    }
+}
+
+/// Whether a text is one query, in whichever SQL: what it means is for the destination to say, but it has to stay within
+/// the brackets that are put around it.
+fn one_query(text: &str) -> Result<(), String> {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize();
+    let tokens = tokens.map_err(|error| format!("can't be read: {}", error.message))?;
+    let mut tokens: Vec<Token> = tokens
+        .into_iter()
+        .filter(|token| !matches!(token, Token::Whitespace(_)))
+        .collect();
+    if tokens.pop_if(|last| *last == Token::SemiColon).is_some() && !text.trim_end().ends_with(';') {
+        return Err("ends with a semicolon and a comment; leave the semicolon out".to_owned());
+    }
+    match tokens.first() {
+        Some(Token::Word(word)) if matches!(word.keyword, Keyword::SELECT | Keyword::WITH) => {}
+        Some(_) | None => return Err("is no query".to_owned()),
+    }
+    let mut open = 0_u32;
+    for token in tokens {
+        match token {
+            Token::LParen => open += 1,
+            Token::RParen if open == 0 => return Err("closes a bracket that it doesn't open".to_owned()),
+            Token::RParen => open -= 1,
+            Token::Placeholder(name) => {
+                return Err(format!(
+                    "names `{name}`: parameters can't be used there, write the value"
+                ));
+            }
+            Token::SemiColon => return Err("is more than one statement".to_owned()),
+            _ => {}
+        }
+    }
+    if open > 0 {
+        return Err("opens a bracket that it doesn't close".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,406 @@
+//! The `checks` of a pipeline file.
+
+use std::time::Duration;
+
+use haulage_core::ids::LoadName;
+use indexmap::IndexMap;
+
+use super::fields::{self, Fields};
+use super::steps::check_table;
+use crate::checks::{Bound, Check, Method, OnFail, Rule};
+use crate::definition::{Load, Place, Sql};
+use crate::diagnostics::{Report, did_you_mean};
+use crate::yaml::{Node, Value};
+
+/// Bound against files that no person has written.
+const MAX_CHECKS: usize = 500;
+/// Runs that a number of rows is held against, at most.
+const MAX_RUNS: u64 = 100;
+
+/// What a check may hold.
+const RULES: [&str; 10] = [
+    "not_null",
+    "unique",
+    "row_count",
+    "rejects",
+    "accepted",
+    "range",
+    "fresh",
+    "references",
+    "outliers",
+    "sql",
+];
+/// Beside its rule.
+const MORE: [&str; 4] = ["load", "on_fail", "name", "expect"];
+
+/// What else people call them.
+const OTHERS: [(&str, &str); 10] = [
+    ("notnull", "not_null"),
+    ("rows", "row_count"),
+    ("accepted_values", "accepted"),
+    ("in", "accepted"),
+    ("between", "range"),
+    ("freshness", "fresh"),
+    ("relationships", "references"),
+    ("foreign_key", "references"),
+    ("zscore", "outliers"),
+    ("custom", "sql"),
+];
+
+const BOUND: &str = "write a bound such as \">= 1000\", \"< 1%\" or \"= 0\"";
+
+/// Reads the checks. `names` are all keys of `loads`, also of those that could not be read.
+pub(super) fn read(report: &mut Report, node: &Node, loads: &IndexMap<LoadName, Load>, names: &[String]) -> Vec<Check> {
+    let Value::List(items) = &node.value else {
+        let help = "write a list: `checks: [{unique: id}, {row_count: \">= 1\"}]`";
+        report.help(
+            node.place,
+            format!("`checks` must be a list, not {}", node.describe()),
+            help,
+        );
+        return Vec::new();
+    };
+    if let Some(item) = items.get(MAX_CHECKS) {
+        let message = format!("the file has {} checks; at most {MAX_CHECKS} are made", items.len());
+        report.error(item.place, message);
+        return Vec::new();
+    }
+    let mut checks: Vec<Check> = Vec::new();
+    for item in items {
+        let Some(check) = one(report, item, loads, names) else {
+            continue;
+        };
+        if checks
+            .iter()
+            .any(|other| other.name == check.name && other.load == check.load)
+        {
+            let message = format!("two checks of load `{}` are called `{}`", check.load, check.name);
+            report.help(check.place, message, "drop one, or tell them apart: `name: ...`");
+        }
+        checks.push(check);
+    }
+    checks
+}
+
+fn one(report: &mut Report, item: &Node, loads: &IndexMap<LoadName, Load>, names: &[String]) -> Option<Check> {
+    let known: Vec<&str> = RULES.iter().chain(&MORE).copied().collect();
+    let entries = fields::entries(report, item, "a check")?;
+    for (key, _) in &entries {
+        if !known.contains(&key.text.as_str()) {
+            let other = OTHERS.iter().find(|(other, _)| *other == key.text);
+            let help = other.map(|(_, word)| format!("write `{word}`"));
+            let help = help.or_else(|| did_you_mean(&key.text, known.iter().copied()));
+            report.maybe(key.place, format!("unknown key `{}` in a check", key.text), help);
+            return None;
+        }
+    }
+    let rules: Vec<_> = entries
+        .iter()
+        .filter(|(key, _)| RULES.contains(&key.text.as_str()))
+        .collect();
+    let &[(key, node)] = rules.as_slice() else {
+        let message = match rules.len() {
+            0 => "the check doesn't say what must hold".to_owned(),
+            _ => format!("the check has {} rules", rules.len()),
+        };
+        report.help(item.place, message, format!("give it one of: {}", RULES.join(", ")));
+        return None;
+    };
+    let fields = Fields::read(report, item, "a check", &known)?;
+    let load = load(report, &fields, item.place, loads, names);
+    let on_fail = match fields.get("on_fail") {
+        None => Some(OnFail::Fail),
+        Some(node) => on_fail(report, node),
+    };
+    let rule = rule(report, &key.text, node, &fields);
+    if let (Some(node), Some(key)) = (fields.get("expect"), fields.key("expect"))
+        && fields.get("sql").is_none()
+    {
+        let _ = node;
+        report.help(key.place, "`expect` goes with `sql` alone", "drop it");
+    }
+    let name = match fields.get("name") {
+        Some(node) => {
+            let (name, place) = fields::text(report, node, "`name` of a check")?;
+            if name.chars().count() > 120 || name.chars().any(char::is_control) {
+                report.error(place, "`name` of a check must be one line of at most 120 characters");
+            }
+            Some(name.to_owned())
+        }
+        None => None,
+    };
+    let rule = rule?;
+    Some(Check {
+        load: load?,
+        name: name.unwrap_or_else(|| rule.to_string()),
+        rule,
+        on_fail: on_fail?,
+        place: item.place,
+    })
+}
+
+/// The load that it is about: the one that it names, or the only one.
+fn load(
+    report: &mut Report,
+    fields: &Fields<'_>,
+    place: Place,
+    loads: &IndexMap<LoadName, Load>,
+    names: &[String],
+) -> Option<LoadName> {
+    match fields.get("load") {
+        Some(node) => {
+            let (name, place) = fields::text(report, node, "`load` of a check")?;
+            if !names.iter().any(|known| known == name) {
+                let help = did_you_mean(name, names.iter().map(String::as_str));
+                report.maybe(place, format!("the check is about `{name}`, which is no load"), help);
+                return None;
+            }
+            Some(LoadName::from(name))
+        }
+        None => match names {
+            // A load that could not be read has its own error.
+            [only] => loads.get(&LoadName::from(only.as_str())).map(|load| load.name.clone()),
+            [] => None,
+            [first, ..] => {
+                let message = format!("the file has {} loads, and the check doesn't say which", names.len());
+                report.help(place, message, format!("write `load: {first}`"));
+                None
+            }
+        },
+    }
+}
+
+fn on_fail(report: &mut Report, node: &Node) -> Option<OnFail> {
+    let (text, place) = fields::text(report, node, "`on_fail` of a check")?;
+    match text {
+        "fail" => Some(OnFail::Fail),
+        "warn" => Some(OnFail::Warn),
+        other => {
+            let help = match other {
+                "quarantine" => Some("name such rows in a `reject` rule of a step: it puts them there".to_owned()),
+                "error" | "block" => Some("write `fail`".to_owned()),
+                "warning" | "continue" => Some("write `warn`".to_owned()),
+                _ => did_you_mean(other, ["fail", "warn"]),
+            };
+            report.maybe(place, format!("unknown `on_fail: {other}`"), help);
+            None
+        }
+    }
+}
+
+fn rule(report: &mut Report, word: &str, node: &Node, fields: &Fields<'_>) -> Option<Rule> {
+    let what = format!("`{word}` of a check");
+    match word {
+        "not_null" => columns(report, node, &what).map(Rule::NotNull),
+        "unique" => columns(report, node, &what).map(Rule::Unique),
+        "row_count" => row_count(report, node, &what),
+        "rejects" => bound(report, node, &what).map(Rule::Rejects),
+        "accepted" => {
+            let (column, node) = of_column(report, node, &what, "{carrier: [AA, UA]}")?;
+            let values = fields::texts(report, node, &what)?;
+            if values.is_empty() {
+                report.error(node.place, format!("{what} accepts nothing"));
+            }
+            let values = values.into_iter().map(|(value, _)| value).collect();
+            Some(Rule::Accepted { column, values })
+        }
+        "range" => {
+            let (column, node) = of_column(report, node, &what, "{delay: [-120, 1500]}")?;
+            let (min, max) = range(report, node, &what)?;
+            Some(Rule::Range { column, min, max })
+        }
+        "fresh" => {
+            let (column, node) = of_column(report, node, &what, "{loaded_at: 2 days}")?;
+            let within = duration(report, node, &what)?;
+            Some(Rule::Fresh { column, within })
+        }
+        "references" => {
+            let (column, node) = of_column(report, node, &what, "{carrier: public.airlines.carrier}")?;
+            let (text, place) = fields::text(report, node, &what)?;
+            let Some((table, to)) = text
+                .rsplit_once('.')
+                .filter(|(table, to)| !table.is_empty() && !to.is_empty())
+            else {
+                let help = "name a table of the destination and its column: `airlines.carrier`";
+                report.help(
+                    place,
+                    format!("{what} must be a table and a column, not `{text}`"),
+                    help,
+                );
+                return None;
+            };
+            check_table(report, "a check", table, place);
+            let (table, to) = (table.to_owned(), to.to_owned());
+            Some(Rule::References { column, table, to })
+        }
+        "outliers" => outliers(report, node, &what),
+        _ => {
+            let (text, place) = fields::text(report, node, &what)?;
+            let expect = match fields.get("expect") {
+                Some(node) => bound(report, node, "`expect` of a check")?,
+                None => Bound::NONE,
+            };
+            if expect.is_share {
+                report.error(place, "`expect` of a check must be a number, not a share");
+            }
+            let query = Sql {
+                text: text.to_owned(),
+                place,
+            };
+            Some(Rule::Sql { query, expect })
+        }
+    }
+}
+
+fn columns(report: &mut Report, node: &Node, what: &str) -> Option<Vec<String>> {
+    let columns = fields::texts(report, node, what)?;
+    if columns.is_empty() {
+        report.help(node.place, format!("{what} names no column"), "write [a, b]");
+        return None;
+    }
+    Some(columns.into_iter().map(|(column, _)| column).collect())
+}
+
+/// `{column: ...}`, of one column.
+fn of_column<'n>(report: &mut Report, node: &'n Node, what: &str, example: &str) -> Option<(String, &'n Node)> {
+    if let Value::Map(entries) = &node.value
+        && let [(key, value)] = entries.as_slice()
+    {
+        return Some((key.text.clone(), value));
+    }
+    report.help(
+        node.place,
+        format!("{what} must name one column"),
+        format!("write {example}, and one check for each column"),
+    );
+    None
+}
+
+fn bound(report: &mut Report, node: &Node, what: &str) -> Option<Bound> {
+    let (text, place) = fields::text(report, node, what)?;
+    let bound = Bound::parse(text);
+    if bound.is_none() {
+        report.help(place, format!("{what} must be a bound, not `{text}`"), BOUND);
+    }
+    bound
+}
+
+fn row_count(report: &mut Report, node: &Node, what: &str) -> Option<Rule> {
+    if let Value::Scalar { .. } = &node.value {
+        let found = bound(report, node, what)?;
+        if found.is_share {
+            let help = "of the last runs: {within: 20%, of_last: 5}";
+            report.help(node.place, format!("{what} must be a number, not a share"), help);
+        }
+        return Some(Rule::RowCount(found));
+    }
+    let fields = Fields::read(report, node, what, &["within", "of_last"])?;
+    let (Some(within), Some(of_last)) = (fields.get("within"), fields.get("of_last")) else {
+        let help = "write {within: 20%, of_last: 5}, or a bound such as \">= 1000\"";
+        report.help(node.place, format!("{what} needs `within` and `of_last`"), help);
+        return None;
+    };
+    let (text, place) = fields::text(report, within, "`within` of a check")?;
+    let percent = text
+        .trim()
+        .strip_suffix('%')
+        .and_then(|number| number.trim().parse::<f64>().ok());
+    let percent = percent.filter(|percent| percent.is_finite() && *percent >= 0.0);
+    if percent.is_none() {
+        report.help(
+            place,
+            format!("`within` of a check must be a share, not `{text}`"),
+            "write 20%",
+        );
+    }
+    let runs = fields::count(report, of_last, "`of_last` of a check")?;
+    if !(1..=MAX_RUNS).contains(&runs) {
+        report.error(of_last.place, format!("`of_last` of a check must be 1 to {MAX_RUNS}"));
+    }
+    Some(Rule::RowCountNear {
+        percent: percent?,
+        runs: u32::try_from(runs).ok()?,
+    })
+}
+
+fn range(report: &mut Report, node: &Node, what: &str) -> Option<(Option<String>, Option<String>)> {
+    let end = |node: &Node| match &node.value {
+        Value::Scalar { .. } if node.is_null() => Some(None),
+        Value::Scalar { text, .. } => Some(Some(text.clone())),
+        Value::Map(_) | Value::List(_) => None,
+    };
+    if let Value::List(items) = &node.value
+        && let [min, max] = items.as_slice()
+        && let (Some(min), Some(max)) = (end(min), end(max))
+        && (min.is_some() || max.is_some())
+    {
+        return Some((min, max));
+    }
+    let help = "write [0, 100]; `null` for no end";
+    report.help(node.place, format!("{what} must have two ends"), help);
+    None
+}
+
+fn duration(report: &mut Report, node: &Node, what: &str) -> Option<Duration> {
+    let (text, place) = fields::text(report, node, what)?;
+    let found = humantime::parse_duration(text.trim())
+        .ok()
+        .filter(|found| !found.is_zero());
+    if found.is_none() {
+        let help = "write a time such as 90min, 6h or 2 days";
+        report.help(place, format!("{what} must be a length of time, not `{text}`"), help);
+    }
+    found
+}
+
+fn outliers(report: &mut Report, node: &Node, what: &str) -> Option<Rule> {
+    let fields = Fields::read(report, node, what, &["column", "method", "beyond", "allowed"])?;
+    let Some(column) = fields.get("column") else {
+        let help = "write {column: delay, method: mad, allowed: \"< 1%\"}";
+        report.help(node.place, format!("{what} names no column"), help);
+        return None;
+    };
+    let (column, _) = fields::text(report, column, "`column` of a check")?;
+    let method = match fields.get("method") {
+        None => Method::Mad,
+        Some(node) => {
+            let (text, place) = fields::text(report, node, "`method` of a check")?;
+            let methods = [Method::ZScore, Method::Iqr, Method::Mad];
+            match methods.into_iter().find(|method| method.word() == text) {
+                Some(method) => method,
+                None => {
+                    let help = did_you_mean(text, methods.map(Method::word));
+                    let help = help.or(Some("the methods are: zscore, iqr, mad".to_owned()));
+                    report.maybe(place, format!("unknown method `{text}`"), help);
+                    return None;
+                }
+            }
+        }
+    };
+    let beyond = match fields.get("beyond") {
+        None => method.usual(),
+        Some(node) => {
+            let (text, place) = fields::text(report, node, "`beyond` of a check")?;
+            match text.trim().parse::<f64>() {
+                Ok(beyond) if beyond.is_finite() && beyond > 0.0 => beyond,
+                _ => {
+                    report.error(
+                        place,
+                        format!("`beyond` of a check must be a positive number, not `{text}`"),
+                    );
+                    return None;
+                }
+            }
+        }
+    };
+    let allowed = match fields.get("allowed") {
+        Some(node) => bound(report, node, "`allowed` of a check")?,
+        None => Bound::NONE,
+    };
+    Some(Rule::Outliers {
+        column: column.to_owned(),
+        method,
+        beyond,
+        allowed,
+    })
+}
