@@ -61,6 +61,11 @@ fn resolve_base(base: &str) -> Result<String> {
     absolute(Path::new(base))
 }
 
+/// The folder that this process runs in.
+pub(crate) fn here() -> Result<String> {
+    absolute(Path::new("."))
+}
+
 fn folder_of(file: &Path) -> Result<String> {
     let file = std::path::absolute(file).map_err(|error| Usage(format!("{}: {error}", file.display())))?;
     absolute(file.parent().unwrap_or(Path::new("/")))

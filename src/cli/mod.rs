@@ -16,6 +16,7 @@ pub(crate) mod close;
 pub(crate) mod coordinator;
 pub(crate) mod deed;
 pub(crate) mod drain;
+pub(crate) mod infer;
 pub(crate) mod node;
 pub(crate) mod node_options;
 pub(crate) mod nodes;
@@ -44,6 +45,7 @@ of nodes. Readers of a table see all of a run or nothing of it, and a run that f
 
 const AFTER_HELP: &str = "\
 Start here:
+  haulage infer 'data/*.csv'        the columns of a source, as a pipeline file declares them
   haulage validate pipeline.yaml    every mistake in the file, with line and column
   haulage plan pipeline.yaml        what a run would read, make and change; touches nothing
   haulage run pipeline.yaml         run it in this process; what it keeps is under .haulage/
@@ -135,6 +137,8 @@ pub(crate) enum Verb {
     Validate(validate::Args),
     /// Show what a run would read, make and change, without touching anything
     Plan(plan::Args),
+    /// Find the columns of a source with their types, as a pipeline file declares them
+    Infer(infer::Args),
     /// Hand a pipeline to a coordinator
     Submit(submit::Args),
     /// Follow a run until it is at rest
@@ -183,6 +187,7 @@ impl Cli {
             Verb::Run(_)
             | Verb::Validate(_)
             | Verb::Plan(_)
+            | Verb::Infer(_)
             | Verb::Submit(_)
             | Verb::Watch(_)
             | Verb::Runs(_)
@@ -208,6 +213,7 @@ impl Cli {
             Verb::Run(args) => Box::pin(run::run(args, &globals)).await,
             Verb::Validate(args) => Box::pin(validate::run(args, &globals)).await,
             Verb::Plan(args) => Box::pin(plan::run(args, &globals)).await,
+            Verb::Infer(args) => Box::pin(infer::run(args, &globals)).await,
             Verb::Submit(args) => Box::pin(submit::run(args, &globals)).await,
             Verb::Watch(args) => Box::pin(watch::run(args, &globals)).await,
             Verb::Runs(args) => Box::pin(runs::run(args, &globals)).await,

@@ -17,6 +17,7 @@ mod formats;
 mod full_disk;
 mod heartbeats;
 mod house;
+mod infer;
 mod leaving;
 mod poison;
 mod readers;

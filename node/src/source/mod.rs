@@ -23,6 +23,7 @@ use crate::store::S3Settings;
 mod csv;
 pub mod database;
 mod files;
+pub mod infer;
 mod input;
 mod json;
 mod lines;

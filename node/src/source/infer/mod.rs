@@ -1,0 +1,247 @@
+//! What columns a source has, with their types: found by reading it, for `haulage infer`.
+//!
+//! Of CSV the texts are looked at, of JSON lines the values as they are written, since a string of digits is no number
+//! there. Parquet files and databases say themselves what their columns are.
+
+mod guess;
+
+use haulage_core::failure::Failure;
+use haulage_core::ids::StageId;
+use haulage_plan::definition::{Column, Source as Declared, SourceKind};
+use indexmap::IndexMap;
+use serde_json::value::RawValue;
+
+use self::guess::Guess;
+use super::database::Databases;
+use super::{Binding, Segment, bind};
+use crate::config::NodeConfig;
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::datatypes::DataType;
+
+/// Rows of a segment while a source is looked at.
+const ROWS: u64 = 20_000;
+/// Different keys of JSON objects, at most: as many columns as a source may have.
+const KEYS: usize = 4_000;
+/// Stands for a value that can only be text.
+const TEXT: &str = "\u{1}text";
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct Inferred {
+    /// The columns, in the order of the file.
+    pub columns: Vec<InferredColumn>,
+    /// Texts that mean "no value", beside the empty field; of CSV alone.
+    pub nulls: Vec<String>,
+    /// Rows that were looked at; 0 where the source itself says what its columns are.
+    pub rows: u64,
+    /// Of them, rows that can't be read.
+    pub unreadable: u64,
+    /// The first of those, for a person.
+    pub first_unreadable: Option<String>,
+    /// Whether there are more rows than those.
+    pub is_sample: bool,
+}
+
+/// A column.
+#[derive(Debug, Clone)]
+pub struct InferredColumn {
+    /// Its name and type; required if every row was looked at and has a value.
+    pub column: Column,
+    /// Rows without a value.
+    pub empty: u64,
+    /// What to know about it: words that may mean "no value" and stand in a text.
+    pub note: Option<String>,
+}
+
+/// Looks at a source that declares no columns, at no more than `most` rows. Permanent failure if it can't be read.
+pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u64) -> Result<Inferred, Failure> {
+    let binding = Binding {
+        base: base.to_owned(),
+        s3: config.s3.clone(),
+        checkpoint_rows: ROWS.min(most.max(1)),
+        databases: Databases::of(config),
+    };
+    let source = bind(declared, binding)?;
+    let columns = source.columns().await?;
+    if matches!(declared.kind, SourceKind::Parquet(_) | SourceKind::Database(_)) {
+        let as_they_are = |column| InferredColumn {
+            column,
+            empty: 0,
+            note: None,
+        };
+        return Ok(Inferred {
+            columns: columns.into_iter().map(as_they_are).collect(),
+            nulls: Vec::new(),
+            rows: 0,
+            unreadable: 0,
+            first_unreadable: None,
+            is_sample: false,
+        });
+    }
+    let mut look = Look::default();
+    for column in &columns {
+        look.guesses.entry(column.name.clone()).or_default();
+    }
+    let json = matches!(declared.kind, SourceKind::Json(_));
+    let chunks = source.discover(StageId(0)).await?;
+    'chunks: for (place, chunk) in chunks.iter().enumerate() {
+        let mut reader = source.open(chunk, chunk.start).await?;
+        while let Some(segment) = reader.next().await? {
+            look.unreadable(&segment, &chunk.object);
+            if json {
+                look.json(&segment)?;
+            } else {
+                look.texts(&segment);
+            }
+            look.rows += segment.rows;
+            if look.rows >= most {
+                look.is_sample = !(segment.last && place + 1 == chunks.len());
+                break 'chunks;
+            }
+        }
+    }
+    Ok(look.found())
+}
+
+/// How often a key of JSON had a value.
+#[derive(Default)]
+struct Kinds {
+    there: u64,
+    /// A number or a truth, which no column of texts takes.
+    bare: u64,
+}
+
+#[derive(Default)]
+struct Look {
+    guesses: IndexMap<String, Guess>,
+    /// Of JSON: what stood under each key.
+    kinds: IndexMap<String, Kinds>,
+    rows: u64,
+    unreadable: u64,
+    first_unreadable: Option<String>,
+    is_sample: bool,
+}
+
+impl Look {
+    fn unreadable(&mut self, segment: &Segment, object: &str) {
+        self.unreadable += segment.unreadable.len() as u64;
+        if let (None, Some(first)) = (&self.first_unreadable, segment.unreadable.first()) {
+            let line = segment.raw.row(first.row).map_or(0, |(line, _)| line);
+            self.first_unreadable = Some(format!("{object}, line {line}: {}: {}", first.reason, first.detail));
+        }
+    }
+
+    /// Fields of CSV.
+    fn texts(&mut self, segment: &Segment) {
+        for batch in &segment.batches {
+            for (place, guess) in self.guesses.values_mut().enumerate() {
+                let Some(values) = batch.columns().get(place) else {
+                    continue;
+                };
+                let mut look = |text: Option<&str>| guess.look(text.unwrap_or_default());
+                match values.data_type() {
+                    DataType::Utf8View => values.as_string_view().iter().for_each(&mut look),
+                    DataType::LargeUtf8 => values.as_string::<i64>().iter().for_each(&mut look),
+                    _ => values.as_string::<i32>().iter().for_each(&mut look),
+                }
+            }
+        }
+    }
+
+    /// Objects of JSON, as they are written: a number that is printed again is another text. What can't be read is counted
+    /// elsewhere. Permanent failure if there is no end of keys.
+    fn json(&mut self, segment: &Segment) -> Result<(), Failure> {
+        for row in 0..segment.rows {
+            let Some((_, raw)) = segment.raw.row(row) else { continue };
+            let Ok(fields) = serde_json::from_slice::<IndexMap<String, &RawValue>>(raw) else {
+                continue;
+            };
+            for (key, value) in fields {
+                let value = value.get();
+                let kind = value.bytes().next().unwrap_or_default();
+                let guess = self.guesses.entry(key.clone()).or_default();
+                if kind == b'n' {
+                    continue;
+                }
+                let kinds = self.kinds.entry(key).or_default();
+                kinds.there += 1;
+                match kind {
+                    b'"' => {
+                        // A string is text, a date or a time, whatever digits it has.
+                        let text: String = serde_json::from_str(value).unwrap_or_default();
+                        let dated = text.len() >= 10 && text.as_bytes().get(4) == Some(&b'-');
+                        guess.look(if dated { &text } else { TEXT });
+                    }
+                    b'[' | b'{' => guess.look(TEXT),
+                    _ => {
+                        guess.look(value);
+                        kinds.bare += 1;
+                    }
+                }
+            }
+        }
+        if self.guesses.len() > KEYS {
+            return Err(Failure::permanent(format!(
+                "the objects have more than {KEYS} different keys: they are data and no columns; declare those that are"
+            )));
+        }
+        Ok(())
+    }
+
+    fn found(self) -> Inferred {
+        let mut nulls: Vec<&'static str> = Vec::new();
+        for guess in self.guesses.values() {
+            if guess.guessed().takes_nulls {
+                nulls.extend(
+                    guess
+                        .nulls
+                        .keys()
+                        .filter(|word| !nulls.contains(word))
+                        .collect::<Vec<_>>(),
+                );
+            }
+        }
+        let columns = self.guesses.iter().map(|(name, guess)| {
+            let guessed = guess.guessed();
+            let missing = match self.kinds.get(name) {
+                // Keys that were absent or null.
+                Some(kinds) => self.rows.saturating_sub(self.unreadable).saturating_sub(kinds.there),
+                None => guess.empty,
+            };
+            let bare = self.kinds.get(name).map_or(0, |kinds| kinds.bare);
+            let mixed = bare > 0 && !guessed.data_type.is_numeric() && guessed.data_type != DataType::Boolean;
+            let swallowed: Vec<String> = guess
+                .nulls
+                .iter()
+                .filter(|(word, _)| nulls.contains(word) && !guessed.takes_nulls)
+                .map(|(word, times)| format!("{word} ({times} times)"))
+                .collect();
+            let mut notes: Vec<String> = Vec::new();
+            if !swallowed.is_empty() {
+                notes.push(format!("{} is no value here either", swallowed.join(", ")));
+            }
+            if mixed {
+                notes.push(format!("{bare} times a number or a truth, which goes to quarantine"));
+            }
+            let counted = |(word, times): (&&str, &u64)| nulls.contains(word).then_some(*times);
+            let empty = missing + guess.nulls.iter().filter_map(counted).sum::<u64>();
+            InferredColumn {
+                column: Column {
+                    name: name.clone(),
+                    required: !self.is_sample && self.unreadable == 0 && empty == 0 && guess.is_full(&guessed),
+                    data_type: guessed.data_type,
+                },
+                empty,
+                note: (!notes.is_empty()).then(|| notes.join("; ")),
+            }
+        });
+        Inferred {
+            columns: columns.collect(),
+            nulls: nulls.into_iter().map(str::to_owned).collect(),
+            rows: self.rows,
+            unreadable: self.unreadable,
+            first_unreadable: self.first_unreadable,
+            is_sample: self.is_sample,
+        }
+    }
+}

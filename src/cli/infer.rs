@@ -1,0 +1,368 @@
+//! `haulage infer`: the columns of a source with their types, ready to be put into a pipeline file.
+
+use std::path::Path;
+
+use anyhow::Result;
+use haulage_node::source::infer::{self, Inferred, InferredColumn};
+use haulage_plan::definition::{
+    Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, ParquetSource, Place, Source,
+    SourceKind,
+};
+use haulage_plan::types;
+use serde_json::{Value, json};
+
+use crate::cli::Globals;
+use crate::cli::node_options::NodeOptions;
+use crate::config::Home;
+use crate::embedded;
+use crate::exit::{Exit, Usage};
+use crate::output::{human, note};
+use crate::pipeline;
+
+const AFTER_HELP: &str = "\
+Examples:
+  haulage infer 'data/flights-*.csv'              a path or glob; quotes keep the shell from filling it in
+  haulage infer events.jsonl.gz
+  haulage infer s3://bucket/trips/2024-*.parquet
+  haulage infer postgres:crm/public.orders --source crm=postgres://reader@db/crm
+  haulage infer data.txt --as csv --delimiter ';' > source.yaml
+
+Prints a `sources:` section. A column gets a type where every value is plainly of it: int, bigint, decimal for amounts
+(all values with the same two to four digits behind the point), double, bool, date, timestamp, timestamptz, and text in
+doubt. What begins with a zero or a plus stays text. Words such as NA that stand in a column of numbers or times become
+`null:`. A column is required (!) if every row of the source was read and has a value there; with --rows fewer are read.
+Parquet files and databases say themselves what their columns are.";
+
+/// Delimiters that are tried where a header has but one column.
+const DELIMITERS: [u8; 3] = *b";\t|";
+
+/// Arguments of `infer`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// A path, glob or s3://bucket/key, or postgres:CONNECTION/TABLE, or sqlite:PATH/TABLE
+    #[arg(value_name = "SOURCE")]
+    at: String,
+    /// What kind of file it is, where its name doesn't say so
+    #[arg(long = "as", value_name = "KIND", value_enum)]
+    kind: Option<Kind>,
+    /// What to call the source [default: from the file's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Between fields of CSV, one character [default: a comma, or what the header has]
+    #[arg(long, value_name = "CHAR")]
+    delimiter: Option<char>,
+    /// Read so many rows at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    rows: Option<u64>,
+    #[command(flatten)]
+    node: NodeOptions,
+}
+
+/// Kinds of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    Csv,
+    Json,
+    Parquet,
+}
+
+impl Kind {
+    /// By a name's ending, before that of a compression.
+    fn of(path: &str) -> Option<Self> {
+        let lower = path.to_lowercase();
+        let plain = [".gz", ".zst"].iter().find_map(|ending| lower.strip_suffix(ending));
+        match plain.unwrap_or(&lower).rsplit('.').next()? {
+            "csv" | "tsv" | "tab" => Some(Self::Csv),
+            "json" | "jsonl" | "ndjson" => Some(Self::Json),
+            "parquet" | "pq" => Some(Self::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// Prints what the source is.
+pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
+    let output = globals.output();
+    let config = embedded::node_config(&Home::new(&globals.home)?, &args.node)?;
+    let base = pipeline::here()?;
+    let most = args.rows.unwrap_or(u64::MAX);
+    let mut source = declared(&args)?;
+    let mut found = infer::infer(&config, &source, &base, most).await?;
+    if args.delimiter.is_none()
+        && let SourceKind::Csv(csv) = &mut source.kind
+        && let [only] = found.columns.as_slice()
+        && let Some(delimiter) = DELIMITERS
+            .into_iter()
+            .find(|byte| only.column.name.contains(char::from(*byte)))
+    {
+        csv.delimiter = delimiter;
+        found = infer::infer(&config, &source, &base, most).await?;
+    }
+    if let Some(first) = &found.first_unreadable {
+        note(format!(
+            "{} can't be read and would go to quarantine, the first in {first}",
+            human::counted(found.unreadable, "row")
+        ));
+    }
+    if output.is_json() {
+        output.json(&document(&source, &found))?;
+    } else {
+        for line in yaml(&source, &found) {
+            output.line(line)?;
+        }
+    }
+    Ok(Exit::Success)
+}
+
+fn declared(args: &Args) -> Result<Source> {
+    let text = args.at.as_str();
+    let name = args.name.clone().unwrap_or_else(|| name_of(text));
+    if key(&name) != name {
+        return Err(Usage(format!("--name {name:?} is no name; write letters, digits and _")).into());
+    }
+    let database = |kind, at: &str, table: &str| {
+        SourceKind::Database(DatabaseSource {
+            kind,
+            at: at.to_owned(),
+            rows: DatabaseRows::Table(table.to_owned()),
+            columns: Vec::new(),
+            chunk_bytes: CHUNK_BYTES,
+            location: format!("{at}: {table}"),
+        })
+    };
+    let kind = if let Some(rest) = text.strip_prefix("postgres:").filter(|rest| !rest.starts_with("//")) {
+        let Some((at, table)) = rest
+            .split_once('/')
+            .filter(|(at, table)| !at.is_empty() && !table.is_empty())
+        else {
+            return Err(Usage("write postgres:CONNECTION/TABLE, and --source CONNECTION=postgres://...".into()).into());
+        };
+        database(DatabaseKind::Postgres, at, table)
+    } else if let Some(rest) = text.strip_prefix("sqlite:") {
+        let Some((at, table)) = rest
+            .rsplit_once('/')
+            .filter(|(at, table)| !at.is_empty() && !table.is_empty())
+        else {
+            return Err(Usage("write sqlite:PATH/TABLE".into()).into());
+        };
+        database(DatabaseKind::Sqlite, at, table)
+    } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        let help = "an address may hold a password: give it as --source crm=ADDRESS and write postgres:crm/TABLE";
+        return Err(Usage(help.into()).into());
+    } else {
+        files(args)?
+    };
+    Ok(Source {
+        name,
+        lookup: false,
+        kind,
+        place: Place::default(),
+    })
+}
+
+/// As a pipeline file has it by default.
+const CHUNK_BYTES: u64 = 16 << 20;
+
+fn files(args: &Args) -> Result<SourceKind> {
+    let path = args.at.clone();
+    let Some(kind) = args.kind.or_else(|| Kind::of(&path)) else {
+        let help = format!("{path:?} doesn't say what kind of file it is; add --as csv, json or parquet");
+        return Err(Usage(help).into());
+    };
+    Ok(match kind {
+        Kind::Csv => {
+            let delimiter = args.delimiter.unwrap_or(',');
+            let Some(delimiter) = u8::try_from(delimiter).ok().filter(u8::is_ascii) else {
+                return Err(Usage(format!("--delimiter must be one ASCII character, not {delimiter:?}")).into());
+            };
+            SourceKind::Csv(CsvSource {
+                path,
+                columns: Vec::new(),
+                null: Vec::new(),
+                delimiter,
+                quote: b'"',
+                header: true,
+                compression: Compression::Auto,
+                chunk_bytes: CHUNK_BYTES,
+                quoted_newlines: true,
+            })
+        }
+        Kind::Json => SourceKind::Json(JsonSource {
+            path,
+            columns: Vec::new(),
+            compression: Compression::Auto,
+            chunk_bytes: CHUNK_BYTES,
+        }),
+        Kind::Parquet => SourceKind::Parquet(ParquetSource {
+            path,
+            columns: Vec::new(),
+            chunk_bytes: CHUNK_BYTES,
+        }),
+    })
+}
+
+/// A source's name, from that of its file or table: its letters and digits up to the first wildcard or dot.
+fn name_of(source: &str) -> String {
+    let file = if source.starts_with("postgres:") {
+        source.rsplit(['/', '.']).next()
+    } else {
+        Path::new(source).file_name().and_then(|name| name.to_str())
+    };
+    let stem = file
+        .unwrap_or_default()
+        .split(['.', '*', '?', '['])
+        .next()
+        .unwrap_or_default();
+    let mut name: String = stem
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
+    name = name.trim_matches('_').to_owned();
+    name.truncate(40);
+    if name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        name
+    } else {
+        "raw".to_owned()
+    }
+}
+
+/// A line of the column: `int!`, and what to know about it.
+fn type_of(found: &InferredColumn) -> String {
+    let name = types::name(&found.column.data_type);
+    let bang = if found.column.required { "!" } else { "" };
+    format!("{name}{bang}")
+}
+
+fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
+    let says_itself = matches!(source.kind, SourceKind::Parquet(_) | SourceKind::Database(_));
+    let mut lines = vec![match found.rows {
+        _ if says_itself => "# as the source itself says; ! marks a column that is never without a value".to_owned(),
+        0 => "# by its header alone, since there are no rows".to_owned(),
+        rows => format!(
+            "# by {}{}; ! marks a column that has a value in each",
+            if found.is_sample { "the first " } else { "all " },
+            human::counted(rows, "row")
+        ),
+    }];
+    lines.push("sources:".to_owned());
+    lines.push(format!("  {}:", source.name));
+    match &source.kind {
+        SourceKind::Csv(csv) => {
+            lines.push(format!("    csv: {}", quoted(&csv.path)));
+            if csv.delimiter != b',' {
+                let shown = if csv.delimiter == b'\t' {
+                    "\\t".to_owned()
+                } else {
+                    char::from(csv.delimiter).to_string()
+                };
+                lines.push(format!("    delimiter: \"{shown}\""));
+            }
+            if !found.nulls.is_empty() {
+                let nulls: Vec<String> = found.nulls.iter().map(|word| quoted(word)).collect();
+                lines.push(format!("    null: [{}]", nulls.join(", ")));
+            }
+        }
+        SourceKind::Json(json) => lines.push(format!("    json: {}", quoted(&json.path))),
+        SourceKind::Parquet(parquet) => lines.push(format!("    parquet: {}", quoted(&parquet.path))),
+        SourceKind::Database(database) => {
+            lines.push(format!("    {}: {}", source.kind.word(), quoted(&database.at)));
+            if let DatabaseRows::Table(table) = &database.rows {
+                lines.push(format!("    table: {}", quoted(table)));
+            }
+        }
+    }
+    lines.push("    columns:".to_owned());
+    for column in &found.columns {
+        let mut type_name = type_of(column);
+        if type_name.contains(',') {
+            type_name = format!("\"{type_name}\"");
+        }
+        let mut line = format!("      {}: {type_name}", key(&column.column.name));
+        let mut notes = Vec::new();
+        if column.empty > 0 && found.rows > 0 {
+            notes.push(format!("{} without a value", human::count(column.empty)));
+        }
+        notes.extend(column.note.clone());
+        if !notes.is_empty() {
+            line.push_str(&format!("    # {}", notes.join("; ")));
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// A text of YAML, in double quotes: what JSON writes is YAML.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// A key of YAML: quoted unless it is a plain word in every reader.
+fn key(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let words = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
+    if plain && !words.contains(&name.to_lowercase().as_str()) {
+        name.to_owned()
+    } else {
+        quoted(name)
+    }
+}
+
+fn document(source: &Source, found: &Inferred) -> Value {
+    let columns: Vec<Value> = found
+        .columns
+        .iter()
+        .map(|column| {
+            json!({
+                "name": column.column.name,
+                "type": types::name(&column.column.data_type),
+                "required": column.column.required,
+                "empty": column.empty,
+                "note": column.note,
+            })
+        })
+        .collect();
+    json!({
+        "source": source.name,
+        "kind": source.kind.word(),
+        "rows": found.rows,
+        "is_sample": found.is_sample,
+        "unreadable": found.unreadable,
+        "null": found.nulls,
+        "columns": columns,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_files_and_tables() {
+        for (source, expected) in [
+            ("data/flights-*.csv", "flights"),
+            ("s3://lake/Trips 2024.parquet", "trips_2024"),
+            ("2024.csv", "raw"),
+            ("*.csv", "raw"),
+            ("postgres:crm/public.orders", "orders"),
+            ("sqlite:notes.db/notes", "notes"),
+        ] {
+            assert_eq!(name_of(source), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn keys_are_quoted_where_a_reader_of_yaml_would_read_something_else() {
+        for (name, expected) in [
+            ("id", "id"),
+            ("no", "\"no\""),
+            ("a b", "\"a b\""),
+            ("1st", "\"1st\""),
+            ("é", "\"é\""),
+        ] {
+            assert_eq!(key(name), expected);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! `haulage infer`: what it prints of a source is a source, with which every row of it is read.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use parquet::arrow::ArrowWriter;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::support::cluster::run_of;
+use super::support::flights;
+use super::support::process::{Verb, newest_run};
+
+/// What it says of a source, as a program reads it: the document, and `name: type!` of every column.
+async fn said(folder: &Path, args: &[&str]) -> Result<(Value, Vec<String>)> {
+    let verb = Verb::new(folder)
+        .args(["infer"])
+        .args(args.to_vec())
+        .args(["--output", "json"]);
+    let document = verb.output().await?.success()?.json()?;
+    let columns = document["columns"].as_array().context("columns")?;
+    let line = |column: &Value| {
+        let bang = if column["required"] == true { "!" } else { "" };
+        format!(
+            "{}: {}{bang}",
+            column["name"].as_str().unwrap_or_default(),
+            column["type"].as_str().unwrap_or_default()
+        )
+    };
+    let lines = columns.iter().map(line).collect();
+    Ok((document, lines))
+}
+
+/// Loads the source that it prints, and returns the run's counts.
+async fn loaded(folder: &Path, args: &[&str], source: &str) -> Result<Value> {
+    let printed = Verb::new(folder)
+        .args(["infer"])
+        .args(args.to_vec())
+        .output()
+        .await?
+        .success()?
+        .stdout;
+    let pipeline = format!(
+        "pipeline: inferred\n{printed}loads:\n  all: {{from: {source}, to: warehouse, table: {source}, mode: replace}}\n"
+    );
+    std::fs::write(folder.join("pipeline.yaml"), &pipeline)?;
+    let ran = Verb::new(folder).args(["run", "pipeline.yaml"]).output().await?;
+    ran.success().context(pipeline)?;
+    let run = newest_run(folder).await?;
+    let shown = Verb::new(folder).args(["show", &run, "--output", "json"]);
+    let shown = shown.output().await?.success()?.json()?;
+    Ok(run_of(&shown)["counts"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_the_flights_every_row_is_read_with_what_it_says() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for file in std::fs::read_dir(flights::data())? {
+        let file = file?;
+        std::fs::copy(file.path(), folder.path().join(file.file_name()))?;
+    }
+    let (document, columns) = said(folder.path(), &["flights-*.csv"]).await?;
+    ensure!(
+        columns
+            == [
+                "year: int!",
+                "month: int!",
+                "day: int!",
+                "dep_time: int",
+                "sched_dep_time: int!",
+                "dep_delay: int",
+                "arr_time: int",
+                "sched_arr_time: int!",
+                "arr_delay: int",
+                "carrier: text!",
+                "flight: int!",
+                "tailnum: text",
+                "origin: text!",
+                "dest: text!",
+                "air_time: int",
+                "distance: int!",
+                "hour: int!",
+                "minute: int!",
+                "time_hour: timestamptz!"
+            ],
+        "{columns:?}"
+    );
+    ensure!(
+        document["null"] == json!(["NA"]) && document["is_sample"] == false,
+        "{document}"
+    );
+    let rows = document["rows"].as_u64().context("rows")?;
+    let counts = loaded(folder.path(), &["flights-*.csv"], "flights").await?;
+    ensure!(
+        counts["read"] == rows && counts["loaded"] == rows && counts["rejected"] == 0,
+        "{counts}"
+    );
+    // The other tables of the example, without a word of help.
+    for (file, name) in [
+        ("planes.csv", "planes"),
+        ("airports.csv", "airports"),
+        ("airlines.csv", "airlines"),
+    ] {
+        let counts = loaded(folder.path(), &[file], name).await?;
+        ensure!(
+            counts["loaded"] == counts["read"] && counts["rejected"] == 0,
+            "{file}: {counts}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_csv_what_is_plain_has_a_type_and_what_is_not_stays_text() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    let text = "no;zip;amount;share;born;at;ok;\"a; b\";id\n\
+                1;01234;10.50;0.5;2024-01-31;2024-01-31T05:00:00+01:00;true;x;1\n\
+                2;98765;-3.25;12;;2024-01-31 05:00:00;false;NA;2\n\
+                NA;00001;0.00;1e3;2023-12-31;2024-02-01;no;y;3000000000\n";
+    std::fs::write(path.join("data.csv"), text)?;
+    let (document, columns) = said(path, &["data.csv"]).await?;
+    let expected = [
+        "no: int",
+        "zip: text!",
+        "amount: decimal(18,2)!",
+        "share: double!",
+        "born: date",
+        "at: timestamptz!",
+        "ok: bool!",
+        "a; b: text",
+        "id: bigint!",
+    ];
+    ensure!(columns == expected, "{columns:?}");
+    ensure!(
+        document["columns"][7]["note"]
+            .as_str()
+            .is_some_and(|note| note.contains("NA (1 times)")),
+        "{document}"
+    );
+    let counts = loaded(path, &["data.csv"], "data").await?;
+    ensure!(counts["loaded"] == 3 && counts["rejected"] == 0, "{counts}");
+
+    // Of a part of the rows nothing is promised about the rest.
+    let (document, columns) = said(path, &["data.csv", "--rows", "1"]).await?;
+    ensure!(
+        document["is_sample"] == true && columns.iter().all(|column| !column.ends_with('!')),
+        "{columns:?}"
+    );
+
+    // A row that can't be read is said, and makes no column optional or text.
+    std::fs::write(path.join("ragged.csv"), "a,b\n1,2\n3\n4,5\n")?;
+    let verb = Verb::new(path)
+        .args(["infer", "ragged.csv"])
+        .output()
+        .await?
+        .success()?;
+    ensure!(
+        verb.stderr.contains("1 row can't be read") && verb.stderr.contains("line 3"),
+        "{}",
+        verb.stderr
+    );
+    ensure!(verb.stdout.contains("      a: int\n"), "{}", verb.stdout);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_kinds_of_sources_say_what_they_are() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    let lines = "{\"id\": 1, \"zip\": \"01234\", \"at\": \"2024-01-31T05:00:00Z\", \"ok\": true, \"more\": {\"a\": 1}}\n\
+                 {\"id\": 2, \"zip\": \"1\", \"at\": \"2024-01-31T06:00:00Z\", \"share\": 0.5, \"ok\": null}\n";
+    std::fs::write(path.join("events.jsonl"), lines)?;
+    let (_, mut columns) = said(path, &["events.jsonl"]).await?;
+    columns.sort();
+    let expected = [
+        "at: timestamptz!",
+        "id: int!",
+        "more: text",
+        "ok: bool",
+        "share: double",
+        "zip: text!",
+    ];
+    ensure!(columns == expected, "{columns:?}");
+    let counts = loaded(path, &["events.jsonl"], "events").await?;
+    ensure!(counts["loaded"] == 2 && counts["rejected"] == 0, "{counts}");
+
+    let batch = RecordBatch::try_from_iter([
+        ("id", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+        ("name", Arc::new(StringArray::from(vec![Some("a"), None])) as ArrayRef),
+    ])?;
+    let mut writer = ArrowWriter::try_new(File::create(path.join("things.parquet"))?, batch.schema(), None)?;
+    writer.write(&batch)?;
+    writer.close()?;
+    let (_, columns) = said(path, &["things.parquet"]).await?;
+    ensure!(
+        columns.iter().any(|column| column.starts_with("id: bigint")),
+        "{columns:?}"
+    );
+    let counts = loaded(path, &["things.parquet"], "things").await?;
+    ensure!(counts["loaded"] == 2, "{counts}");
+
+    let url = format!("sqlite:{}?mode=rwc", path.join("notes.db").display());
+    let mut connection = SqliteConnection::connect(&url).await?;
+    sqlx::raw_sql("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT NOT NULL); INSERT INTO notes VALUES (1, 'x')")
+        .execute(&mut connection)
+        .await?;
+    connection.close().await?;
+    let (_, columns) = said(path, &["sqlite:notes.db/notes"]).await?;
+    ensure!(columns.iter().any(|column| column == "body: text"), "{columns:?}");
+    let counts = loaded(path, &["sqlite:notes.db/notes"], "notes").await?;
+    ensure!(counts["loaded"] == 1, "{counts}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_not_be_looked_at_is_said() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("data.txt"), "a\n1\n")?;
+    for (args, words) in [
+        (&["missing.csv"][..], &["missing.csv"][..]),
+        (&["data.txt"], &["doesn't say what kind of file it is", "--as csv"]),
+        (&["postgres://u:secret@h/db"], &["give it as --source"]),
+        (&["postgres:crm"], &["postgres:CONNECTION/TABLE"]),
+        (&["postgres:crm/orders"], &["crm", "--source"]),
+        (
+            &["data.txt", "--as", "csv", "--delimiter", "é"],
+            &["one ASCII character"],
+        ),
+        (&["data.txt", "--as", "parquet"], &["data.txt"]),
+    ] {
+        let verb = Verb::new(folder.path()).args(["infer"]).args(args.to_vec());
+        let said = verb.output().await?.failure(words)?;
+        ensure!(
+            !format!("{}{}", said.stdout, said.stderr).contains("secret"),
+            "a password was printed"
+        );
+    }
+    let said = Verb::new(folder.path())
+        .args(["infer", "data.txt", "--as", "csv"])
+        .output()
+        .await?;
+    ensure!(said.success()?.stdout.contains("      a: int!\n"));
+    Ok(())
+}
