@@ -26,6 +26,7 @@ crate::on_all!(
     what_comes_late_of_an_earlier_revert_has_no_effect,
     an_older_leader_recalls_releases_and_cleans_nothing,
     who_waits_goes_before_an_earlier_attempt,
+    one_table_of_sqlite_is_kept_under_all_its_names,
 );
 
 const FIRST: &[TestRow] = &[(2, Some("two"), 2.5), (3, None, 3.5)];
@@ -238,6 +239,33 @@ async fn an_older_leader_recalls_releases_and_cleans_nothing(world: &World) {
     let waiting = Waiting::start(world, kept("b", Mode::Merge, &["id"], 5), SECOND).await;
     take_back(world, &new).await;
     waiting.ends().await;
+}
+
+/// SQLite doesn't tell `things` from `Things`; PostgreSQL does.
+async fn one_table_of_sqlite_is_kept_under_all_its_names(world: &World) {
+    if world.is_postgres() {
+        return;
+    }
+    existing(world).await;
+    let first = kept("a", Mode::Merge, &["id"], 5);
+    whole(world, &first, FIRST).await;
+    world.destination.recall(&asked(&first, 1)).await.expect("it can be");
+    let second = LoadContext {
+        table: "THINGS".into(),
+        ..kept("b", Mode::Merge, &["id"], 5)
+    };
+    let waiting = Waiting::start(world, second.clone(), SECOND).await;
+    take_back(world, &first).await;
+    waiting.ends().await;
+    world.destination.cleanup(&second).await.expect("its run is over");
+    // What was published under one name goes back before what was under the other.
+    let third = kept("c", Mode::Merge, &["id"], 5);
+    whole(world, &third, &[(7, None, 7.5)]).await;
+    let refused = world.destination.recall(&asked(&second, 1)).await;
+    assert_eq!(
+        refused.expect_err("another has published since").class,
+        Class::Permanent
+    );
 }
 
 /// A node that stood still in the middle of waiting must not publish when it wakes up, while another waits in its place.

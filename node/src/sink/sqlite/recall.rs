@@ -100,7 +100,7 @@ pub(super) async fn kept_for(
 ) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT group_concat(run, ', ') FROM (SELECT run FROM _haulage_loads
-         WHERE target = $1 AND state = 'published' AND run <> $2
+         WHERE target = $1 COLLATE NOCASE AND state = 'published' AND run <> $2
              AND (recalled IS NOT NULL
                  OR settled_at IS NULL AND published_at > datetime('now', '-1 hour'))
              AND NOT ($3 AND method = 'append' AND run IS NOT $4) ORDER BY sequence DESC)",
@@ -124,7 +124,7 @@ pub(super) async fn may_undo(
     let by_run = record.method == Some(Method::Append);
     let replacing: Option<String> = sqlx::query_scalar(
         "SELECT group_concat(run, ', ') FROM (SELECT run FROM _haulage_loads
-         WHERE target = $1 AND state = 'published' AND replaces = $2 ORDER BY sequence DESC)",
+         WHERE target = $1 COLLATE NOCASE AND state = 'published' AND replaces = $2 ORDER BY sequence DESC)",
     )
     .bind(table)
     .bind(load.run.as_str())
@@ -137,7 +137,7 @@ pub(super) async fn may_undo(
     let (later, newest): (Option<String>, bool) = sqlx::query_as(
         "SELECT group_concat(run, ', ') FILTER (WHERE NOT ($3 AND method IN ('append', 'append_by_key'))), count(*) = 0
          FROM (SELECT run, method FROM _haulage_loads
-         WHERE target = $1 AND state = 'published' AND sequence > $2 ORDER BY sequence DESC)",
+         WHERE target = $1 COLLATE NOCASE AND state = 'published' AND sequence > $2 ORDER BY sequence DESC)",
     )
     .bind(table)
     .bind(record.sequence)

@@ -125,7 +125,7 @@ async fn forget_older(writer: &mut Writer<'_>, load: &LoadContext, doing: &str) 
         "SELECT run, load, area FROM (
              SELECT run, load, area, cleaned_at, recalled, row_number() OVER (ORDER BY sequence DESC) AS place FROM _haulage_loads
              WHERE state = 'published' AND settled_at IS NOT NULL
-               AND target = (SELECT target FROM _haulage_loads WHERE run = $1 AND load = $2)
+               AND target = (SELECT target FROM _haulage_loads WHERE run = $1 AND load = $2) COLLATE NOCASE
          ) WHERE place > $3 AND cleaned_at IS NULL AND recalled IS NULL",
     )
     .bind(load.run.as_str())
