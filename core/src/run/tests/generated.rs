@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::event::CheckResult;
 
 const LOADS: [&str; 3] = ["a", "b", "c"];
 const CHUNKS: u32 = 4;
@@ -31,6 +32,14 @@ impl World<'_> {
             4 => Err(Failure::staging_lost("the server crashed")),
             5 if self.choose(4) == 0 => Err(Failure::poison("it ate the memory")),
             6 => Ok(Completion::HandedBack),
+            7 if self.choose(2) == 0 && is_verify(work) => Ok(Completion::Stepped(StepReport {
+                checks: vec![CheckResult {
+                    holds: self.choose(4) == 0,
+                    blocks: self.choose(4) > 0,
+                    ..CheckResult::default()
+                }],
+                ..StepReport::default()
+            })),
             _ => Ok(completion(work, &LOADS, CHUNKS)),
         }
     }
@@ -100,6 +109,10 @@ impl World<'_> {
             Effect::Settle => Input::Settle,
         }
     }
+}
+
+fn is_verify(work: &Work) -> bool {
+    matches!(work, Work::Step(step) if step.kind == StepKind::Verify)
 }
 
 fn node(number: usize) -> NodeName {
@@ -242,6 +255,7 @@ proptest! {
         let mut started: Vec<StepId> = Vec::new();
         let mut done = BTreeSet::new();
         let mut undone = Vec::new();
+        let mut wrong = BTreeSet::new();
         let mut attempts: BTreeMap<Work, Attempt> = BTreeMap::new();
         let (mut rolling_back, mut reverting) = (false, false);
         let (mut abandoned, mut failed, mut stuck) = (BTreeSet::new(), BTreeSet::new(), None);
@@ -263,6 +277,7 @@ proptest! {
                                 let verify = StepId { kind: StepKind::Verify, load: load.into() };
                                 prop_assert!(done.contains(&verify), "published before {}", verify);
                             }
+                            prop_assert!(wrong.is_empty(), "published although checks failed: {:?}", wrong);
                         }
                         if !started.contains(step) {
                             started.push(step.clone());
@@ -270,7 +285,11 @@ proptest! {
                     }
                 }
                 Event::ChunkStaged { work, .. } => prop_assert!(staged.insert(work.clone()), "{} staged twice", work),
-                Event::StepDone { step, .. } => {
+                Event::StepDone { step, report, .. } => {
+                    wrong.remove(step);
+                    if report.checks.iter().any(|check| check.blocks && !check.holds) {
+                        wrong.insert(step.clone());
+                    }
                     prop_assert!(done.insert(step.clone()), "{} done twice", step);
                 }
                 Event::Compensated { step, .. } if step.kind == StepKind::Recall => {
