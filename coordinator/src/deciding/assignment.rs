@@ -16,11 +16,10 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
         }
         Work::Step(step) | Work::Compensate(step) => {
             let expected = state.expected(&step.load);
-            let judged = state.judged(&step.load);
             Task::Step {
                 expected_rows: expected.rows,
                 expected_segments: expected.segments,
-                judged: Some((judged.read, judged.rejected)),
+                judged: Some(state.judged(&step.load)),
                 load: step.load.clone(),
                 round: match step.kind {
                     StepKind::Prepare | StepKind::Verify | StepKind::Publish | StepKind::Cleanup => state.round(),

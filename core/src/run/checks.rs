@@ -1,5 +1,7 @@
 //! What the checks of the staged rows found, and that a run whose rows are not as they must be publishes nothing.
 
+use serde::{Deserialize, Serialize};
+
 use super::State;
 use crate::event::CheckResult;
 use crate::failure::Failure;
@@ -10,7 +12,7 @@ use crate::words::counted;
 const NAMED: usize = 5;
 
 /// How many source rows there were on the way to a load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Judged {
     /// That the chunks which feed it have read.
     pub read: u64,

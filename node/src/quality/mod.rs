@@ -10,21 +10,13 @@ use std::time::Duration;
 
 use haulage_core::event::CheckResult;
 use haulage_core::failure::{Class, Failure};
+use haulage_core::run::Judged;
 use haulage_core::words::counted;
 use haulage_plan::checks::{Check, Method, OnFail, Rule};
 use haulage_plan::definition::Definition;
 
 use crate::sink::{Destination, Expected, LoadContext};
 use questions::Asker;
-
-/// What the chunks counted of the load's source rows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Judged {
-    /// Source rows that were read.
-    pub(crate) read: u64,
-    /// Those of them that went to quarantine.
-    pub(crate) rejected: u64,
-}
 
 /// What one check found.
 struct Found {

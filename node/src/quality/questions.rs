@@ -7,6 +7,7 @@ use haulage_core::failure::Failure;
 use haulage_plan::types;
 
 use crate::sink::name::{TableName, quote, quote_all};
+use crate::sink::sqlite::moment;
 use crate::sink::{Destination, Dialect, Expected, LoadContext};
 
 /// Values that a result names as examples, and how long each may be.
@@ -304,7 +305,13 @@ impl Asker<'_> {
                     DataType::Timestamp(_, Some(_)) => types::value(&types::timestamptz(), written),
                     other => types::value(other, written),
                 };
-                text(&moment(&value.map_err(unfit)?))
+                // As rows are written there.
+                text(&match value.map_err(unfit)? {
+                    ScalarValue::TimestampMicrosecond(Some(microseconds), zone) => {
+                        moment(microseconds, zone.is_some()).map_err(unfit)?
+                    }
+                    date => date.to_string(),
+                })
             }
             // The nearest number of this type, which is another one in double precision.
             DataType::Float32 => match written.trim().parse::<f32>() {
@@ -314,18 +321,6 @@ impl Asker<'_> {
             // What the plan has taken for a number or a truth.
             _ => format!("({})", written.trim()),
         })
-    }
-}
-
-/// A date or a time as destinations write it, in UTC.
-fn moment(value: &ScalarValue) -> String {
-    match value {
-        ScalarValue::TimestampMicrosecond(Some(microseconds), zone) => {
-            let time = chrono::DateTime::from_timestamp_micros(*microseconds).unwrap_or_default();
-            let zone = if zone.is_some() { "+00:00" } else { "" };
-            format!("{}{zone}", time.naive_utc().format("%Y-%m-%d %H:%M:%S%.f"))
-        }
-        other => other.to_string(),
     }
 }
 

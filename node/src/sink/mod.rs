@@ -18,7 +18,7 @@ mod kept;
 pub(crate) mod name;
 pub(crate) mod postgres;
 pub mod registry;
-mod sqlite;
+pub(crate) mod sqlite;
 mod staged;
 
 use std::sync::Arc;

@@ -22,7 +22,6 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use crate::actors::shared::Progress;
-use crate::quality::Judged;
 use crate::sink::Expected;
 use crate::trace::{self, Carrier};
 pub(crate) use toolbox::Toolbox;
@@ -59,13 +58,12 @@ pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Arc<Progr
                     ..
                 },
             ) => {
-                let judged = judged.map(|(read, rejected)| Judged { read, rejected });
                 let expected = Expected {
                     rows: *expected_rows,
                     segments: *expected_segments,
                 };
                 Ok(Outcome::Stepped {
-                    report: step::run(tools, order, step, expected, judged).await?,
+                    report: step::run(tools, order, step, expected, *judged).await?,
                 })
             }
             (Work::Compensate(step), Task::Step { .. }) => Ok(Outcome::Stepped {

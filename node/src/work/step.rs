@@ -5,12 +5,13 @@ use std::sync::Arc;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{LoadName, StepId, StepKind};
+use haulage_core::run::Judged;
 
 use super::run::RunContext;
 use super::{Order, Toolbox};
 use haulage_proto::link::message::Task;
 
-use crate::quality::{self, Judged};
+use crate::quality;
 use crate::sink::{Destination, Expected, LoadContext};
 
 /// Does the step.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, NodeName, RunId, StepId, StepKind, Work};
+use haulage_core::run::Judged;
 use haulage_core::submission::Submission;
 use haulage_node::{Node, NodeConfig};
 use haulage_proto::link::actor::{AgentMessage, GATEWAYS, GatewayMessage};
@@ -250,7 +251,7 @@ impl Leader {
         let task = Task::Step {
             expected_rows: rows,
             expected_segments: segments,
-            judged: Some((0, 0)),
+            judged: Some(Judged::default()),
             load: load.clone(),
             round: 0,
         };

@@ -113,10 +113,9 @@ fn one(report: &mut Report, item: &Node, loads: &IndexMap<LoadName, Load>, names
         Some(node) => on_fail(report, node),
     };
     let rule = rule(report, &key.text, node, &fields);
-    if let (Some(node), Some(key)) = (fields.get("expect"), fields.key("expect"))
+    if let Some(key) = fields.key("expect")
         && fields.get("sql").is_none()
     {
-        let _ = node;
         report.help(key.place, "`expect` goes with `sql` alone", "drop it");
     }
     let name = match fields.get("name") {

@@ -7,6 +7,7 @@ use haulage_core::event::{PlannedStage, StepReport};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, LoadName, Millis, NodeName, RunId, Work};
 use haulage_core::quarantine::Reject;
+use haulage_core::run::Judged;
 use haulage_core::submission::Submission;
 use serde::{Deserialize, Serialize};
 
@@ -130,7 +131,7 @@ pub enum Task {
         /// Source rows that the chunks which feed it have read, and those of them that went to quarantine on the way to this
         /// load. `None` from a leader of an earlier release, which knows nothing of checks.
         #[serde(default)]
-        judged: Option<(u64, u64)>,
+        judged: Option<Judged>,
         /// The load.
         load: LoadName,
         /// How often the run has staged again what was lost; of a recall, how often it was asked to be reverted. A step of an

@@ -39,6 +39,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 
 use self::file::File;
+pub(crate) use self::rows::moment;
 use super::kept::{patience, patiently};
 use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter};
 

@@ -228,8 +228,8 @@ fn cast(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, String> {
         .map_err(|error| format!("a value of type {} does not fit: {error}", array.data_type()))
 }
 
-/// An instant as text that sorts as time, in UTC.
-fn moment(microseconds: i64, zoned: bool) -> Result<String, String> {
+/// An instant as text that sorts as time, in UTC. PostgreSQL reads it, too.
+pub(crate) fn moment(microseconds: i64, zoned: bool) -> Result<String, String> {
     match DateTime::from_timestamp_micros(microseconds) {
         Some(time) => {
             let zone = if zoned { "+00:00" } else { "" };
