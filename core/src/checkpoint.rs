@@ -10,6 +10,7 @@ use std::ops::AddAssign;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, ChunkId, Epoch};
+use crate::watermark::Window;
 
 /// A place in a source object from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub struct ChunkSpec {
     pub end: Option<u64>,
     /// Compressed or plain size in bytes, for progress and planning.
     pub bytes: u64,
+    /// Of an incremental source: which rows of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
 }
 
 /// What was counted while rows moved. Sums over segments, chunks and runs.

@@ -6,6 +6,7 @@ use crate::checkpoint::{ChunkReport, ChunkSpec};
 use crate::failure::Failure;
 use crate::ids::{Attempt, LoadName, Millis, NodeName, RunId, StageId, StepId, Work};
 use crate::submission::Submission;
+use crate::watermark::Advance;
 use crate::words::counted;
 
 /// Something that happened to a run. `at` is always the leader's clock.
@@ -240,6 +241,9 @@ pub struct PlannedStage {
     pub loads: Vec<LoadName>,
     /// Its chunks, in order.
     pub chunks: Vec<ChunkSpec>,
+    /// Of an incremental source: what becomes of the watermark of each load.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advances: Vec<Advance>,
 }
 
 /// What a step did.

@@ -16,4 +16,5 @@ pub mod quarantine;
 pub mod run;
 pub mod saga;
 pub mod submission;
+pub mod watermark;
 pub mod words;

@@ -26,6 +26,9 @@ pub struct Submission {
     /// `sqlite:/path`, never with a credential. Nodes whose destination of that name is elsewhere get none of the work.
     #[serde(default)]
     pub places: BTreeMap<String, String>,
+    /// Whether a source is incremental. Asked for again after it is published, it is another run, which reads what is new.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incremental: bool,
     /// The W3C `traceparent` of the client's span, empty if it had none.
     pub traceparent: String,
 }

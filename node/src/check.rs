@@ -63,7 +63,9 @@ pub async fn plan(
     )
     .await?;
     context.lookups().await?;
-    let stages = discover::stages(&context).await?;
+    // No run exists: nothing that a destination looks at by these is ever there.
+    let load = |name: &LoadName| context.load_as(name, &RunId::from("plan"), (Epoch(0), Attempt(0)), None);
+    let stages = discover::stages(&tools, &context, load).await?;
     let mut loads = Vec::new();
     let mut targets = Targets::default();
     for name in context.definition().loads.keys() {

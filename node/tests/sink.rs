@@ -25,6 +25,8 @@ mod snapshots;
 mod targets;
 #[path = "sink/types.rs"]
 mod types;
+#[path = "sink/watermarks.rs"]
+mod watermarks;
 #[path = "support/world.rs"]
 mod world;
 

@@ -135,6 +135,30 @@ pub struct DatabaseSource {
     pub chunk_bytes: u64,
     /// Where its rows are, for a person: `crm: public.orders`.
     pub location: String,
+    /// Of these, only what is new since the last published run.
+    pub incremental: Option<Incremental>,
+}
+
+/// Reads only what is new since the last published run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incremental {
+    /// The column whose values only grow: an integer, a date or a time.
+    pub column: String,
+    /// How far below the watermark a run reads again, for rows that are committed late.
+    pub lag: Lag,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+/// How far below a watermark is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lag {
+    /// Not at all.
+    None,
+    /// So much of an integer column.
+    Count(u64),
+    /// So many seconds of a date or time column.
+    Seconds(u64),
 }
 
 /// Which rows of a database a source reads.
@@ -206,6 +230,14 @@ impl SourceKind {
             Self::Json(json) => &json.columns,
             Self::Parquet(parquet) => &parquet.columns,
             Self::Database(database) => &database.columns,
+        }
+    }
+
+    /// How it reads only what is new, if it does.
+    pub fn incremental(&self) -> Option<&Incremental> {
+        match self {
+            Self::Database(database) => database.incremental.as_ref(),
+            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) => None,
         }
     }
 
@@ -311,6 +343,11 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Whether a source reads only what is new since the last published run.
+    pub fn is_incremental(&self) -> bool {
+        self.sources.values().any(|source| source.kind.incremental().is_some())
+    }
+
     /// Where a source declares a column.
     pub fn place_of_column(&self, source: &str, column: &str) -> Option<Place> {
         crate::yaml::locate_key(&self.text, &["sources", source, "columns"], column)

@@ -138,6 +138,21 @@ pub fn notice(seq: Seq, at: Millis, kind: &str, text: &str) -> v1::RunEvent {
     }
 }
 
+/// A watermark as it stands at a destination.
+pub fn watermark(mark: haulage_core::watermark::Watermark) -> v1::Watermark {
+    v1::Watermark {
+        destination: mark.destination,
+        pipeline: mark.pipeline,
+        source: mark.source,
+        table: mark.table,
+        column: mark.column,
+        value: mark.value,
+        run_id: mark.run,
+        by: mark.by,
+        at: mark.at,
+    }
+}
+
 /// A quarantined row.
 pub fn reject(reject: Reject) -> v1::Reject {
     v1::Reject {
@@ -289,6 +304,7 @@ mod tests {
             start: Position::default(),
             end: None,
             bytes: 100,
+            window: None,
         }
     }
 
@@ -305,6 +321,7 @@ mod tests {
                 table: "t".into(),
             }],
             places: BTreeMap::new(),
+            incremental: false,
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
         };
         let at = Millis(5);
@@ -321,6 +338,7 @@ mod tests {
             steps: vec![],
             loads: vec![LoadName::from("l")],
             chunks: vec![spec(0), spec(1)],
+            advances: Vec::new(),
         };
         let report = ChunkReport {
             counts: counts_of(7),

@@ -129,6 +129,7 @@ fn declared(args: &Args) -> Result<Source> {
             columns: Vec::new(),
             chunk_bytes: CHUNK_BYTES,
             location: format!("{at}: {table}"),
+            incremental: None,
         })
     };
     let kind = if let Some(rest) = text.strip_prefix("postgres:").filter(|rest| !rest.starts_with("//")) {

@@ -30,6 +30,7 @@ pub(crate) mod runs;
 pub(crate) mod saga;
 pub(crate) mod show;
 pub(crate) mod sources;
+pub(crate) mod state;
 pub(crate) mod submit;
 pub(crate) mod validate;
 pub(crate) mod watch;
@@ -155,6 +156,8 @@ pub(crate) enum Verb {
     Saga(saga::Args),
     /// List the rows of a run that went to quarantine, with file, line, reason and raw text
     Rejects(rejects::Args),
+    /// Show how far incremental sources have been read, or set that by hand
+    State(state::Args),
     /// List the nodes of a cluster
     Nodes(nodes::Args),
     /// Ask a node to leave: it hands its work back and ends
@@ -196,6 +199,7 @@ impl Cli {
             | Verb::Revert(_)
             | Verb::Saga(_)
             | Verb::Rejects(_)
+            | Verb::State(_)
             | Verb::Nodes(_)
             | Verb::Drain(_) => Role {
                 name: "client",
@@ -222,6 +226,7 @@ impl Cli {
             Verb::Revert(args) => Box::pin(revert::run(args, &globals)).await,
             Verb::Saga(args) => Box::pin(saga::run(args, &globals)).await,
             Verb::Rejects(args) => Box::pin(rejects::run(args, &globals)).await,
+            Verb::State(args) => Box::pin(state::run(args, &globals)).await,
             Verb::Nodes(args) => Box::pin(nodes::run(args, &globals)).await,
             Verb::Drain(args) => Box::pin(drain::run(args, &globals)).await,
             Verb::Coordinator(args) => Box::pin(coordinator::run(args, &globals)).await,

@@ -80,6 +80,7 @@ impl Checked {
                 .map(|(name, place)| (name.clone(), place.clone()))
                 .collect(),
             loads,
+            incremental: false,
             traceparent: String::new(),
         };
         // The ids of all runs of a submission hold the same part; only their numbers differ.

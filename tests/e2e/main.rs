@@ -30,3 +30,4 @@ mod targets;
 mod trace;
 mod undo;
 mod validate;
+mod watermarks;

@@ -19,6 +19,7 @@ pub(crate) mod server;
 mod status;
 mod submit;
 mod watch;
+mod watermarks;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -197,6 +198,26 @@ impl Haulage for Api {
                 .await
                 .map(Response::new),
             Route::There(mut client) => forward::answered(client.drain_node(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn list_watermarks(
+        &self,
+        request: Request<v1::ListWatermarksRequest>,
+    ) -> Result<Response<v1::ListWatermarksResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => watermarks::list(&leader, request.into_inner()).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.list_watermarks(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn set_watermark(
+        &self,
+        request: Request<v1::SetWatermarkRequest>,
+    ) -> Result<Response<v1::SetWatermarkResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => watermarks::set(&leader, request.into_inner()).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.set_watermark(forward::passed_on(request)).await),
         }
     }
 

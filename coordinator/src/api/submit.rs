@@ -145,6 +145,7 @@ fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Stat
         file,
         base: request.base,
         params,
+        incremental: definition.is_incremental(),
         traceparent,
     })
 }

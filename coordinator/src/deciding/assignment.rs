@@ -20,6 +20,7 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
                 expected_rows: expected.rows,
                 expected_segments: expected.segments,
                 judged: Some(state.judged(&step.load)),
+                advances: state.advances(&step.load),
                 load: step.load.clone(),
                 round: match step.kind {
                     StepKind::Prepare | StepKind::Verify | StepKind::Publish | StepKind::Cleanup => state.round(),

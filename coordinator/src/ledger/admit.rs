@@ -165,8 +165,9 @@ pub enum Answer {
     Start { number: u32, replaces: Option<RunId> },
 }
 
-/// Finds out who answers; the rules are [`super::Ledger::submit`]'s.
-pub fn answer(prior: Prior, rerun: bool) -> Answer {
+/// Finds out who answers; the rules are [`super::Ledger::submit`]'s. An `incremental` submission that is published is
+/// no answer to the next one, which reads what is new.
+pub fn answer(prior: Prior, rerun: bool, incremental: bool) -> Answer {
     let (newest, number, outcome) = match prior.newest {
         None => {
             return Answer::Start {
@@ -183,6 +184,10 @@ pub fn answer(prior: Prior, rerun: bool) -> Answer {
         });
     }
     match prior.published {
+        Some(_) if incremental && !rerun => Answer::Start {
+            number: number.saturating_add(1),
+            replaces: None,
+        },
         Some(run) if !rerun => Answer::Existing(Submitted {
             run,
             disposition: Disposition::AlreadyPublished,

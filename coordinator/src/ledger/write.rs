@@ -107,7 +107,7 @@ pub(super) async fn submit(
     let mut session = begin.await?;
     check_epoch(&mut *session, epoch).await?;
     session.lock_key(&key).await?;
-    let (first, replaces) = match admit::answer(session.prior(&key).await?, rerun) {
+    let (first, replaces) = match admit::answer(session.prior(&key).await?, rerun, submission.incremental) {
         Answer::Existing(submitted) => return Ok(submitted),
         Answer::Start { number, replaces } => (number, replaces),
     };

@@ -14,7 +14,7 @@ use haulage_core::quarantine::Reject;
 use haulage_proto::link::actor::{AGENTS, AgentMessage, GATEWAYS, GatewayMessage};
 use haulage_proto::link::message::{
     Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Drop as DropMessage, FetchRejects, Heartbeat, Hello,
-    HelloReply, LeaseGrant, Leave, Outcome, RejectsPage,
+    HelloReply, LeaseGrant, Leave, Outcome, RejectsPage, Watermarks, WatermarksReply,
 };
 use haulage_proto::link::protocol::Speaks;
 use haulage_proto::link::wire::{self, Meta, Wire};
@@ -292,6 +292,13 @@ impl Actor for FakeAgent {
                 inner.leaving.store(true, Ordering::SeqCst);
                 answer(port, &());
             }
+            AgentMessage::Watermarks(wire, port) => {
+                let marks = match open::<Watermarks>(&wire).1 {
+                    Watermarks::List { .. } => Ok(Vec::new()),
+                    Watermarks::Set { .. } => Err(Failure::permanent("there is none")),
+                };
+                answer(port, &WatermarksReply { marks });
+            }
             AgentMessage::FetchRejects(wire, port) => {
                 let (_, body) = open::<FetchRejects>(&wire);
                 answer(
@@ -535,6 +542,7 @@ fn stage(chunks: u32) -> PlannedStage {
         start: Position::default(),
         end: None,
         bytes: 100,
+        window: None,
     };
     PlannedStage {
         stage: StageId(0),
@@ -542,5 +550,6 @@ fn stage(chunks: u32) -> PlannedStage {
         steps: vec!["clean".into()],
         loads: vec![LoadName::from("one"), LoadName::from("two")],
         chunks: (0..chunks).map(spec).collect(),
+        advances: Vec::new(),
     }
 }

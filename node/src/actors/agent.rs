@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{
-    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, RejectsPage,
+    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, RejectsPage, Watermarks, WatermarksReply,
 };
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use super::heartbeater::HeartbeaterMessage;
 use super::shared::Shared;
 use super::supervisor::SupervisorMessage;
+use crate::watermarks;
 use crate::work::Toolbox;
 use crate::work::quarantine;
 
@@ -93,6 +94,19 @@ impl Actor for NodeAgent {
                     with.shared.ask_to_leave();
                     with.shared.answer(reply, &());
                 }
+            }
+            AgentMessage::Watermarks(wire, reply) => {
+                let Some((_, ask)) = open::<Watermarks>(&wire, "question about watermarks") else {
+                    return Ok(());
+                };
+                let (shared, tools) = (with.shared.clone(), with.tools.clone());
+                with.data.spawn(async move {
+                    let marks = match ask {
+                        Watermarks::List { pipeline } => watermarks::all(&tools, pipeline.as_deref()).await,
+                        Watermarks::Set { mark } => watermarks::one(&tools, &mark).await.map(|()| vec![mark]),
+                    };
+                    shared.answer(reply, &WatermarksReply { marks });
+                });
             }
             AgentMessage::FetchRejects(wire, reply) => {
                 // Reading is harmless under any epoch.

@@ -20,6 +20,7 @@ pub(crate) mod postgres;
 pub mod registry;
 pub(crate) mod sqlite;
 mod staged;
+mod watermark;
 
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
+use haulage_core::watermark::{Advance, Watermark};
 use haulage_plan::definition::Mode;
 
 /// Everything a destination has to know about one load of one run.
@@ -60,6 +62,8 @@ pub struct LoadContext {
     /// How often the run has staged again what was lost; for recall and release, how often it was asked to be reverted.
     /// Steps of an earlier round are fenced.
     pub round: u32,
+    /// What its publish makes of watermarks.
+    pub advances: Vec<Advance>,
 }
 
 impl LoadContext {
@@ -170,6 +174,7 @@ mod tests {
             replaces: None,
             keep_previous: 1,
             round: 0,
+            advances: Vec::new(),
         }
     }
 
@@ -286,6 +291,33 @@ pub trait Destination: Send + Sync {
     /// Makes the load visible in one transaction; says so again when it already is. Waits while the target is kept for
     /// another run that may take back what it published there; transient failure that names it if that takes long.
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
+
+    /// How far the incremental sources of a pipeline have been read for this load's target: what publishes to it have
+    /// written. `None` if this kind of destination keeps no watermarks.
+    async fn watermarks_of(&self, load: &LoadContext) -> Result<Option<Vec<Watermark>>, Failure> {
+        let _ = load;
+        Ok(None)
+    }
+
+    /// What the publish of this load by `run` has made of watermarks; empty if there is none.
+    async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
+        let _ = (run, load);
+        Ok(Vec::new())
+    }
+
+    /// Every watermark here, of one pipeline or of all.
+    async fn watermarks(&self, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {
+        let _ = pipeline;
+        Ok(Vec::new())
+    }
+
+    /// Sets a watermark that a publish has made, or forgets it (`None`). Permanent failure if there is none.
+    async fn set_watermark(&self, mark: &Watermark) -> Result<(), Failure> {
+        Err(Failure::permanent(format!(
+            "destination {} keeps no watermarks",
+            mark.destination
+        )))
+    }
 
     /// Whether the publish of this run, if it happened, could be undone now. If so, the target is kept until it is, or is
     /// released: no other run publishes there what would stand in the way. Repeatable; permanent failure with what to do

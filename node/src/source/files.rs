@@ -183,6 +183,7 @@ impl<F: Format> Source for Files<F> {
                 start: part.start,
                 end: part.end,
                 bytes: part.bytes,
+                window: None,
             });
         }
         Ok(chunks)

@@ -108,6 +108,15 @@ pub trait SegmentReader: Send {
     }
 }
 
+/// What is new in an incremental source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Increment {
+    /// Its chunks, at least one, each with its window.
+    pub chunks: Vec<ChunkSpec>,
+    /// The watermark once they are published; never below the one before.
+    pub to: Option<String>,
+}
+
 /// A source as the pipeline file declares it, bound to where its objects are.
 #[async_trait]
 pub trait Source: Send + Sync {
@@ -121,6 +130,13 @@ pub trait Source: Send + Sync {
     /// Lists the objects and cuts them into chunks, in a stable order, indexes from 0 in `stage`.
     /// Permanent failure naming the path if nothing matches, or a header lacks a declared column.
     async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure>;
+
+    /// The same of an incremental source: what is new after the watermark `low`, or everything. Permanent failure if the
+    /// source can't be read so.
+    async fn discover_after(&self, stage: StageId, low: Option<&str>) -> Result<Increment, Failure> {
+        let _ = (stage, low);
+        Err(Failure::permanent("this kind of source can't be read incrementally"))
+    }
 
     /// Opens a chunk at `from` (its start, or a checkpoint's position).
     /// Permanent failure if the object is no longer the one that was discovered.

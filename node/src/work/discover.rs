@@ -12,8 +12,9 @@ use haulage_plan::definition::Definition;
 
 use super::run::RunContext;
 use super::toolbox::unknown_load;
+use super::watermarks;
 use super::{Order, Toolbox};
-use crate::sink::Identity;
+use crate::sink::{Identity, LoadContext};
 
 /// Finds the stages and their chunks.
 pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedStage>, Failure> {
@@ -36,7 +37,7 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
             )));
         }
     }
-    stages(&context).await
+    stages(tools, &context, |name| context.load(order, name)).await
 }
 
 /// The tables that loads of a run publish to, each by one of them: of two that come after each other in one table, the
@@ -68,13 +69,31 @@ impl Targets {
     }
 }
 
-/// Cuts every chunked source of every stage.
-pub(crate) async fn stages(context: &RunContext) -> Result<Vec<PlannedStage>, Failure> {
+/// Cuts every chunked source of every stage; of an incremental one, what is new.
+pub(crate) async fn stages(
+    tools: &Toolbox,
+    context: &RunContext,
+    load: impl Fn(&LoadName) -> Result<LoadContext, Failure>,
+) -> Result<Vec<PlannedStage>, Failure> {
     let mut stages = Vec::new();
     for stage in context.stages() {
-        let chunks = context.source(&stage.source)?.discover(stage.stage).await?;
+        let source = context.source(&stage.source)?;
+        let declared = context.definition().sources.get(&stage.source);
+        let (chunks, advances) = match declared.and_then(|declared| declared.kind.incremental()) {
+            None => (source.discover(stage.stage).await?, Vec::new()),
+            Some(how) => {
+                let loads = stage.loads.iter().map(&load).collect::<Result<Vec<_>, _>>()?;
+                let mut read = watermarks::read_from(tools, context.definition(), &stage.source, how, &loads).await?;
+                let increment = source.discover_after(stage.stage, read.low.as_deref()).await?;
+                for advance in &mut read.advances {
+                    advance.to.clone_from(&increment.to);
+                }
+                (increment.chunks, read.advances)
+            }
+        };
         stages.push(PlannedStage {
             chunks,
+            advances,
             ..stage.clone()
         });
     }

@@ -121,6 +121,7 @@ mod tests {
             start: Position { offset: 10, line: 2 },
             end: None,
             bytes: 100,
+            window: None,
         }
     }
 

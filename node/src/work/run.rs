@@ -87,6 +87,7 @@ impl RunContext {
                 steps: stage.steps.clone(),
                 loads: stage.loads.clone(),
                 chunks: Vec::new(),
+                advances: Vec::new(),
             })
             .collect();
         let passes = stages.iter().map(|stage| (stage.stage, OnceCell::new())).collect();
@@ -227,6 +228,7 @@ fn bare(
         replaces,
         keep_previous: load.keep_previous,
         round: 0,
+        advances: Vec::new(),
     })
 }
 

@@ -67,10 +67,15 @@ impl Toolbox {
         definition: &Definition,
         load: &LoadName,
     ) -> Result<Arc<dyn Destination>, Failure> {
-        let name = &definition.loads.get(load).ok_or_else(|| unknown_load(load))?.to;
+        self.destination_named(&definition.loads.get(load).ok_or_else(|| unknown_load(load))?.to)
+            .await
+    }
+
+    /// The destination of this name.
+    pub(crate) async fn destination_named(&self, name: &str) -> Result<Arc<dyn Destination>, Failure> {
         let cell = {
             let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
-            destinations.entry(name.clone()).or_default().clone()
+            destinations.entry(name.to_owned()).or_default().clone()
         };
         cell.get_or_try_init(|| async {
             let address = self.config.destination(name)?;

@@ -153,6 +153,7 @@ impl Leader {
             params: BTreeMap::new(),
             loads: Vec::new(),
             places: BTreeMap::new(),
+            incremental: false,
             traceparent: String::new(),
         };
         let leader = Self {
@@ -252,6 +253,7 @@ impl Leader {
             expected_rows: rows,
             expected_segments: segments,
             judged: Some(Judged::default()),
+            advances: Vec::new(),
             load: load.clone(),
             round: 0,
         };

@@ -39,6 +39,7 @@ pub(crate) fn load(run: &str, mode: Mode, key: &[&str]) -> LoadContext {
         replaces: None,
         keep_previous: 0,
         round: 0,
+        advances: Vec::new(),
     }
 }
 

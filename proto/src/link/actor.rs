@@ -25,6 +25,10 @@ pub enum AgentMessage {
     /// [`super::message::FetchRejects`], answered with [`super::message::RejectsPage`].
     #[rpc]
     FetchRejects(Wire, RpcReplyPort<Wire>),
+    /// [`super::message::Watermarks`], answered with [`super::message::WatermarksReply`]. Nodes of earlier releases don't
+    /// answer.
+    #[rpc]
+    Watermarks(Wire, RpcReplyPort<Wire>),
     /// [`super::message::Leave`], answered with `()`. From protocol 2 on.
     #[rpc]
     Leave(Wire, RpcReplyPort<Wire>),

@@ -9,6 +9,7 @@ use haulage_core::ids::{Attempt, LoadName, Millis, NodeName, RunId, Work};
 use haulage_core::quarantine::Reject;
 use haulage_core::run::Judged;
 use haulage_core::submission::Submission;
+use haulage_core::watermark::{Advance, Watermark};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::Speaks;
@@ -132,6 +133,9 @@ pub enum Task {
         /// load. `None` from a leader of an earlier release, which knows nothing of checks.
         #[serde(default)]
         judged: Option<Judged>,
+        /// What a publish of the load makes of the watermarks of its incremental sources.
+        #[serde(default)]
+        advances: Vec<Advance>,
         /// The load.
         load: LoadName,
         /// How often the run has staged again what was lost; of a recall, how often it was asked to be reverted. A step of an
@@ -211,6 +215,29 @@ pub struct FetchRejects {
 pub struct RejectsPage {
     /// The rows, or why they can't be read.
     pub rows: Result<Vec<Reject>, Failure>,
+}
+
+/// Coordinator to node: about the watermarks at its destinations.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Watermarks {
+    /// Those that are there, of one pipeline or of all.
+    List {
+        /// The pipeline.
+        pipeline: Option<String>,
+    },
+    /// Set one to another value, or forget it.
+    Set {
+        /// Which, and what it becomes.
+        mark: Watermark,
+    },
+}
+
+/// The node's answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatermarksReply {
+    /// Those that were asked for, or the one that was set; or why not.
+    pub marks: Result<Vec<Watermark>, Failure>,
 }
 
 /// Acknowledges a [`Done`]: it is in the ledger, or the leader doesn't want it. The node may forget it.

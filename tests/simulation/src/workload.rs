@@ -88,6 +88,7 @@ impl Run {
             params: BTreeMap::new(),
             loads: self.loads.iter().map(outline).collect(),
             places: BTreeMap::new(),
+            incremental: false,
             traceparent: String::new(),
         }
     }
@@ -102,6 +103,7 @@ impl Run {
             start: Position::default(),
             end: None,
             bytes: 1,
+            window: None,
         };
         let stages = self.stages.iter().enumerate();
         stages
@@ -111,6 +113,7 @@ impl Run {
                 steps: Vec::new(),
                 loads: stage.loads.iter().map(|load| self.loads[*load].name.clone()).collect(),
                 chunks: stage.chunks.iter().map(spec).collect(),
+                advances: Vec::new(),
             })
             .collect()
     }

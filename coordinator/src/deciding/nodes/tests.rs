@@ -38,6 +38,7 @@ pub(in super::super) fn awaited(node: &str, key: AttemptKey) -> (AttemptKey, Awa
         params: BTreeMap::new(),
         loads: vec![],
         places: BTreeMap::new(),
+        incremental: false,
         traceparent: String::new(),
     };
     let assignment = Assignment {

@@ -71,13 +71,15 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     recalled integer,
     let_go integer NOT NULL DEFAULT 0,
     attempts jsonb NOT NULL DEFAULT '{}',
+    advances jsonb NOT NULL DEFAULT '[]',
     PRIMARY KEY (run, load)
 );
 ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
     ADD COLUMN IF NOT EXISTS round integer NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS recalled integer,
     ADD COLUMN IF NOT EXISTS let_go integer NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}';
+    ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS advances jsonb NOT NULL DEFAULT '[]';
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
@@ -89,6 +91,17 @@ CREATE TABLE IF NOT EXISTS haulage.fences (
 );
 ALTER TABLE haulage.fences ADD COLUMN IF NOT EXISTS epoch bigint NOT NULL DEFAULT 0;
 CREATE SEQUENCE IF NOT EXISTS haulage.published;
+CREATE TABLE IF NOT EXISTS haulage.watermarks (
+    pipeline text NOT NULL,
+    target text NOT NULL,
+    source text NOT NULL,
+    watermark_column text NOT NULL,
+    value text,
+    run text NOT NULL,
+    set_by text NOT NULL,
+    changed_at timestamptz NOT NULL,
+    PRIMARY KEY (pipeline, target, source)
+);
 ";
 
 /// Where a load stands at this destination.
@@ -261,8 +274,8 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 /// Whether the schema is there, as this release makes it.
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
-        "SELECT to_regclass('haulage.fences') IS NOT NULL AND EXISTS (SELECT 1 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'attempts' AND NOT attisdropped)",
+        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND EXISTS (SELECT 1 FROM pg_attribute
+         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'advances' AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
     .await

@@ -21,6 +21,7 @@ use super::stage::end_stragglers;
 use super::swap::{swap_in, unchanged};
 use super::target::{Target, describe};
 use super::verify::{marked, plan};
+use super::watermarks;
 use crate::sink::kept::Publishing;
 use crate::sink::{Expected, LoadContext};
 
@@ -172,6 +173,7 @@ async fn publish(
         done.because
     );
     keep(lease, load, &done, expected, &detail).await?;
+    watermarks::advance(lease, load, &target).await?;
     lease.run("COMMIT").await?;
     Ok(Publishing::Done(StepReport {
         rows: expected.rows,

@@ -17,6 +17,7 @@ use super::recall::{Reach, free, may_undo};
 use super::stage::{alone, exists};
 use super::swap::swap_out;
 use super::target::describe;
+use super::watermarks::put_back;
 use crate::sink::LoadContext;
 
 fn nothing_to_undo() -> StepReport {
@@ -194,6 +195,7 @@ async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Tro
     match (record.state, record.method) {
         (State::Published, Some(method)) => {
             undo(lease, load, &record, method).await?;
+            put_back(lease, load, &name).await?;
             set_state(lease, load, State::Reverted).await?;
             lease.run("COMMIT").await?;
             Ok(report(format!("{name} is as it was")))

@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     rows INTEGER, detail TEXT, sequence INTEGER, replaces TEXT, prepared_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     published_at TEXT, ended_at TEXT, cleaned_at TEXT, settled_at TEXT, round INTEGER NOT NULL DEFAULT 0,
     recalled INTEGER, let_go INTEGER NOT NULL DEFAULT 0, attempts TEXT NOT NULL DEFAULT '{}',
+    advances TEXT NOT NULL DEFAULT '[]',
     PRIMARY KEY (run, load)
 );
 CREATE TABLE IF NOT EXISTS _haulage_fences (
@@ -30,15 +31,21 @@ CREATE TABLE IF NOT EXISTS _haulage_markers (
     run TEXT NOT NULL, load TEXT NOT NULL, stage INTEGER NOT NULL, chunk INTEGER NOT NULL, segment INTEGER NOT NULL,
     attempt INTEGER NOT NULL, rows INTEGER NOT NULL, manifest TEXT NOT NULL,
     PRIMARY KEY (run, load, stage, chunk, segment)
+);
+CREATE TABLE IF NOT EXISTS _haulage_watermarks (
+    pipeline TEXT NOT NULL, target TEXT NOT NULL COLLATE NOCASE, source TEXT NOT NULL, watermark_column TEXT NOT NULL,
+    value TEXT, run TEXT NOT NULL, set_by TEXT NOT NULL, changed_at TEXT NOT NULL,
+    PRIMARY KEY (pipeline, target, source)
 );";
 
 /// Columns that later releases have added, and to which table.
-const MORE: [(&str, &str, &str); 6] = [
+const MORE: [(&str, &str, &str); 7] = [
     ("_haulage_loads", "settled_at", "TEXT"),
     ("_haulage_loads", "round", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "recalled", "INTEGER"),
     ("_haulage_loads", "let_go", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "attempts", "TEXT NOT NULL DEFAULT '{}'"),
+    ("_haulage_loads", "advances", "TEXT NOT NULL DEFAULT '[]'"),
     ("_haulage_fences", "epoch", "INTEGER NOT NULL DEFAULT 0"),
 ];
 
@@ -121,13 +128,14 @@ impl Area {
 /// Opens a transaction that is alone in the file, and makes the tables if they are missing.
 pub(super) async fn begin(writer: &mut Writer<'_>, doing: &str) -> Result<(), Failure> {
     writer.must(doing, "BEGIN IMMEDIATE").await?;
-    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_haulage_markers')")
-        .fetch_one(writer.connection())
-        .await
-        .map_err(|error| writer.failure(doing, error))?;
+    // The last of the tables; earlier releases have made the others.
+    let there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_haulage_watermarks')")
+            .fetch_one(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
     if !there {
         writer.must(doing, TABLES).await?;
-        return Ok(());
     }
     let columns: Vec<(String, String)> = sqlx::query_as(
         "SELECT '_haulage_loads', name FROM pragma_table_info('_haulage_loads')

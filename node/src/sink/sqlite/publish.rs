@@ -11,6 +11,7 @@ use super::file::Writer;
 use super::recall::kept_for;
 use super::target::{Existing, Fit, RUN_COLUMN, Target, create_table, describe, fit, misfit, table_name};
 use super::verify::{free_name, marked, one_key};
+use super::watermarks;
 use crate::sink::kept::Publishing;
 use crate::sink::name::{quote, quote_all, quote_all_of, same_key};
 use crate::sink::{Expected, LoadContext};
@@ -99,6 +100,7 @@ async fn make_visible(
     keep(writer, load, &fit, target.existing.is_none(), expected, &detail)
         .await
         .map_err(|error| writer.failure(doing, error))?;
+    watermarks::advance(writer, load, table, doing).await?;
     Ok(detail)
 }
 

@@ -10,6 +10,7 @@ use super::file::Writer;
 use super::publish::restore;
 use super::recall::{Reach, free, may_undo};
 use super::target::{describe, table_name};
+use super::watermarks::put_back;
 use crate::sink::LoadContext;
 use crate::sink::name::quote;
 
@@ -33,6 +34,7 @@ impl Sqlite {
         let detail = match record.state.as_str() {
             "published" => {
                 undo(&mut writer, load, &table, &record, &doing).await?;
+                put_back(&mut writer, load, &table, &doing).await?;
                 set_state(&mut writer, load, "reverted", &doing).await?;
                 format!("{table} is as it was")
             }

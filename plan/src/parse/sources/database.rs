@@ -1,6 +1,6 @@
 //! Sources that are a table or a query of a database: `postgres:` and `sqlite:`.
 
-use super::{Declared, query};
+use super::{Declared, incremental, query};
 use crate::definition::{DatabaseKind, DatabaseRows, DatabaseSource, SourceKind};
 use crate::diagnostics::Report;
 use crate::parse::draft::Gaps;
@@ -12,7 +12,7 @@ const CHUNK_BYTES: u64 = 16 << 20;
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 
 /// The keys of a PostgreSQL source, beside those that every source has.
-pub(super) const POSTGRES_KEYS: &[&str] = &["postgres", "table", "query", "chunk_size"];
+pub(super) const POSTGRES_KEYS: &[&str] = &["postgres", "table", "query", "chunk_size", "incremental"];
 /// The keys of a SQLite source, beside those that every source has.
 pub(super) const SQLITE_KEYS: &[&str] = &["sqlite", "table", "query", "chunk_size"];
 
@@ -100,5 +100,8 @@ fn read(report: &mut Report, kind: DatabaseKind, at: String, declared: &Declared
         columns: declared.columns.clone(),
         chunk_bytes,
         location,
+        incremental: fields
+            .get("incremental")
+            .and_then(|node| incremental::read(report, node, declared)),
     })
 }

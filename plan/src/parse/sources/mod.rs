@@ -4,6 +4,7 @@
 mod csv;
 mod database;
 mod files;
+mod incremental;
 mod json;
 mod parquet;
 mod query;

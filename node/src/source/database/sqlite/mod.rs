@@ -302,6 +302,7 @@ impl Source for SqliteRows {
             start: Position { offset: start, line: 1 },
             end,
             bytes: size / parts,
+            window: None,
         };
         Ok((0..).zip(starts.iter().copied().zip(ends)).map(chunk).collect())
     }

@@ -1,0 +1,232 @@
+//! The window of an incremental source: rows above its watermark, less the lag, and up to the highest value that the
+//! run's snapshot holds. Both ends are found once, at discovery, so that every chunk and every attempt reads the same.
+
+use haulage_core::failure::Failure;
+use haulage_core::watermark::{Window, is_sound};
+use haulage_plan::definition::{Column, Incremental, Lag, QueryPart};
+use sqlx::AssertSqlSafe;
+
+use super::{Lie, PostgresRows, Server, of_source};
+use crate::sink::name::quote;
+use crate::sink::postgres::connect::Lease;
+use datafusion::arrow::datatypes::DataType;
+
+/// An increment of at most so many chunks' bytes is one chunk, which the server finds by an index if there is one.
+const SMALL: u64 = 4;
+/// Bytes of a row where the server knows no better.
+const ROW_BYTES: u64 = 256;
+
+/// How the server calls a type whose values can be a watermark.
+fn kind(data_type: &DataType) -> Option<&'static str> {
+    Some(match data_type {
+        DataType::Int16 | DataType::Int32 | DataType::Int64 => "bigint",
+        DataType::Date32 => "date",
+        DataType::Timestamp(_, None) => "timestamp",
+        DataType::Timestamp(_, Some(_)) => "timestamptz",
+        _ => return None,
+    })
+}
+
+/// A watermark as a value in SQL.
+fn value(of: &str, kind: &str) -> Result<String, Failure> {
+    if is_sound(of) {
+        return Ok(format!("'{of}'::{kind}"));
+    }
+    Err(Failure::permanent(format!(
+        "`{of}` can't be a watermark; set another with `haulage state set`"
+    )))
+}
+
+/// The condition that holds for the rows of the window, if it isn't all of them.
+pub(super) fn condition(window: &Window, found: &[Column]) -> Result<String, Failure> {
+    let kind = kind_of(&window.column, found)?;
+    let column = quote(&window.column);
+    let mut all = Vec::new();
+    if let Some(after) = &window.after {
+        all.push(format!("{column} > {}", value(after, kind)?));
+    }
+    match &window.up_to {
+        Some(up_to) => all.push(format!("{column} <= {}", value(up_to, kind)?)),
+        None => all.push("false".to_owned()),
+    }
+    Ok(all.join(" AND "))
+}
+
+/// Whether a lag is one of such values.
+fn takes(kind: &str, lag: Lag) -> bool {
+    match lag {
+        Lag::None => true,
+        Lag::Count(_) => kind == "bigint",
+        Lag::Seconds(_) => kind != "bigint",
+    }
+}
+
+fn kind_of(name: &str, found: &[Column]) -> Result<&'static str, Failure> {
+    let Some(column) = found.iter().find(|column| column.name == name) else {
+        let known = found.iter().map(|column| column.name.as_str());
+        let help = haulage_plan::did_you_mean(name, known).unwrap_or_else(|| "name one that is there".to_owned());
+        return Err(Failure::permanent(format!(
+            "it has no column `{name}` to read incrementally by; {help}"
+        )));
+    };
+    kind(&column.data_type).ok_or_else(|| {
+        Failure::permanent(format!(
+            "column `{name}` can't be a watermark: it is no integer, date or time, whose values only grow; name another \
+             column, or cast it in a `query`"
+        ))
+    })
+}
+
+impl PostgresRows {
+    /// The window after `low`. Permanent failure if the column can't be a watermark, or a row has no value there.
+    pub(super) async fn window(
+        &self,
+        server: &Server,
+        session: &mut Lease,
+        how: &Incremental,
+        low: Option<&str>,
+    ) -> Result<Window, Failure> {
+        let named = |failure| of_source(&self.name, failure);
+        let found = self.found(server).await?;
+        let kind = kind_of(&how.column, found).map_err(named)?;
+        let column = quote(&how.column);
+        let doing = "looking for what is new";
+        let low_value = match low {
+            Some(low) => value(low, kind).map_err(named)?,
+            None => format!("NULL::{kind}"),
+        };
+        if !takes(kind, how.lag) {
+            let advice = match how.lag {
+                Lag::Seconds(_) => "is an integer, and `lag` is a time; write a number, as in `lag: 1000`",
+                Lag::None | Lag::Count(_) => {
+                    "is a date or a time, and `lag` is a number; write a time, as in `lag: 10m`"
+                }
+            };
+            return Err(named(Failure::permanent(format!("column `{}` {advice}", how.column))));
+        }
+        let lagging = match how.lag {
+            _ if low.is_none() => low_value.clone(),
+            Lag::None => low_value.clone(),
+            Lag::Count(count) => format!("greatest({low_value}::numeric - {count}, -9223372036854775808)::bigint"),
+            // In whole units: a date less some hours is a date.
+            Lag::Seconds(seconds) => format!("({low_value} - interval '{seconds} seconds')::{kind}"),
+        };
+        let sql = format!(
+            "SELECT ({lagging})::text, greatest({low_value}, (SELECT max({column}) FROM {from})::{kind})::text,
+                    EXISTS (SELECT FROM {from} WHERE {column} IS NULL)",
+            from = self.from
+        );
+        // A query's parameters stand in it twice, under the same numbers.
+        let asking = sqlx::query_as::<_, (Option<String>, Option<String>, bool)>(AssertSqlSafe(sql));
+        let asking = self
+            .params()
+            .iter()
+            .fold(asking.persistent(false), |asking, part| match part {
+                QueryPart::Param { value, .. } => asking.bind(value.clone()),
+                QueryPart::Text(_) => asking,
+            });
+        let (after, up_to, has_null) = server
+            .soon(doing, asking.fetch_one(session.connection()))
+            .await
+            .map_err(named)?;
+        if has_null {
+            return Err(named(Failure::permanent(format!(
+                "rows without a value in `{}` would never be read; give them one, or leave them out with a `query`",
+                how.column
+            ))));
+        }
+        if let Some(odd) = up_to.as_deref().filter(|value| !is_sound(value)) {
+            return Err(named(Failure::permanent(format!(
+                "the highest value of `{}` is {odd}, after which nothing could come; correct that row, or leave it out with \
+                 a `query`",
+                how.column
+            ))));
+        }
+        Ok(Window {
+            column: how.column.clone(),
+            after,
+            up_to,
+        })
+    }
+
+    /// Whether what is new is so little of the table that one chunk reads it, and its bytes, as far as they can be told.
+    pub(super) async fn is_small(
+        &self,
+        server: &Server,
+        session: &mut Lease,
+        window: &Window,
+        lie: &Lie,
+    ) -> Result<(bool, u64), Failure> {
+        if window.after.is_none() {
+            return Ok((false, lie.bytes));
+        }
+        let sql = format!(
+            "SELECT count(*), (SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass($1))
+             FROM {} WHERE {}",
+            self.from,
+            condition(window, self.found(server).await?)?
+        );
+        let asking = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(sql))
+            .bind(&self.from)
+            .persistent(false);
+        let doing = "counting what is new";
+        let (rows, of) = server.soon(doing, asking.fetch_one(session.connection())).await?;
+        let row = if of > 0 {
+            (lie.bytes / of as u64).max(1)
+        } else {
+            ROW_BYTES
+        };
+        let bytes = (rows.max(0) as u64).saturating_mul(row);
+        Ok((bytes <= SMALL * self.declared.chunk_bytes, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::datatypes::TimeUnit;
+
+    use super::*;
+
+    fn column(name: &str, data_type: DataType) -> Column {
+        Column {
+            name: name.to_owned(),
+            data_type,
+            required: false,
+        }
+    }
+
+    #[test]
+    fn a_window_in_sql_holds_nothing_but_values() {
+        let found = [
+            column("i\"d", DataType::Int32),
+            column("at", DataType::Timestamp(TimeUnit::Microsecond, None)),
+            column("name", DataType::Utf8),
+        ];
+        let window = |column: &str, after: Option<&str>, up_to: Option<&str>| Window {
+            column: column.to_owned(),
+            after: after.map(str::to_owned),
+            up_to: up_to.map(str::to_owned),
+        };
+        let sql = |window| condition(&window, &found).map_err(|failure| failure.message);
+        assert_eq!(
+            sql(window("i\"d", Some("7"), Some("9"))).unwrap(),
+            r#""i""d" > '7'::bigint AND "i""d" <= '9'::bigint"#
+        );
+        assert_eq!(
+            sql(window("at", None, Some("2013-01-31 00:00:00"))).unwrap(),
+            r#""at" <= '2013-01-31 00:00:00'::timestamp"#
+        );
+        assert_eq!(sql(window("at", None, None)).unwrap(), "false");
+        assert!(
+            sql(window("at", Some("x' OR '1"), None))
+                .unwrap_err()
+                .contains("can't be a watermark")
+        );
+        assert!(
+            sql(window("name", None, None))
+                .unwrap_err()
+                .contains("no integer, date or time")
+        );
+        assert!(sql(window("nam", None, None)).unwrap_err().contains("`name`"));
+    }
+}
