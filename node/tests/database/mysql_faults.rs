@@ -5,6 +5,7 @@ use haulage_core::ids::StageId;
 use haulage_node::source::Source;
 use haulage_test_support::mariadb::{Mariadb, PASSWORD};
 use haulage_test_support::proxy::Proxy;
+use haulage_test_support::{PATIENCE, until};
 
 use super::mysql::{PAD, database, filled, ids};
 use super::reading::{Node, all, read};
@@ -88,6 +89,17 @@ async fn a_connection_that_is_cut_and_a_server_that_dies_are_transient() {
         }
     };
     assert_eq!(killed.class, Class::Transient, "{killed}");
+
+    // Who doesn't read on leaves nothing behind: a chunk that is cancelled drops its reader.
+    let mut reader = source.open(&chunk, chunk.start).await.unwrap();
+    reader.next().await.unwrap().unwrap();
+    drop(reader);
+    until("the session to end", PATIENCE, async || {
+        let reading: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&pool).await?;
+        Ok(reading.is_empty().then_some(()))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -298,7 +298,7 @@ loads: {l: {from: s, to: w, table: t, mode: append}}
         ),
         (
             "{mysql: shop, table: t, delimiter: x}",
-            "3:30 unknown key `delimiter` in source `raw` | there is: mysql, table, query, chunk_size, columns, lookup",
+            "3:32 unknown key `delimiter` in source `raw` | there is: mysql, table, query, chunk_size, columns, lookup",
         ),
         (
             "{postgres: CRM, table: t}",

@@ -56,6 +56,9 @@ impl Place {
                 "{self}: the server asks for a way to log in that isn't supported ({cause}); give the user \
                  caching_sha2_password, sha256_password or mysql_native_password"
             )),
+            sqlx::Error::Protocol(cause) if cause.contains("unknown column type") => Failure::permanent(format!(
+                "{self}: a column has a type that isn't known here ({cause}); write a `query` that leaves it out or casts it"
+            )),
             // The connection is in a state that the driver doesn't know: a new one may work.
             sqlx::Error::Protocol(cause) => {
                 Failure::transient(format!("{self}: the connection broke while {doing}: {cause}"))
