@@ -114,6 +114,8 @@ pub struct ParquetSource {
 pub enum DatabaseKind {
     /// A PostgreSQL server, by the name of a connection.
     Postgres,
+    /// A MySQL or MariaDB server, by the name of a connection.
+    Mysql,
     /// A SQLite file.
     Sqlite,
 }
@@ -208,6 +210,7 @@ impl SourceKind {
             Self::Parquet(_) => "parquet",
             Self::Database(database) => match database.kind {
                 DatabaseKind::Postgres => "postgres",
+                DatabaseKind::Mysql => "mysql",
                 DatabaseKind::Sqlite => "sqlite",
             },
         }

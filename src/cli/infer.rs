@@ -40,7 +40,7 @@ const DELIMITERS: [u8; 3] = *b";\t|";
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// A path, glob or s3://bucket/key, or postgres:CONNECTION/TABLE, or sqlite:PATH/TABLE
+    /// A path, glob or s3://bucket/key, or postgres:CONNECTION/TABLE, mysql:CONNECTION/TABLE, or sqlite:PATH/TABLE
     #[arg(value_name = "SOURCE")]
     at: String,
     /// What kind of file it is, where its name doesn't say so
@@ -132,14 +132,20 @@ fn declared(args: &Args) -> Result<Source> {
             incremental: None,
         })
     };
-    let kind = if let Some(rest) = text.strip_prefix("postgres:").filter(|rest| !rest.starts_with("//")) {
+    let server = [("postgres", DatabaseKind::Postgres), ("mysql", DatabaseKind::Mysql)];
+    let server = server.into_iter().find_map(|(word, kind)| {
+        let rest = text.strip_prefix(word)?.strip_prefix(':')?;
+        (!rest.starts_with("//")).then_some((word, kind, rest))
+    });
+    let kind = if let Some((word, kind, rest)) = server {
         let Some((at, table)) = rest
             .split_once('/')
             .filter(|(at, table)| !at.is_empty() && !table.is_empty())
         else {
-            return Err(Usage("write postgres:CONNECTION/TABLE, and --source CONNECTION=postgres://...".into()).into());
+            let help = format!("write {word}:CONNECTION/TABLE, and --source CONNECTION={word}://...");
+            return Err(Usage(help).into());
         };
-        database(DatabaseKind::Postgres, at, table)
+        database(kind, at, table)
     } else if let Some(rest) = text.strip_prefix("sqlite:") {
         let Some((at, table)) = rest
             .rsplit_once('/')
@@ -148,9 +154,10 @@ fn declared(args: &Args) -> Result<Source> {
             return Err(Usage("write sqlite:PATH/TABLE".into()).into());
         };
         database(DatabaseKind::Sqlite, at, table)
-    } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        let help = "an address may hold a password: give it as --source crm=ADDRESS and write postgres:crm/TABLE";
-        return Err(Usage(help.into()).into());
+    } else if let Some(word) = address_of(text) {
+        let help =
+            format!("an address may hold a password: give it as --source crm=ADDRESS and write {word}:crm/TABLE");
+        return Err(Usage(help).into());
     } else {
         files(args)?
     };
@@ -160,6 +167,20 @@ fn declared(args: &Args) -> Result<Source> {
         kind,
         place: Place::default(),
     })
+}
+
+/// The word for the server that an address leads to, if it is one.
+fn address_of(text: &str) -> Option<&'static str> {
+    let schemes = [
+        ("postgres://", "postgres"),
+        ("postgresql://", "postgres"),
+        ("mysql://", "mysql"),
+        ("mariadb://", "mysql"),
+    ];
+    schemes
+        .into_iter()
+        .find(|(scheme, _)| text.starts_with(scheme))
+        .map(|(_, word)| word)
 }
 
 /// As a pipeline file has it by default.
@@ -205,7 +226,7 @@ fn files(args: &Args) -> Result<SourceKind> {
 
 /// A source's name, from that of its file or table: its letters and digits up to the first wildcard or dot.
 fn name_of(source: &str) -> String {
-    let file = if source.starts_with("postgres:") {
+    let file = if source.starts_with("postgres:") || source.starts_with("mysql:") {
         source.rsplit(['/', '.']).next()
     } else {
         Path::new(source).file_name().and_then(|name| name.to_str())
@@ -348,6 +369,7 @@ mod tests {
             ("2024.csv", "raw"),
             ("*.csv", "raw"),
             ("postgres:crm/public.orders", "orders"),
+            ("mysql:shop/db.orders", "orders"),
             ("sqlite:notes.db/notes", "notes"),
         ] {
             assert_eq!(name_of(source), expected, "{source}");

@@ -19,8 +19,8 @@ pub(crate) struct NodeOptions {
     /// (or one variable `HAULAGE_DESTINATION_NAME` each)
     #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
     pub(crate) destination: Vec<AddressArg>,
-    /// Where the database of a source is, by the name of its connection: postgres://... or secret://NAME; may be given
-    /// several times (or one variable `HAULAGE_SOURCE_NAME` each)
+    /// Where the database of a source is, by the name of its connection: postgres://..., mysql://... or secret://NAME; may
+    /// be given several times (or one variable `HAULAGE_SOURCE_NAME` each)
     #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
     pub(crate) source: Vec<AddressArg>,
     /// A folder with one file per secret, for secret://NAME; the variable `HAULAGE_SECRET_NAME` comes first

@@ -19,6 +19,7 @@ mod heartbeats;
 mod house;
 mod infer;
 mod leaving;
+mod mysql;
 mod poison;
 mod readers;
 mod restaged;

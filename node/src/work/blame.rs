@@ -1,7 +1,7 @@
 //! A failure on account of a row, told as a person can use it: the file, the line, the step, the column and the value.
 //!
 //! What fails knows a row at most by its place in the segment, and the segment's text may be gone by then. So the segment
-//! is read again, which gives the same rows in every attempt; a run that succeeds keeps nothing for this.
+//! is read again, which gives the same rows, or it is seen that it doesn't; a run that succeeds keeps nothing for this.
 
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::util::display::array_value_to_string;
@@ -69,6 +69,8 @@ pub(crate) struct Scene<'s> {
     pub(crate) spec: &'s ChunkSpec,
     /// Where the segment starts.
     pub(crate) from: Position,
+    /// Where the next one does.
+    pub(crate) next: Position,
 }
 
 impl Scene<'_> {
@@ -91,7 +93,12 @@ impl Scene<'_> {
         let source = self.context.source(&self.spec.source)?;
         let mut reader = source.open(self.spec, self.from).await?;
         let segment = reader.next().await?;
-        segment.ok_or_else(|| Failure::permanent(format!("{} ends early", self.spec.object)))
+        let segment = segment.ok_or_else(|| Failure::permanent(format!("{} ends early", self.spec.object)))?;
+        // Rows of a database that keeps no snapshot may be others by now, and none of them is to blame.
+        if segment.next != self.next {
+            return Err(Failure::permanent(format!("{} has changed", self.spec.object)));
+        }
+        Ok(segment)
     }
 
     async fn sql(&self, error: &SqlError) -> Result<Option<Failure>, Failure> {

@@ -103,6 +103,7 @@ pub(crate) async fn run(
                     pass,
                     spec,
                     from,
+                    next,
                 };
                 return Err(Box::pin(scene.failure(fault)).await);
             }

@@ -4,7 +4,8 @@
 //! and the manifest are put into the checkpoint store; then every load commits its rows together with a marker that
 //! names the manifest. Before the commit nothing stands, and the objects are garbage that nothing names. Between two
 //! loads' commits one load holds the segment and another doesn't: the next try finds the marker, and writes only the
-//! other. Every row read is accounted for at every load before anything is committed.
+//! other. Every row read is accounted for at every load before anything is committed, and rows that a load holds already
+//! are compared: of a database that keeps no snapshot they may have changed since.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -193,6 +194,8 @@ impl Bench<'_> {
         let counts = self.counts(&segment, &written, &causes);
         counts.balance().map_err(|numbers| self.unbalanced(number, &numbers))?;
 
+        self.is_what_stands(number, &segment).await?;
+
         let manifest = Manifest {
             chunk: self.spec.chunk,
             segment: number,
@@ -240,6 +243,27 @@ impl Bench<'_> {
             counts,
             rejects: manifest.rejects,
         })
+    }
+
+    /// Permanent failure if a load holds the segment with other rows, or up to another place: the loads would differ, and go
+    /// on at one place from two, so that rows were lost or came twice.
+    async fn is_what_stands(&self, number: u32, segment: &Segment) -> Result<(), Failure> {
+        for target in &self.targets {
+            let Some(marker) = target.standing.get(&number) else {
+                continue;
+            };
+            let stands = rejects::decode_manifest(&marker.manifest, &self.store.get(&marker.manifest).await?)?;
+            if (stands.next, stands.counts.read) != (segment.next, segment.rows) {
+                return Err(Failure::permanent(format!(
+                    "segment {number} of chunk {} ({}) has changed since it was read for load {}: the loads of a run are of \
+                     the same rows; run again",
+                    self.spec.chunk,
+                    self.spec.object,
+                    target.name()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Puts the rejected rows away; the key, if there are any.

@@ -239,6 +239,7 @@ sources:
       SELECT id FROM orders
       WHERE day >= $day AND at < $at AND note <> '$day'; -- done
   notes: {sqlite: "notes-{{ day }}.db", table: notes, lookup: true}
+  carts: {mysql: shop, query: "SELECT id FROM carts WHERE day >= $day # $day"}
 steps: {s: SELECT * FROM orders}
 loads: {l: {from: s, to: w, table: t, mode: append}}
 "#;
@@ -278,11 +279,26 @@ loads: {l: {from: s, to: w, table: t, mode: append}}
     );
     assert!(definition.sources["notes"].lookup && definition.sources["notes"].kind.connection().is_none());
 
+    let carts = database("carts");
+    assert_eq!((carts.kind, carts.at.as_str()), (DatabaseKind::Mysql, "shop"));
+    assert!(matches!(&carts.rows, DatabaseRows::Query(parts) if parts.len() == 3));
+    let kind = &definition.sources["carts"].kind;
+    assert_eq!((kind.word(), kind.connection()), ("mysql", Some("shop")));
+
     for (source, expected) in [
         (
             "{postgres: \"postgres://u:p@h/d\", table: t}",
             "3:20 `postgres` of source `raw` is the name of a connection, not its address | write `postgres: crm`, and \
              start nodes with `--source crm=postgres://...`",
+        ),
+        (
+            "{mysql: \"mysql://u:p@h/d\", table: t}",
+            "3:17 `mysql` of source `raw` is the name of a connection, not its address | write `mysql: crm`, and start \
+             nodes with `--source crm=mysql://...`",
+        ),
+        (
+            "{mysql: shop, table: t, delimiter: x}",
+            "3:32 unknown key `delimiter` in source `raw` | there is: mysql, table, query, chunk_size, columns, lookup",
         ),
         (
             "{postgres: CRM, table: t}",
@@ -330,7 +346,7 @@ fn sources() {
         "sources:\n  raw: {lookup: true}",
         &[
             "3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or \
-             `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
+             `postgres: NAME`, `mysql: NAME` or `sqlite: PATH` with `table: TABLE`",
         ],
     );
     check(

@@ -9,4 +9,4 @@ pub(crate) mod otlp;
 pub(crate) mod peer;
 pub(crate) mod process;
 
-pub(crate) use haulage_test_support::{postgres, proxy, s3};
+pub(crate) use haulage_test_support::{mariadb, postgres, proxy, s3};

@@ -4,9 +4,10 @@
 //! * Every value comes as text, as the database writes it, and is read by the column's type like a field of a CSV file:
 //!   what isn't plainly a value of it goes to quarantine. NULL is no value, and the empty text is a text.
 //! * What a chunk reads doesn't change under it: a PostgreSQL chunk reads in the snapshot that was taken at discovery, and
-//!   a SQLite file that has changed since is a permanent failure.
-//! * Rows of a table come in the order of where they lie, and a checkpoint names the place. Rows of a view or a query have
-//!   no place: they are counted and summed up, and a resumed chunk passes over as many, which must come to the same sum.
+//!   a SQLite file that has changed since is a permanent failure. A chunk of MySQL reads in a snapshot of its own.
+//! * Rows of a table come in the order of where they lie, or of their key, and a checkpoint names the place. Rows of a view
+//!   or a query have no place: they are counted and summed up, and a resumed chunk passes over as many, which must come to
+//!   the same sum.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,6 +22,8 @@ use super::{Binding, Misdeclared, SegmentReader, Source};
 use crate::config::NodeConfig;
 
 mod feed;
+mod incremental;
+mod mysql;
 mod postgres;
 mod reader;
 mod sqlite;
@@ -43,13 +46,24 @@ impl Databases {
         })))
     }
 
+    fn known(&self, connection: &str) -> Result<&Known, Failure> {
+        self.0.as_deref().ok_or_else(|| {
+            Failure::permanent(format!(
+                "the connection {connection} is not known here; start the node with --source {connection}=ADDRESS"
+            ))
+        })
+    }
+
+    /// The MySQL or MariaDB server behind a connection. Permanent failure if the node doesn't know it. Its sources share
+    /// nothing of it.
+    fn mysql(&self, connection: &str) -> Result<Arc<mysql::Server>, Failure> {
+        let address = self.known(connection)?.config.source(connection)?;
+        Ok(Arc::new(mysql::Server::new(connection, &address)?))
+    }
+
     /// The PostgreSQL server behind a connection. Permanent failure if the node doesn't know it.
     fn postgres(&self, connection: &str) -> Result<Arc<postgres::Server>, Failure> {
-        let Some(known) = &self.0 else {
-            return Err(Failure::permanent(format!(
-                "the connection {connection} is not known here; start the node with --source {connection}=ADDRESS"
-            )));
-        };
+        let known = self.known(connection)?;
         let mut servers = known.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = servers.get(connection) {
             return Ok(Arc::clone(server));
@@ -74,6 +88,7 @@ impl fmt::Debug for Databases {
 pub(super) fn bind(source: &Declared, declared: &DatabaseSource, binding: Binding) -> Result<Box<dyn Source>, Failure> {
     Ok(match declared.kind {
         DatabaseKind::Postgres => Box::new(postgres::PostgresRows::new(&source.name, declared, binding)?),
+        DatabaseKind::Mysql => Box::new(mysql::MysqlRows::new(&source.name, declared, binding)?),
         DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(&source.name, declared, binding)?),
     })
 }

@@ -26,6 +26,8 @@ const SEGMENT_BYTES: usize = 8 << 20;
 pub(super) enum Order {
     /// Each row has a place, and they come in its order: [`Position::offset`] is the place from which to go on.
     Places,
+    /// Likewise, and rows may have changed since: [`Position::line`] is what all before it sum up to.
+    Keys,
     /// Rows are counted: [`Position::offset`] says how many there were, and [`Position::line`] what they sum up to.
     Counted,
 }
@@ -63,6 +65,7 @@ impl Reader {
         let schema = schema(&shape.columns);
         let (at, before) = match shape.order {
             Order::Places => (from, from.line.saturating_sub(1)),
+            Order::Keys => (from, 0),
             Order::Counted => (Position::default(), 0),
         };
         let mut reader = Self {
@@ -91,7 +94,7 @@ impl Reader {
         if self.at != to {
             return Err(Failure::permanent(format!(
                 "{}: the first {} rows are not those that were read before, or in another order, so the run can't go on \
-                 after them; add an ORDER BY over a unique key to the query, and run again",
+                 after them; add an ORDER BY over a unique key if it is a query, and run again",
                 self.shape.object, to.offset
             )));
         }
@@ -114,7 +117,7 @@ impl Reader {
         self.used += 1;
         self.before += 1;
         match self.shape.order {
-            Order::Places if row.place < self.at.offset => Err(Failure::permanent(format!(
+            Order::Places | Order::Keys if row.place < self.at.offset => Err(Failure::permanent(format!(
                 "{}: its rows don't come in the order of their places, so a checkpoint would lose some; read it by a \
                  `query`",
                 self.shape.object
@@ -124,18 +127,27 @@ impl Reader {
                 self.at.line += 1;
                 Ok(())
             }
+            Order::Keys => {
+                self.at.line = self.summed(row);
+                self.at.offset = row.place.saturating_add(1);
+                Ok(())
+            }
             Order::Counted => {
-                let cells = self.packet.cells(row, self.shape.columns.len());
-                let mut sum = Sum(self.at.line);
-                for cell in cells {
-                    sum.add(u64::from(cell.end - cell.start) << 1 | u64::from(cell.is_null));
-                    sum.add_bytes(&self.packet.data[cell.start as usize..cell.end as usize]);
-                }
+                self.at.line = self.summed(row);
                 self.at.offset += 1;
-                self.at.line = sum.0;
                 Ok(())
             }
         }
+    }
+
+    /// What all rows come to with this one.
+    fn summed(&self, row: &Row) -> u64 {
+        let mut sum = Sum(self.at.line);
+        for cell in self.packet.cells(row, self.shape.columns.len()) {
+            sum.add(u64::from(cell.end - cell.start) << 1 | u64::from(cell.is_null));
+            sum.add_bytes(&self.packet.data[cell.start as usize..cell.end as usize]);
+        }
+        sum.0
     }
 }
 

@@ -1,5 +1,5 @@
 //! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`,
-//! `parquet`, `postgres`, `sqlite`.
+//! `parquet`, `postgres`, `mysql`, `sqlite`.
 
 mod csv;
 mod database;
@@ -53,6 +53,11 @@ const KINDS: &[Kind] = &[
         word: "postgres",
         keys: database::POSTGRES_KEYS,
         read: database::postgres,
+    },
+    Kind {
+        word: "mysql",
+        keys: database::MYSQL_KEYS,
+        read: database::mysql,
     },
     Kind {
         word: "sqlite",
@@ -112,7 +117,8 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
+            "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME`, `mysql: NAME` or `sqlite: \
+             PATH` with `table: TABLE`",
         );
         return None;
     };

@@ -1,6 +1,7 @@
 //! The window of an incremental source: rows above its watermark, less the lag, and up to the highest value that the
 //! run's snapshot holds. Both ends are found once, at discovery, so that every chunk and every attempt reads the same.
 
+use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
 use haulage_core::watermark::{Window, is_sound};
 use haulage_plan::definition::{Column, Incremental, Lag, QueryPart};
@@ -9,7 +10,7 @@ use sqlx::AssertSqlSafe;
 use super::{Lie, PostgresRows, Server, of_source};
 use crate::sink::name::quote;
 use crate::sink::postgres::connect::Lease;
-use datafusion::arrow::datatypes::DataType;
+use crate::source::database::incremental;
 
 /// An increment of at most so many chunks' bytes is one chunk, which the server finds by an index if there is one.
 const SMALL: u64 = 4;
@@ -29,12 +30,10 @@ fn kind(data_type: &DataType) -> Option<&'static str> {
 
 /// A watermark as a value in SQL.
 fn value(of: &str, kind: &str) -> Result<String, Failure> {
-    if is_sound(of) {
-        return Ok(format!("'{of}'::{kind}"));
+    match is_sound(of) {
+        true => Ok(format!("'{of}'::{kind}")),
+        false => Err(incremental::unsound(of)),
     }
-    Err(Failure::permanent(format!(
-        "`{of}` can't be a watermark; set another with `haulage state set`"
-    )))
 }
 
 /// The condition that holds for the rows of the window, if it isn't all of them.
@@ -52,29 +51,11 @@ pub(super) fn condition(window: &Window, found: &[Column]) -> Result<String, Fai
     Ok(all.join(" AND "))
 }
 
-/// Whether a lag is one of such values.
-fn takes(kind: &str, lag: Lag) -> bool {
-    match lag {
-        Lag::None => true,
-        Lag::Count(_) => kind == "bigint",
-        Lag::Seconds(_) => kind != "bigint",
-    }
-}
-
 fn kind_of(name: &str, found: &[Column]) -> Result<&'static str, Failure> {
     let Some(column) = found.iter().find(|column| column.name == name) else {
-        let known = found.iter().map(|column| column.name.as_str());
-        let help = haulage_plan::did_you_mean(name, known).unwrap_or_else(|| "name one that is there".to_owned());
-        return Err(Failure::permanent(format!(
-            "it has no column `{name}` to read incrementally by; {help}"
-        )));
+        return Err(incremental::missing(name, found));
     };
-    kind(&column.data_type).ok_or_else(|| {
-        Failure::permanent(format!(
-            "column `{name}` can't be a watermark: it is no integer, date or time, whose values only grow; name another \
-             column, or cast it in a `query`"
-        ))
-    })
+    kind(&column.data_type).ok_or_else(|| incremental::unfit(name))
 }
 
 impl PostgresRows {
@@ -95,15 +76,7 @@ impl PostgresRows {
             Some(low) => value(low, kind).map_err(named)?,
             None => format!("NULL::{kind}"),
         };
-        if !takes(kind, how.lag) {
-            let advice = match how.lag {
-                Lag::Seconds(_) => "is an integer, and `lag` is a time; write a number, as in `lag: 1000`",
-                Lag::None | Lag::Count(_) => {
-                    "is a date or a time, and `lag` is a number; write a time, as in `lag: 10m`"
-                }
-            };
-            return Err(named(Failure::permanent(format!("column `{}` {advice}", how.column))));
-        }
+        incremental::fits(&how.column, how.lag, kind != "bigint").map_err(named)?;
         let lagging = match how.lag {
             _ if low.is_none() => low_value.clone(),
             Lag::None => low_value.clone(),
@@ -130,17 +103,10 @@ impl PostgresRows {
             .await
             .map_err(named)?;
         if has_null {
-            return Err(named(Failure::permanent(format!(
-                "rows without a value in `{}` would never be read; give them one, or leave them out with a `query`",
-                how.column
-            ))));
+            return Err(named(incremental::without_value(&how.column)));
         }
         if let Some(odd) = up_to.as_deref().filter(|value| !is_sound(value)) {
-            return Err(named(Failure::permanent(format!(
-                "the highest value of `{}` is {odd}, after which nothing could come; correct that row, or leave it out with \
-                 a `query`",
-                how.column
-            ))));
+            return Err(named(incremental::endless(&how.column, odd)));
         }
         Ok(Window {
             column: how.column.clone(),
