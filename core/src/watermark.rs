@@ -35,6 +35,10 @@ pub struct Advance {
     pub low: Option<String>,
     /// What stands after the publish.
     pub to: Option<String>,
+    /// What is read, as a short digest: connection, table or query with its parameters, column. A watermark of one thing
+    /// says nothing about another.
+    #[serde(default)]
+    pub of: String,
 }
 
 /// A watermark as it stands at a destination.
@@ -52,6 +56,12 @@ pub struct Watermark {
     pub column: String,
     /// The value; `None` if nothing has been read.
     pub value: Option<String>,
+    /// What was read, as in [`Advance::of`]; empty if it was set before anything was.
+    #[serde(default)]
+    pub of: String,
+    /// The run that has replaced the table since without this source; empty if none has.
+    #[serde(default)]
+    pub replaced_by: String,
     /// The run that has published it; empty if somebody has set it, or a revert has put it back.
     pub run: String,
     /// Who has set it, if somebody has.

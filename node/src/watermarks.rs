@@ -11,9 +11,10 @@ pub async fn list(config: NodeConfig, pipeline: Option<&str>) -> Result<Vec<Wate
     all(&Toolbox::new(config), pipeline).await
 }
 
-/// Sets a watermark to its value, or forgets it. Permanent failure if no run has made it, or the value can't be one.
-pub async fn set(config: NodeConfig, mark: &Watermark) -> Result<(), Failure> {
-    one(&Toolbox::new(config), mark).await
+/// Sets a watermark that stands at `was` to another value, or forgets it; makes it, if it has a column. Permanent failure if
+/// there is none, it stands elsewhere by now, or the value can't be one.
+pub async fn set(config: NodeConfig, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+    one(&Toolbox::new(config), mark, was).await
 }
 
 pub(crate) async fn all(tools: &Toolbox, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {
@@ -29,7 +30,7 @@ pub(crate) async fn all(tools: &Toolbox, pipeline: Option<&str>) -> Result<Vec<W
     Ok(marks)
 }
 
-pub(crate) async fn one(tools: &Toolbox, mark: &Watermark) -> Result<(), Failure> {
+pub(crate) async fn one(tools: &Toolbox, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
     if let Some(value) = mark.value.as_deref().filter(|value| !is_sound(value)) {
         return Err(Failure::permanent(format!(
             "\"{value}\" can't be a watermark: write a number, a date or a time, as in 42, 2013-01-31 or \
@@ -39,6 +40,6 @@ pub(crate) async fn one(tools: &Toolbox, mark: &Watermark) -> Result<(), Failure
     tools
         .destination_named(&mark.destination)
         .await?
-        .set_watermark(mark)
+        .set_watermark(mark, was)
         .await
 }

@@ -150,6 +150,7 @@ pub fn watermark(mark: haulage_core::watermark::Watermark) -> v1::Watermark {
         run_id: mark.run,
         by: mark.by,
         at: mark.at,
+        replaced_by: mark.replaced_by,
     }
 }
 

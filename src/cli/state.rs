@@ -22,6 +22,7 @@ Examples:
   haulage state orders --output json
   haulage state set orders crm public.orders 2013-01-31      read on from there
   haulage state forget orders crm public.orders              read everything again
+  haulage state set orders crm public.orders 42 --to warehouse --column id    rows up to there have come in another way
 
 A source with `incremental: COLUMN` is read from its watermark on. The watermark stands at the destination of the load: it
 moves in the transaction that publishes the rows, and back with a revert; a run that fails doesn't move it. To set it by
@@ -69,9 +70,12 @@ struct Which {
     /// The table of the load
     #[arg(value_name = "TABLE")]
     table: String,
-    /// The destination, where several have such a watermark
+    /// The destination, where several have such a watermark, or to make one
     #[arg(long, value_name = "NAME")]
     to: Option<String>,
+    /// The watermark column, to make a watermark that no run has made
+    #[arg(long, value_name = "COLUMN")]
+    column: Option<String>,
     /// Who sets it, as it is kept beside the value
     #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
     by: String,
@@ -126,9 +130,21 @@ async fn change(which: Which, value: Option<String>, globals: &Globals) -> Resul
             && which.to.as_ref().is_none_or(|to| *to == mark.destination)
     };
     let fitting: Vec<&v1::Watermark> = marks.iter().filter(fits).collect();
-    let mark = match fitting.as_slice() {
-        [mark] => *mark,
-        [] => {
+    let made;
+    let mark = match (fitting.as_slice(), &which.column, &which.to) {
+        ([mark], _, _) => *mark,
+        ([], Some(column), Some(to)) => {
+            made = v1::Watermark {
+                destination: to.clone(),
+                pipeline: which.pipeline.clone(),
+                source: which.source_key.clone(),
+                table: which.table.clone(),
+                column: column.clone(),
+                ..v1::Watermark::default()
+            };
+            &made
+        }
+        ([], _, _) => {
             let known: Vec<String> = marks
                 .iter()
                 .map(|mark| format!("{} {}", mark.source, mark.table))
@@ -139,15 +155,19 @@ async fn change(which: Which, value: Option<String>, globals: &Globals) -> Resul
                 known.join(", ")
             };
             return Err(Usage(format!(
-                "pipeline {} has no watermark of source {} for table {} (it has: {known})",
+                "pipeline {} has no watermark of source {} for table {} (it has: {known}); --to DESTINATION and --column \
+                 COLUMN make one",
                 which.pipeline, which.source_key, which.table
             ))
             .into());
         }
-        several => {
-            let names: Vec<&str> = several.iter().map(|mark| mark.destination.as_str()).collect();
+        (several, _, _) => {
+            let names: Vec<String> = several
+                .iter()
+                .map(|mark| format!("{} in {}", mark.table, mark.destination))
+                .collect();
             return Err(Usage(format!(
-                "several destinations have it; add --to with one of {}",
+                "several tables have it ({}); write the table with its schema, or add --to",
                 names.join(", ")
             ))
             .into());
@@ -161,6 +181,8 @@ async fn change(which: Which, value: Option<String>, globals: &Globals) -> Resul
             table: mark.table.clone(),
             value: value.clone(),
             by: which.by,
+            was: mark.value.clone(),
+            column: which.column.unwrap_or_default(),
         };
         let client = reach::coordinator(addresses).await?;
         let ask = || {
@@ -175,13 +197,15 @@ async fn change(which: Which, value: Option<String>, globals: &Globals) -> Resul
             pipeline: mark.pipeline.clone(),
             source: mark.source.clone(),
             table: mark.table.clone(),
-            column: mark.column.clone(),
+            column: which.column.unwrap_or_default(),
             value: value.clone(),
             run: String::new(),
             by: which.by,
             at: String::new(),
+            of: String::new(),
+            replaced_by: String::new(),
         };
-        watermarks::set(node, &set).await?;
+        watermarks::set(node, &set, mark.value.as_deref()).await?;
     }
     if globals.output().is_json() {
         let changed = v1::Watermark { value, ..mark.clone() };
@@ -232,7 +256,11 @@ fn show(marks: &[v1::Watermark], globals: &Globals) -> Result<Exit> {
             mark.table.clone(),
             mark.destination.clone(),
             mark.column.clone(),
-            mark.value.clone().unwrap_or_else(|| "-".to_owned()),
+            match (&mark.value, mark.replaced_by.as_str()) {
+                (None, _) => "-".to_owned(),
+                (Some(value), "") => value.clone(),
+                (Some(value), run) => format!("{value} (replaced by {run})"),
+            },
             by.clone(),
             mark.at.clone(),
         ]
@@ -253,5 +281,6 @@ fn as_json(mark: &v1::Watermark) -> Value {
         "run_id": text(&mark.run_id),
         "by": text(&mark.by),
         "at": text(&mark.at),
+        "replaced_by": text(&mark.replaced_by),
     })
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::support::cluster::{Cluster, Settings, run_of};
+use super::support::mariadb::Mariadb;
 use super::support::postgres::Postgres;
 use super::support::process::{Output, Verb, newest_run};
 
@@ -253,6 +254,16 @@ async fn what_can_not_be_read_so_is_refused() -> Result<()> {
             &["shop.yaml:4:", "names no column"],
         ),
         (
+            "table: orders, incremental: {column: at, lag: 10m}",
+            APPEND,
+            &["load orders appends, and source orders has a `lag`"],
+        ),
+        (
+            "query: \"SELECT id, at, note, at::date AS day FROM orders\", incremental: day",
+            "mode: merge, key: [id]",
+            &["`day` is a date", "lag: 1day"],
+        ),
+        (
             "table: orders, lookup: true, incremental: at",
             APPEND,
             &["shop.yaml:4:", "is a lookup"],
@@ -286,12 +297,24 @@ async fn what_can_not_be_read_so_is_refused() -> Result<()> {
     shop.insert("INSERT INTO orders VALUES (7000, now(), 'new')").await?;
     let run = shop.run().await?;
     ensure!(shop.read_by(&run).await? == 1 && shop.rows().await? == (5001, 5001));
-    // The watermark of one column says nothing about another.
-    shop.write("table: orders, incremental: at", APPEND, "")?;
-    shop.verb(&["run", "shop.yaml"])
-        .output()
-        .await?
-        .failure(&["read up to 7000 of column `id`", "haulage state forget"])?;
+    // The watermark of one column, or query, says nothing about another.
+    for (other, part) in [
+        ("table: orders, incremental: at", "read up to 7000 of column `id`"),
+        (
+            "table: orders, incremental: id",
+            "read up to 7000 from another connection, table or query",
+        ),
+    ] {
+        shop.write(other, APPEND, "")?;
+        let refused = shop.verb(&["run", "shop.yaml"]).output().await?;
+        refused.failure(&[part, "haulage state forget shop orders orders"])?;
+    }
+    // Whoever says from where on knows what is read.
+    let set = ["state", "set", "shop", "orders", "orders", "6999"];
+    shop.verb(&set).output().await?.success()?;
+    shop.write("table: orders, incremental: id", APPEND, "")?;
+    let run = shop.run().await?;
+    ensure!(shop.read_by(&run).await? == 1);
     // A second load that appends would get rows twice, or the first some never.
     let two = format!("  more: {{from: all, to: warehouse, table: more, {APPEND}}}\n");
     shop.write("table: orders, incremental: id", APPEND, &two)?;
@@ -370,5 +393,62 @@ async fn a_cluster_shows_and_sets_watermarks() -> Result<()> {
     let sql = "SELECT count(*) FROM haulage.watermarks";
     let kept: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&shop.here).await?;
     ensure!(kept == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_is_read_on_too() -> Result<()> {
+    let (mariadb, folder) = (Mariadb::start().await?, tempfile::tempdir()?);
+    let database = mariadb.database().await?;
+    let insert = "INSERT INTO orders SELECT seq, timestamp('2024-01-01') + INTERVAL seq SECOND, 'n' FROM seq_";
+    mariadb
+        .execute(
+            &database,
+            &format!(
+                "CREATE TABLE orders (id bigint PRIMARY KEY, at datetime(6), note text, KEY (at)); {insert}1_to_4000"
+            ),
+        )
+        .await?;
+    let file = "pipeline: shop\nsources:\n  orders: {mysql: erp, table: orders, chunk_size: 64KiB, incremental: {column: at, lag: \
+                1m}}\nsteps:\n  all: SELECT * FROM orders\nloads:\n  orders: {from: all, to: warehouse, table: orders, mode: \
+                merge, key: [id]}\n";
+    std::fs::write(folder.path().join("shop.yaml"), file)?;
+    let verb = |args: &[&str]| {
+        let verb = Verb::new(folder.path()).args(args.iter().copied());
+        verb.env("HAULAGE_SOURCE_ERP", mariadb.url(&database))
+    };
+    let read = async || -> Result<u64> {
+        verb(&["run", "shop.yaml"]).output().await?.success()?;
+        let run = newest_run(folder.path()).await?;
+        let shown = verb(&["show", &run, "--output", "json"])
+            .output()
+            .await?
+            .success()?
+            .json()?;
+        run_of(&shown)["counts"]["read"].as_u64().context("rows read")
+    };
+    let value = async || -> Result<Value> {
+        let marks = verb(&["state", "--output", "json"])
+            .output()
+            .await?
+            .success()?
+            .json_lines()?;
+        Ok(marks[0]["value"].clone())
+    };
+    ensure!(read().await? == 4000 && value().await? == "2024-01-01 01:06:40.000000");
+    // The last minute comes again and is merged; what lies in the future waits for its time.
+    mariadb.execute(&database, &format!("{insert}5001_to_5100")).await?;
+    mariadb
+        .execute(&database, "INSERT INTO orders VALUES (9000, '2999-01-01', 'later')")
+        .await?;
+    let again = read().await?;
+    ensure!(again == 160, "{again}");
+    mariadb
+        .execute(&database, "INSERT INTO orders VALUES (9001, NULL, 'never')")
+        .await?;
+    verb(&["run", "shop.yaml"])
+        .output()
+        .await?
+        .failure(&["without a value in `at`"])?;
     Ok(())
 }

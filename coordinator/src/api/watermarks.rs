@@ -65,6 +65,7 @@ pub(super) async fn set(leader: &Leader, request: v1::SetWatermarkRequest) -> Re
         &request.source,
         &request.table,
         &request.by,
+        &request.column,
     ];
     if names.iter().any(|name| name.len() > NAME_BYTES) {
         return Err(Status::invalid_argument(format!(
@@ -82,12 +83,15 @@ pub(super) async fn set(leader: &Leader, request: v1::SetWatermarkRequest) -> Re
             pipeline: request.pipeline,
             source: request.source,
             table: request.table,
-            column: String::new(),
+            column: request.column,
             value: request.value,
             run: String::new(),
             by: request.by,
             at: String::new(),
+            of: String::new(),
+            replaced_by: String::new(),
         },
+        was: request.was,
     };
     let mut why = Status::unavailable("no node answered; try again");
     for agent in attached(leader).await? {

@@ -103,7 +103,10 @@ impl Actor for NodeAgent {
                 with.data.spawn(async move {
                     let marks = match ask {
                         Watermarks::List { pipeline } => watermarks::all(&tools, pipeline.as_deref()).await,
-                        Watermarks::Set { mark } => watermarks::one(&tools, &mark).await.map(|()| vec![mark]),
+                        Watermarks::Set { mark, was } => {
+                            let set = watermarks::one(&tools, &mark, was.as_deref()).await;
+                            set.map(|()| vec![mark])
+                        }
                     };
                     shared.answer(reply, &WatermarksReply { marks });
                 });

@@ -311,8 +311,10 @@ pub trait Destination: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Sets a watermark that a publish has made, or forgets it (`None`). Permanent failure if there is none.
-    async fn set_watermark(&self, mark: &Watermark) -> Result<(), Failure> {
+    /// Sets a watermark that stands at `was`, or forgets it (`None`); makes it, if it has a column. Permanent failure if there
+    /// is none, or it stands elsewhere by now.
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        let _ = was;
         Err(Failure::permanent(format!(
             "destination {} keeps no watermarks",
             mark.destination

@@ -83,7 +83,7 @@ pub(crate) async fn stages(
             None => (source.discover(stage.stage).await?, Vec::new()),
             Some(how) => {
                 let loads = stage.loads.iter().map(&load).collect::<Result<Vec<_>, _>>()?;
-                let mut read = watermarks::read_from(tools, context.definition(), &stage.source, how, &loads).await?;
+                let mut read = watermarks::read_from(tools, context.definition(), stage, how, &loads).await?;
                 let increment = source.discover_after(stage.stage, read.low.as_deref()).await?;
                 for advance in &mut read.advances {
                     advance.to.clone_from(&increment.to);

@@ -9,7 +9,7 @@ use haulage_core::run::Judged;
 use haulage_core::watermark::Advance;
 
 use super::run::RunContext;
-use super::{Order, Toolbox};
+use super::{Order, Toolbox, watermarks};
 use haulage_proto::link::message::Task;
 
 use crate::quality;
@@ -32,6 +32,9 @@ pub(crate) async fn run(
     let mut load = context.load(order, &step.load)?;
     load.round = round(order);
     load.advances = advances(order);
+    if matches!(step.kind, StepKind::Verify | StepKind::Publish) {
+        watermarks::complete(&context, &load)?;
+    }
     let destination = tools.destination(context.definition(), &step.load).await?;
     match step.kind {
         StepKind::Prepare => destination.prepare(&load).await,

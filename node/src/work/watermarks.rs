@@ -1,11 +1,14 @@
 //! From where on a run reads an incremental source, as the destinations of its loads have it.
 
+use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
 use haulage_core::ids::RunId;
 use haulage_core::watermark::{Advance, Watermark};
-use haulage_plan::definition::{Definition, Incremental, Mode};
+use haulage_plan::definition::{DatabaseRows, Definition, Incremental, Lag, Mode, QueryPart, SourceKind};
+use sha2::{Digest as _, Sha256};
 
 use super::Toolbox;
+use super::run::RunContext;
 use crate::sink::{Destination, LoadContext};
 
 /// From where on a stage reads, and what becomes of the watermarks of its loads. Where they lead to is not known yet.
@@ -18,14 +21,16 @@ pub(super) struct ReadFrom {
 pub(super) async fn read_from(
     tools: &Toolbox,
     definition: &Definition,
-    source: &str,
+    stage: &PlannedStage,
     how: &Incremental,
     loads: &[LoadContext],
 ) -> Result<ReadFrom, Failure> {
+    let source = &stage.source;
+    let of = what_is_read(definition, stage);
     let mut advances = Vec::new();
     for load in loads {
         let destination = tools.destination(definition, &load.load).await?;
-        advances.push(advance(destination.as_ref(), load, source, how).await?);
+        advances.push(advance(destination.as_ref(), load, source, how, &of).await?);
     }
     // A value can't be compared here, only its column's database can. One that differs from the others is one too many.
     let mut lows: Vec<&Option<String>> = Vec::new();
@@ -53,8 +58,8 @@ pub(super) async fn read_from(
                 .collect();
             return Err(Failure::permanent(format!(
                 "source {}: its loads go on from different places ({}), so load {}, which appends, would get rows a \
-                 second time; use mode merge there, set one watermark to the other with `haulage state set`, or read the \
-                 source a second time under another name",
+                 second time; if another run of the pipeline is publishing, wait for it; else use mode merge there, or read \
+                 the source a second time under another name",
                 source,
                 each.join(", "),
                 load.load
@@ -72,7 +77,15 @@ async fn advance(
     load: &LoadContext,
     source: &str,
     how: &Incremental,
+    of: &str,
 ) -> Result<Advance, Failure> {
+    if how.lag != Lag::None && load.mode == Mode::Append {
+        return Err(Failure::permanent(format!(
+            "load {} appends, and source {source} has a `lag`, which reads rows a second time; use mode merge, or leave the \
+             lag out where rows are committed in the order of `{}`",
+            load.load, how.column
+        )));
+    }
     let Some(marks) = destination.watermarks_of(load).await? else {
         return Err(Failure::permanent(format!(
             "load {}: its destination keeps no watermarks, which source {source} needs (`incremental`); load it into a \
@@ -80,22 +93,51 @@ async fn advance(
             load.load
         )));
     };
+    let others: Vec<String> = marks.iter().map(|mark| mark.source.clone()).collect();
     let mark = marks.into_iter().find(|mark| mark.source == source);
-    if let Some(other) = mark
-        .as_ref()
-        .filter(|mark| mark.value.is_some() && mark.column != how.column)
-    {
+    let named = format!("{} {source} {}", load.pipeline, load.table);
+    if mark.is_none() && !others.is_empty() && load.mode == Mode::Append {
         return Err(Failure::permanent(format!(
-            "load {}: {} was read up to {} of column `{}`, and now `{}` is to be its watermark; to read everything again, \
-             forget it: haulage state forget {} {source} {}",
+            "load {}: {} was read from {} so far, and {source} has no watermark; if that is another name for it, say from \
+             where on: haulage state set {named} VALUE --column {}; to read all of it: haulage state forget {named} --column {}",
             load.load,
-            source,
-            other.value.as_deref().unwrap_or_default(),
-            other.column,
+            load.table,
+            others.join(", "),
             how.column,
-            load.pipeline,
-            load.table
+            how.column
         )));
+    }
+    if let Some(mark) = mark
+        .as_ref()
+        .filter(|mark| mark.value.is_some() && load.mode != Mode::Replace)
+    {
+        let value = mark.value.as_deref().unwrap_or_default();
+        let (what, why) = if !mark.replaced_by.is_empty() {
+            let why = format!(
+                "run {} has replaced {} since, without {source}",
+                mark.replaced_by, load.table
+            );
+            (why, "so nobody knows what of it is there")
+        } else if mark.column != how.column {
+            (
+                format!("{source} was read up to {value} of column `{}`", mark.column),
+                "and now by another",
+            )
+        } else if !mark.of.is_empty() && mark.of != of {
+            let why = format!(
+                "{source} was read up to {value} from another connection, table or query, or with other parameters"
+            );
+            (why, "which says nothing about this one")
+        } else {
+            (String::new(), "")
+        };
+        if !what.is_empty() {
+            return Err(Failure::permanent(format!(
+                "load {}: {what}, {why}; say from where on to read: haulage state set {named} VALUE; or read everything \
+                 again: haulage state forget {named}",
+                load.load
+            )));
+        }
     }
     let found = mark.and_then(|mark: Watermark| mark.value);
     if let Some(value) = &found
@@ -121,7 +163,64 @@ async fn advance(
         found,
         low,
         to: None,
+        of: of.to_owned(),
     })
+}
+
+/// A digest of what is read: another connection, table, query, column or parameter is another thing. So is another value of
+/// a parameter by which a step of the stage may pick rows.
+fn what_is_read(definition: &Definition, stage: &PlannedStage) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    };
+    if let Some(SourceKind::Database(database)) = definition.sources.get(&stage.source).map(|source| &source.kind) {
+        add(&database.at);
+        match &database.rows {
+            DatabaseRows::Table(table) => add(table),
+            DatabaseRows::Query(parts) => parts.iter().for_each(|part| match part {
+                QueryPart::Text(text) => add(text),
+                QueryPart::Param { name, value, .. } => {
+                    add(name);
+                    add(value);
+                }
+            }),
+        }
+    }
+    for (name, value) in &definition.params {
+        let used = |step: &String| {
+            let step = definition.steps.get(step);
+            step.is_some_and(|step| step.query.text.contains(&format!("${name}")))
+        };
+        if stage.steps.iter().any(used) {
+            add(name);
+            add(&value.to_string());
+        }
+    }
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Refuses to publish a load of an incremental source without its watermark, which a leader of an earlier release would
+/// have lost.
+pub(super) fn complete(context: &RunContext, load: &LoadContext) -> Result<(), Failure> {
+    let fed = context.stages().iter().filter(|stage| stage.loads.contains(&load.load));
+    for stage in fed {
+        let declared = context.definition().sources.get(&stage.source);
+        let is_incremental = declared.is_some_and(|declared| declared.kind.incremental().is_some());
+        if is_incremental && !load.advances.iter().any(|advance| advance.source == stage.source) {
+            return Err(Failure::permanent(format!(
+                "load {}: the run's log says nothing of the watermark of source {}: a coordinator of an earlier release led \
+                 it; upgrade every coordinator, and submit again",
+                load.load, stage.source
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// From where on the run has read that this one replaces.
@@ -138,8 +237,8 @@ async fn again(
     };
     if made.to != *found {
         return Err(Failure::permanent(format!(
-            "load {}: run {replaced} has read {source} up to {}, and the watermark is {} by now; a run on which others \
-             have built can't be replaced: revert the later ones first, or submit without --rerun to read what is new",
+            "load {}: run {replaced} has read {source} up to {}, and the watermark is {} by now: a later run has read on \
+             from there, or somebody has set it; revert the later ones first, or submit without --rerun to read what is new",
             load.load,
             made.to.as_deref().unwrap_or("nothing"),
             found.as_deref().unwrap_or("not there")

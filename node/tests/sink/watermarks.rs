@@ -18,6 +18,8 @@ crate::on_all!(
     a_publish_from_elsewhere_is_refused,
     who_reads_on_waits_for_a_run_that_may_go_back,
     it_is_set_and_forgotten_by_hand,
+    a_replacement_without_the_source_leaves_it_void,
+    a_table_that_is_gone_is_not_made_anew_with_a_part,
     an_earlier_release_gets_it_too,
 );
 
@@ -35,6 +37,7 @@ fn reads(run: &str, mode: Mode, found: Option<&str>, to: &str) -> LoadContext {
         found: found.map(str::to_owned),
         low: found.map(str::to_owned),
         to: Some(to.to_owned()),
+        of: "x".to_owned(),
     };
     LoadContext {
         advances: vec![advance],
@@ -143,10 +146,12 @@ async fn it_is_set_and_forgotten_by_hand(world: &World) {
         run: String::new(),
         by: "somebody".to_owned(),
         at: String::new(),
+        of: String::new(),
+        replaced_by: String::new(),
     };
     let none = world
         .destination
-        .set_watermark(&mark(Some("5")))
+        .set_watermark(&mark(Some("5")), None)
         .await
         .expect_err("there is none");
     assert!(
@@ -154,7 +159,10 @@ async fn it_is_set_and_forgotten_by_hand(world: &World) {
         "{none}"
     );
     whole(world, &first, FIRST).await;
-    world.destination.set_watermark(&mark(Some("5"))).await.expect("set");
+    let set = async |value, was| world.destination.set_watermark(&mark(value), was).await;
+    let moved = set(Some("5"), Some("7")).await.expect_err("it stands at 10");
+    assert!(moved.message.contains("has moved meanwhile"), "{moved}");
+    set(Some("5"), Some("10")).await.expect("set");
     assert_eq!(stands(world).await, at("5", ""));
     let refused = world.publish(&reads("b", Mode::Append, Some("10"), "20"), SECOND).await;
     let refused = refused.expect_err("it stands elsewhere");
@@ -162,13 +170,66 @@ async fn it_is_set_and_forgotten_by_hand(world: &World) {
         refused.message.contains("is 5 by now, since somebody has set it"),
         "{refused}"
     );
-    // Who takes back what it has read leaves what somebody has set.
+    // What goes has to be read again, wherever somebody has put the watermark meanwhile.
     take_back(world, &first).await;
-    assert_eq!(stands(world).await, at("5", ""));
-    world.destination.set_watermark(&mark(None)).await.expect("forgotten");
+    assert_eq!(stands(world).await, vec![(None, String::new())]);
+    set(Some("15"), None).await.expect("set");
+    set(None, Some("15")).await.expect("forgotten");
     assert_eq!(stands(world).await, vec![(None, String::new())]);
     whole(world, &reads("c", Mode::Append, None, "20"), SECOND).await;
     assert_eq!(stands(world).await, at("20", "c"));
+    // One that no run has made is made with a column.
+    let other = Watermark {
+        source: "t".to_owned(),
+        column: "at".to_owned(),
+        ..mark(Some("3"))
+    };
+    world.destination.set_watermark(&other, None).await.expect("made");
+    let again = world.destination.set_watermark(&other, None).await;
+    assert!(again.is_err_and(|failure| failure.message.contains("has moved meanwhile")));
+    let marks = world.destination.watermarks(Some("p")).await.expect("watermarks");
+    assert_eq!(marks.len(), 2);
+}
+
+async fn a_replacement_without_the_source_leaves_it_void(world: &World) {
+    existing(world).await;
+    whole(world, &reads("a", Mode::Append, None, "10"), FIRST).await;
+    let void = async || {
+        let marks = world.destination.watermarks(None).await.expect("watermarks");
+        marks
+            .into_iter()
+            .map(|mark| (mark.value, mark.replaced_by))
+            .collect::<Vec<_>>()
+    };
+    let ten = Some("10".to_owned());
+    let other = LoadContext {
+        pipeline: "q".into(),
+        ..kept("b", Mode::Replace, &["id"], 5)
+    };
+    whole(world, &other, SECOND).await;
+    assert_eq!(void().await, [(ten.clone(), "b".to_owned())]);
+    take_back(world, &other).await;
+    assert_eq!(void().await, [(ten, String::new())]);
+    // Its own replacement holds everything up to where it leads.
+    let own = LoadContext {
+        key: vec!["id".into()],
+        ..reads("c", Mode::Replace, Some("10"), "30")
+    };
+    whole(world, &own, SECOND).await;
+    assert_eq!(void().await, [(Some("30".to_owned()), String::new())]);
+}
+
+async fn a_table_that_is_gone_is_not_made_anew_with_a_part(world: &World) {
+    existing(world).await;
+    whole(world, &reads("a", Mode::Append, None, "10"), FIRST).await;
+    world.run("DROP TABLE things;").await;
+    let refused = world.publish(&reads("b", Mode::Append, Some("10"), "20"), SECOND).await;
+    let refused = refused.expect_err("what came before is missing");
+    assert!(
+        refused.class == Class::Permanent && refused.message.contains("things is gone since this run was planned"),
+        "{refused}"
+    );
+    assert_eq!((all_of(world).await, stands(world).await), (Vec::new(), at("10", "a")));
 }
 
 async fn an_earlier_release_gets_it_too(world: &World) {

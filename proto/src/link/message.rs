@@ -230,6 +230,8 @@ pub enum Watermarks {
     Set {
         /// Which, and what it becomes.
         mark: Watermark,
+        /// Where it stands, as whoever sets it has seen.
+        was: Option<String>,
     },
 }
 

@@ -100,6 +100,8 @@ CREATE TABLE IF NOT EXISTS haulage.watermarks (
     run text NOT NULL,
     set_by text NOT NULL,
     changed_at timestamptz NOT NULL,
+    read_of text NOT NULL,
+    replaced_by text NOT NULL DEFAULT '',
     PRIMARY KEY (pipeline, target, source)
 );
 ";

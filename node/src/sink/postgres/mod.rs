@@ -146,8 +146,8 @@ impl Destination for Postgres {
             .await
     }
 
-    async fn set_watermark(&self, mark: &Watermark) -> Result<(), Failure> {
-        self.soon("setting a watermark", self.write_watermark(mark)).await
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        self.soon("setting a watermark", self.write_watermark(mark, was)).await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {

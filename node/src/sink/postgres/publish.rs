@@ -173,7 +173,7 @@ async fn publish(
         done.because
     );
     keep(lease, load, &done, expected, &detail).await?;
-    watermarks::advance(lease, load, &target).await?;
+    watermarks::advance(lease, load, &target, done.created).await?;
     lease.run("COMMIT").await?;
     Ok(Publishing::Done(StepReport {
         rows: expected.rows,

@@ -5,6 +5,7 @@
 use haulage_core::failure::Failure;
 use haulage_core::ids::RunId;
 use haulage_core::watermark::{Advance, Watermark};
+use haulage_plan::definition::Mode;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
@@ -14,10 +15,10 @@ use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::publish::Trouble;
 use super::target::describe;
 use crate::sink::LoadContext;
-use crate::sink::watermark::{moved_on, unknown_watermark, unreadable_advances};
+use crate::sink::watermark::{Found, goes_on, stands_elsewhere, unknown_watermark, unreadable_advances};
 
 const ALL: &str = "SELECT pipeline, target, source, watermark_column, value, run, set_by,
-    to_char(changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM haulage.watermarks
+    to_char(changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), read_of, replaced_by FROM haulage.watermarks
     WHERE ($1::text IS NULL OR pipeline = $1) AND ($2::text IS NULL OR target = $2) ORDER BY pipeline, target, source";
 
 fn read(row: &PgRow) -> Result<Watermark, sqlx::Error> {
@@ -31,6 +32,8 @@ fn read(row: &PgRow) -> Result<Watermark, sqlx::Error> {
         run: row.try_get(5)?,
         by: row.try_get(6)?,
         at: row.try_get(7)?,
+        of: row.try_get(8)?,
+        replaced_by: row.try_get(9)?,
     })
 }
 
@@ -75,29 +78,68 @@ impl Postgres {
         Ok(found)
     }
 
-    pub(super) async fn write_watermark(&self, mark: &Watermark) -> Result<(), Failure> {
+    pub(super) async fn write_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
         let mut lease = self.lease().await?;
         let doing = "setting a watermark";
-        if !is_there(&mut lease).await? {
+        if !is_there(&mut lease).await? && mark.column.is_empty() {
             return Err(unknown_watermark(mark));
         }
         bookkeeping::ensure(&mut lease, &self.schema_known).await?;
         let target = describe(&mut lease, &mark.table).await?.text();
         lease.must(doing, BEGIN_BRIEFLY).await?;
         let set = sqlx::query(
-            "UPDATE haulage.watermarks SET value = $4, run = '', set_by = $5, changed_at = now()
-             WHERE pipeline = $1 AND target = $2 AND source = $3",
+            "UPDATE haulage.watermarks SET value = $4, run = '', set_by = $5, changed_at = now(), replaced_by = '',
+                 read_of = '', watermark_column = coalesce(nullif($7, ''), watermark_column)
+             WHERE pipeline = $1 AND target = $2 AND source = $3 AND value IS NOT DISTINCT FROM $6",
         )
         .bind(&mark.pipeline)
         .bind(&target)
         .bind(&mark.source)
         .bind(&mark.value)
         .bind(&mark.by)
+        .bind(was)
+        .bind(&mark.column)
         .execute(lease.connection())
         .await;
-        let set = set.map_err(|error| lease.place().failure(doing, error))?;
-        if set.rows_affected() == 0 {
-            return Err(unknown_watermark(mark));
+        let mut set = set
+            .map_err(|error| lease.place().failure(doing, error))?
+            .rows_affected();
+        if set == 0 && !mark.column.is_empty() {
+            let made = sqlx::query(
+                "INSERT INTO haulage.watermarks
+                     (pipeline, target, source, watermark_column, value, run, set_by, changed_at, read_of)
+                 VALUES ($1, $2, $3, $4, $5, '', $6, now(), '') ON CONFLICT DO NOTHING",
+            )
+            .bind(&mark.pipeline)
+            .bind(&target)
+            .bind(&mark.source)
+            .bind(&mark.column)
+            .bind(&mark.value)
+            .bind(&mark.by)
+            .execute(lease.connection())
+            .await;
+            set = made
+                .map_err(|error| lease.place().failure(doing, error))?
+                .rows_affected();
+            if set == 0 {
+                return Err(stands_elsewhere(mark));
+            }
+        }
+        if set == 0 {
+            let known = sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT FROM haulage.watermarks WHERE pipeline = $1 AND target = $2 AND source = $3)",
+            )
+            .bind(&mark.pipeline)
+            .bind(&target)
+            .bind(&mark.source)
+            .fetch_one(lease.connection())
+            .await
+            .map_err(|error| lease.place().failure(doing, error))?;
+            return Err(if known {
+                stands_elsewhere(mark)
+            } else {
+                unknown_watermark(mark)
+            });
         }
         lease.must(doing, "COMMIT").await?;
         lease.give_back();
@@ -125,30 +167,36 @@ async fn advances_of(lease: &mut Lease, run: &RunId, load: &LoadContext) -> Resu
     })
 }
 
-/// Moves the load's watermarks in the transaction that publishes it, whose target nobody else publishes to meanwhile.
-/// Permanent failure if one stands elsewhere than the run found it.
-pub(super) async fn advance(lease: &mut Lease, load: &LoadContext, target: &str) -> Result<(), Trouble> {
+/// Moves the load's watermarks in the transaction that publishes it, whose target nobody else publishes to meanwhile; other
+/// watermarks of a table that it replaces say nothing any more. Permanent failure if one stands elsewhere than the run found
+/// it, or the table had to be made anew.
+pub(super) async fn advance(lease: &mut Lease, load: &LoadContext, target: &str, created: bool) -> Result<(), Trouble> {
     for advance in &load.advances {
         let row = sqlx::query(
-            "SELECT value, run FROM haulage.watermarks WHERE pipeline = $1 AND target = $2 AND source = $3 FOR UPDATE",
+            "SELECT value, run, set_by FROM haulage.watermarks
+             WHERE pipeline = $1 AND target = $2 AND source = $3 FOR UPDATE",
         )
         .bind(&load.pipeline)
         .bind(target)
         .bind(&advance.source)
         .fetch_optional(lease.connection())
         .await?;
-        let (value, run) = match row {
-            Some(row) => (row.try_get(0)?, row.try_get(1)?),
-            None => (None, String::new()),
+        let found = match row {
+            Some(row) => Found {
+                value: row.try_get(0)?,
+                run: row.try_get(1)?,
+                by: row.try_get(2)?,
+            },
+            None => Found::default(),
         };
-        if value != advance.found {
-            return Err(moved_on(load, advance, value.as_deref(), &run).into());
-        }
+        goes_on(load, advance, &found, created)?;
         sqlx::query(
-            "INSERT INTO haulage.watermarks (pipeline, target, source, watermark_column, value, run, set_by, changed_at)
-             VALUES ($1, $2, $3, $4, $5, $6, '', clock_timestamp())
+            "INSERT INTO haulage.watermarks
+                 (pipeline, target, source, watermark_column, value, run, set_by, changed_at, read_of)
+             VALUES ($1, $2, $3, $4, $5, $6, '', clock_timestamp(), $7)
              ON CONFLICT (pipeline, target, source) DO UPDATE SET watermark_column = excluded.watermark_column,
-                 value = excluded.value, run = excluded.run, set_by = '', changed_at = excluded.changed_at",
+                 value = excluded.value, run = excluded.run, set_by = '', changed_at = excluded.changed_at,
+                 read_of = excluded.read_of, replaced_by = ''",
         )
         .bind(&load.pipeline)
         .bind(target)
@@ -156,6 +204,20 @@ pub(super) async fn advance(lease: &mut Lease, load: &LoadContext, target: &str)
         .bind(&advance.column)
         .bind(&advance.to)
         .bind(load.run.as_str())
+        .bind(&advance.of)
+        .execute(lease.connection())
+        .await?;
+    }
+    if load.mode == Mode::Replace {
+        let sources: Vec<&str> = load.advances.iter().map(|advance| advance.source.as_str()).collect();
+        sqlx::query(
+            "UPDATE haulage.watermarks SET replaced_by = $3
+             WHERE target = $2 AND value IS NOT NULL AND replaced_by = '' AND NOT (pipeline = $1 AND source = ANY ($4))",
+        )
+        .bind(&load.pipeline)
+        .bind(target)
+        .bind(load.run.as_str())
+        .bind(sources)
         .execute(lease.connection())
         .await?;
     }
@@ -171,23 +233,27 @@ pub(super) async fn advance(lease: &mut Lease, load: &LoadContext, target: &str)
     Ok(())
 }
 
-/// Puts the watermarks back that the load's publish has moved, in the transaction that undoes it. One that somebody has set
-/// to another value since stays.
+/// Puts the watermarks back that the load's publish has moved, in the transaction that undoes it: also one that somebody has
+/// set since, or the rows that go would never be read again.
 pub(super) async fn put_back(lease: &mut Lease, load: &LoadContext, target: &str) -> Result<(), Trouble> {
     for advance in advances_of(lease, &load.run, load).await? {
         sqlx::query(
-            "UPDATE haulage.watermarks SET value = $5, run = '', set_by = $6, changed_at = clock_timestamp()
-             WHERE pipeline = $1 AND target = $2 AND source = $3 AND value IS NOT DISTINCT FROM $4",
+            "UPDATE haulage.watermarks SET value = $4, run = '', set_by = $5, changed_at = clock_timestamp()
+             WHERE pipeline = $1 AND target = $2 AND source = $3",
         )
         .bind(&load.pipeline)
         .bind(target)
         .bind(&advance.source)
-        .bind(&advance.to)
         .bind(&advance.found)
         .bind(format!("revert of {}", load.run))
         .execute(lease.connection())
         .await?;
     }
+    sqlx::query("UPDATE haulage.watermarks SET replaced_by = '' WHERE target = $1 AND replaced_by = $2")
+        .bind(target)
+        .bind(load.run.as_str())
+        .execute(lease.connection())
+        .await?;
     Ok(())
 }
 

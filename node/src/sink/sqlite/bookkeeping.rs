@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS _haulage_markers (
 );
 CREATE TABLE IF NOT EXISTS _haulage_watermarks (
     pipeline TEXT NOT NULL, target TEXT NOT NULL COLLATE NOCASE, source TEXT NOT NULL, watermark_column TEXT NOT NULL,
-    value TEXT, run TEXT NOT NULL, set_by TEXT NOT NULL, changed_at TEXT NOT NULL,
+    value TEXT, run TEXT NOT NULL, set_by TEXT NOT NULL, changed_at TEXT NOT NULL, read_of TEXT NOT NULL,
+    replaced_by TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (pipeline, target, source)
 );";
 

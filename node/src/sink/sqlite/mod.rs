@@ -117,8 +117,8 @@ impl Destination for Sqlite {
         self.read_watermarks(pipeline, None).await
     }
 
-    async fn set_watermark(&self, mark: &Watermark) -> Result<(), Failure> {
-        self.write_watermark(mark).await
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        self.write_watermark(mark, was).await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {

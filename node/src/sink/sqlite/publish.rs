@@ -100,7 +100,7 @@ async fn make_visible(
     keep(writer, load, &fit, target.existing.is_none(), expected, &detail)
         .await
         .map_err(|error| writer.failure(doing, error))?;
-    watermarks::advance(writer, load, table, doing).await?;
+    watermarks::advance(writer, load, table, target.existing.is_none(), doing).await?;
     Ok(detail)
 }
 

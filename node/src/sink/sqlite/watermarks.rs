@@ -3,6 +3,7 @@
 use haulage_core::failure::Failure;
 use haulage_core::ids::RunId;
 use haulage_core::watermark::{Advance, Watermark};
+use haulage_plan::definition::Mode;
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
@@ -11,7 +12,7 @@ use super::bookkeeping::begin;
 use super::file::Writer;
 use super::target::table_name;
 use crate::sink::LoadContext;
-use crate::sink::watermark::{moved_on, unknown_watermark, unreadable_advances};
+use crate::sink::watermark::{Found, goes_on, stands_elsewhere, unknown_watermark, unreadable_advances};
 
 const DOING: &str = "reading watermarks";
 
@@ -26,6 +27,8 @@ fn read(row: &SqliteRow) -> Result<Watermark, sqlx::Error> {
         run: row.try_get(5)?,
         by: row.try_get(6)?,
         at: row.try_get(7)?,
+        of: row.try_get(8)?,
+        replaced_by: row.try_get(9)?,
     })
 }
 
@@ -41,7 +44,8 @@ impl Sqlite {
             return Ok(Vec::new());
         };
         let rows = sqlx::query(
-            "SELECT pipeline, target, source, watermark_column, value, run, set_by, changed_at FROM _haulage_watermarks
+            "SELECT pipeline, target, source, watermark_column, value, run, set_by, changed_at, read_of,
+                 replaced_by FROM _haulage_watermarks
              WHERE ($1 IS NULL OR pipeline = $1) AND ($2 IS NULL OR target = $2 COLLATE NOCASE)
              ORDER BY pipeline, target, source",
         )
@@ -74,28 +78,67 @@ impl Sqlite {
         Ok(there.then_some(connection))
     }
 
-    pub(super) async fn write_watermark(&self, mark: &Watermark) -> Result<(), Failure> {
+    pub(super) async fn write_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
         let doing = "setting a watermark";
-        if self.there().await?.is_none() {
+        let there = self.there().await?.is_some();
+        if !there && mark.column.is_empty() {
             return Err(unknown_watermark(mark));
         }
         let table = table_name(&mark.table)?;
         let mut writer = self.file.writer().await?;
         begin(&mut writer, doing).await?;
         let set = sqlx::query(
-            "UPDATE _haulage_watermarks SET value = $4, run = '', set_by = $5, changed_at = CURRENT_TIMESTAMP
-             WHERE pipeline = $1 AND target = $2 COLLATE NOCASE AND source = $3",
+            "UPDATE _haulage_watermarks
+             SET value = $4, run = '', set_by = $5, changed_at = CURRENT_TIMESTAMP, replaced_by = '', read_of = '',
+                 watermark_column = coalesce(nullif($7, ''), watermark_column)
+             WHERE pipeline = $1 AND target = $2 COLLATE NOCASE AND source = $3 AND value IS $6",
         )
         .bind(&mark.pipeline)
         .bind(&table)
         .bind(&mark.source)
         .bind(&mark.value)
         .bind(&mark.by)
+        .bind(was)
+        .bind(&mark.column)
         .execute(writer.connection())
         .await
         .map_err(|error| writer.failure(doing, error))?;
-        if set.rows_affected() == 0 {
-            return Err(unknown_watermark(mark));
+        let mut set = set.rows_affected();
+        if set == 0 && !mark.column.is_empty() {
+            let made = sqlx::query(
+                "INSERT INTO _haulage_watermarks
+                     (pipeline, target, source, watermark_column, value, run, set_by, changed_at, read_of)
+                 VALUES ($1, $2, $3, $4, $5, '', $6, CURRENT_TIMESTAMP, '') ON CONFLICT DO NOTHING",
+            )
+            .bind(&mark.pipeline)
+            .bind(&table)
+            .bind(&mark.source)
+            .bind(&mark.column)
+            .bind(&mark.value)
+            .bind(&mark.by)
+            .execute(writer.connection())
+            .await;
+            set = made.map_err(|error| writer.failure(doing, error))?.rows_affected();
+            if set == 0 {
+                return Err(stands_elsewhere(mark));
+            }
+        }
+        if set == 0 {
+            let known = sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT 1 FROM _haulage_watermarks
+                 WHERE pipeline = $1 AND target = $2 COLLATE NOCASE AND source = $3)",
+            )
+            .bind(&mark.pipeline)
+            .bind(&table)
+            .bind(&mark.source)
+            .fetch_one(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
+            return Err(if known {
+                stands_elsewhere(mark)
+            } else {
+                unknown_watermark(mark)
+            });
         }
         writer.must(doing, "COMMIT").await?;
         writer.keep();
@@ -119,17 +162,18 @@ async fn advances_of(
     })
 }
 
-/// Moves the load's watermarks in the transaction that publishes it. Permanent failure if one stands elsewhere than the run
-/// found it.
+/// Moves the load's watermarks in the transaction that publishes it; other watermarks of a table that it replaces say
+/// nothing any more. Permanent failure if one stands elsewhere than the run found it, or the table had to be made anew.
 pub(super) async fn advance(
     writer: &mut Writer<'_>,
     load: &LoadContext,
     table: &str,
+    created: bool,
     doing: &str,
 ) -> Result<(), Failure> {
     for advance in &load.advances {
         let row = sqlx::query(
-            "SELECT value, run FROM _haulage_watermarks
+            "SELECT value, run, set_by FROM _haulage_watermarks
              WHERE pipeline = $1 AND target = $2 COLLATE NOCASE AND source = $3",
         )
         .bind(&load.pipeline)
@@ -137,19 +181,23 @@ pub(super) async fn advance(
         .bind(&advance.source)
         .fetch_optional(writer.connection())
         .await;
-        let stands = row.and_then(|row| match row {
-            Some(row) => Ok((row.try_get(0)?, row.try_get(1)?)),
-            None => Ok((None::<String>, String::new())),
+        let found = row.and_then(|row| match row {
+            Some(row) => Ok(Found {
+                value: row.try_get(0)?,
+                run: row.try_get(1)?,
+                by: row.try_get(2)?,
+            }),
+            None => Ok(Found::default()),
         });
-        let (value, run) = stands.map_err(|error| writer.failure(doing, error))?;
-        if value != advance.found {
-            return Err(moved_on(load, advance, value.as_deref(), &run));
-        }
+        let found = found.map_err(|error| writer.failure(doing, error))?;
+        goes_on(load, advance, &found, created)?;
         sqlx::query(
-            "INSERT INTO _haulage_watermarks (pipeline, target, source, watermark_column, value, run, set_by, changed_at)
-             VALUES ($1, $2, $3, $4, $5, $6, '', CURRENT_TIMESTAMP)
+            "INSERT INTO _haulage_watermarks
+                 (pipeline, target, source, watermark_column, value, run, set_by, changed_at, read_of)
+             VALUES ($1, $2, $3, $4, $5, $6, '', CURRENT_TIMESTAMP, $7)
              ON CONFLICT (pipeline, target, source) DO UPDATE SET watermark_column = excluded.watermark_column,
-                 value = excluded.value, run = excluded.run, set_by = '', changed_at = excluded.changed_at",
+                 value = excluded.value, run = excluded.run, set_by = '', changed_at = excluded.changed_at,
+                 read_of = excluded.read_of, replaced_by = ''",
         )
         .bind(&load.pipeline)
         .bind(table)
@@ -157,6 +205,23 @@ pub(super) async fn advance(
         .bind(&advance.column)
         .bind(&advance.to)
         .bind(load.run.as_str())
+        .bind(&advance.of)
+        .execute(writer.connection())
+        .await
+        .map_err(|error| writer.failure(doing, error))?;
+    }
+    if load.mode == Mode::Replace {
+        let sources: Vec<&str> = load.advances.iter().map(|advance| advance.source.as_str()).collect();
+        let sources = serde_json::to_string(&sources).map_err(|error| Failure::permanent(error.to_string()))?;
+        sqlx::query(
+            "UPDATE _haulage_watermarks SET replaced_by = $3
+             WHERE target = $2 COLLATE NOCASE AND value IS NOT NULL AND replaced_by = ''
+                 AND NOT (pipeline = $1 AND source IN (SELECT value FROM json_each($4)))",
+        )
+        .bind(&load.pipeline)
+        .bind(table)
+        .bind(load.run.as_str())
+        .bind(sources)
         .execute(writer.connection())
         .await
         .map_err(|error| writer.failure(doing, error))?;
@@ -174,8 +239,8 @@ pub(super) async fn advance(
     Ok(())
 }
 
-/// Puts the watermarks back that the load's publish has moved, in the transaction that undoes it. One that somebody has set
-/// to another value since stays.
+/// Puts the watermarks back that the load's publish has moved, in the transaction that undoes it: also one that somebody has
+/// set since, or the rows that go would never be read again.
 pub(super) async fn put_back(
     writer: &mut Writer<'_>,
     load: &LoadContext,
@@ -185,19 +250,26 @@ pub(super) async fn put_back(
     let made = advances_of(writer.connection(), &load.run, load).await;
     for advance in made.map_err(|error| writer.failure(doing, error))? {
         sqlx::query(
-            "UPDATE _haulage_watermarks SET value = $5, run = '', set_by = $6, changed_at = CURRENT_TIMESTAMP
-             WHERE pipeline = $1 AND target = $2 COLLATE NOCASE AND source = $3 AND value IS $4",
+            "UPDATE _haulage_watermarks SET value = $4, run = '', set_by = $5, changed_at = CURRENT_TIMESTAMP
+             WHERE pipeline = $1 AND target = $2 COLLATE NOCASE AND source = $3",
         )
         .bind(&load.pipeline)
         .bind(table)
         .bind(&advance.source)
-        .bind(&advance.to)
         .bind(&advance.found)
         .bind(format!("revert of {}", load.run))
         .execute(writer.connection())
         .await
         .map_err(|error| writer.failure(doing, error))?;
     }
+    let cleared =
+        "UPDATE _haulage_watermarks SET replaced_by = '' WHERE target = $1 COLLATE NOCASE AND replaced_by = $2";
+    sqlx::query(cleared)
+        .bind(table)
+        .bind(load.run.as_str())
+        .execute(writer.connection())
+        .await
+        .map_err(|error| writer.failure(doing, error))?;
     Ok(())
 }
 

@@ -1,7 +1,19 @@
 //! What can be wrong with an incremental source of any database.
 
 use haulage_core::failure::Failure;
-use haulage_plan::definition::{Column, Lag};
+use haulage_core::watermark::Window;
+use haulage_plan::definition::{Column, Incremental, Lag};
+
+/// A chunk of an incremental source has a window.
+pub(super) fn guarded(how: Option<&Incremental>, window: Option<&Window>) -> Result<(), Failure> {
+    match (how, window) {
+        (Some(_), None) => Err(Failure::permanent(
+            "the run's log doesn't say which rows are new: a coordinator of an earlier release led it; upgrade every \
+             coordinator, and submit again",
+        )),
+        (Some(_), Some(_)) | (None, _) => Ok(()),
+    }
+}
 
 /// There is no such column.
 pub(super) fn missing(name: &str, found: &[Column]) -> Failure {
@@ -25,9 +37,16 @@ pub(super) fn unsound(value: &str) -> Failure {
     ))
 }
 
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
 /// Permanent failure if the lag is a time and the column none, or the other way round.
-pub(super) fn fits(column: &str, lag: Lag, is_moment: bool) -> Result<(), Failure> {
+pub(super) fn fits(column: &str, lag: Lag, is_moment: bool, is_date: bool) -> Result<(), Failure> {
     let advice = match (lag, is_moment) {
+        (Lag::None, _) | (Lag::Seconds(..DAY), true) if is_date => {
+            "is a date, of which rows are still to come when the day's first are read; read a day again, with \
+             `lag: 1day` and mode merge"
+        }
         (Lag::None, _) | (Lag::Count(_), false) | (Lag::Seconds(_), true) => return Ok(()),
         (Lag::Seconds(_), false) => "is an integer, and `lag` is a time; write a number, as in `lag: 1000`",
         (Lag::Count(_), true) => "is a date or a time, and `lag` is a number; write a time, as in `lag: 10m`",

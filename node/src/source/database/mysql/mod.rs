@@ -24,6 +24,7 @@ use self::server::Session;
 use self::table::{Cut, Key, Table, bounds};
 use self::values::{Bind, Form, Statement, column, form, named, place_of_signed, query, read, signed_of};
 use super::feed::Rows;
+use super::incremental;
 use super::reader::{Order, Reader, Shape};
 use super::{choose, of_source, whole};
 use crate::sink::name::TableName;
@@ -438,6 +439,8 @@ impl Source for MysqlRows {
 
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {
         let server = self.server()?;
+        let guarded = incremental::guarded(self.declared.incremental.as_ref(), chunk.window.as_ref());
+        guarded.map_err(|failure| self.named(failure))?;
         let version: Version = serde_json::from_str(&chunk.version).map_err(|_| {
             self.named(Failure::permanent(format!(
                 "\"{}\" is no range of a key; run the same release on all nodes",

@@ -69,7 +69,7 @@ impl MysqlRows {
         low: Option<&str>,
     ) -> Result<Window, Failure> {
         let kind = kind_of(&how.column, found)?;
-        incremental::fits(&how.column, how.lag, is_moment(kind))?;
+        incremental::fits(&how.column, how.lag, is_moment(kind), kind == "DATE")?;
         let column = quote(&how.column);
         let low_value = low.map_or(Ok("NULL".to_owned()), |low| value(low, kind))?;
         let after = match how.lag {
@@ -83,11 +83,16 @@ impl MysqlRows {
             false => format!("{column} IS NULL"),
         };
         let from = self.rows();
+        // What lies in the future waits for its time: a watermark there would leave out all that comes before.
+        let most = match is_moment(kind) {
+            true => format!("least(max({column}), CAST(UTC_TIMESTAMP(6) AS {kind}))"),
+            false => format!("max({column})"),
+        };
         let sql = format!(
             "SELECT CAST({after} AS CHAR) AS after_value,
                     CAST(greatest(coalesce({low_value}, found.most), coalesce(found.most, {low_value})) AS CHAR) AS up_to,
                     CAST(EXISTS (SELECT 1 FROM {from} WHERE {none}) AS CHAR) AS has_none
-             FROM (SELECT max({column}) AS most FROM {from}) AS found"
+             FROM (SELECT {most} AS most FROM {from}) AS found"
         );
         // A query's parameters stand in it twice.
         let binds: Vec<_> = self.binds.iter().chain(&self.binds).cloned().collect();

@@ -21,6 +21,7 @@ use self::rows::{PAGE, bound, column, read, text, tid};
 pub(super) use self::server::Server;
 use self::server::Version;
 use super::feed::Rows;
+use super::incremental;
 use super::reader::{Order, Reader, Shape};
 use super::{choose, of_source, whole};
 use crate::sink::name::{TableName, quote};
@@ -245,7 +246,9 @@ impl PostgresRows {
             None => None,
         };
         let small = match (&window, &lie) {
-            (Some(window), Some(lie)) => Some(self.is_small(&server, &mut session, window, lie).await.map_err(named)?),
+            (Some(window), Some(lie)) if lie.by_page && lie.in_ranges => {
+                Some(self.is_small(&server, &mut session, window, lie).await.map_err(named)?)
+            }
             _ => None,
         };
         drop(session);
@@ -331,6 +334,7 @@ impl Source for PostgresRows {
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {
         let server = self.server()?;
         let named = |failure| of_source(&self.name, failure);
+        incremental::guarded(self.declared.incremental.as_ref(), chunk.window.as_ref()).map_err(named)?;
         let version = Version::parse(&chunk.version).ok_or_else(|| {
             named(Failure::permanent(format!(
                 "\"{}\" names no snapshot; run the same release on all nodes",

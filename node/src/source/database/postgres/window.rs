@@ -76,7 +76,7 @@ impl PostgresRows {
             Some(low) => value(low, kind).map_err(named)?,
             None => format!("NULL::{kind}"),
         };
-        incremental::fits(&how.column, how.lag, kind != "bigint").map_err(named)?;
+        incremental::fits(&how.column, how.lag, kind != "bigint", kind == "date").map_err(named)?;
         let lagging = match how.lag {
             _ if low.is_none() => low_value.clone(),
             Lag::None => low_value.clone(),
@@ -84,13 +84,19 @@ impl PostgresRows {
             // In whole units: a date less some hours is a date.
             Lag::Seconds(seconds) => format!("({low_value} - interval '{seconds} seconds')::{kind}"),
         };
+        // What lies in the future waits for its time: a watermark there would leave out all that comes before.
+        let most = match kind {
+            "bigint" => "most".to_owned(),
+            _ => format!("least(most, now()::{kind})"),
+        };
         let sql = format!(
-            "SELECT ({lagging})::text, greatest({low_value}, (SELECT max({column}) FROM {from})::{kind})::text,
-                    EXISTS (SELECT FROM {from} WHERE {column} IS NULL)",
+            "SELECT ({lagging})::text, greatest({low_value}, {most})::text, most::text,
+                    EXISTS (SELECT FROM {from} WHERE {column} IS NULL)
+             FROM (SELECT max({column})::{kind} AS most FROM {from}) AS found",
             from = self.from
         );
         // A query's parameters stand in it twice, under the same numbers.
-        let asking = sqlx::query_as::<_, (Option<String>, Option<String>, bool)>(AssertSqlSafe(sql));
+        let asking = sqlx::query_as::<_, (Option<String>, Option<String>, Option<String>, bool)>(AssertSqlSafe(sql));
         let asking = self
             .params()
             .iter()
@@ -98,14 +104,15 @@ impl PostgresRows {
                 QueryPart::Param { value, .. } => asking.bind(value.clone()),
                 QueryPart::Text(_) => asking,
             });
-        let (after, up_to, has_null) = server
-            .soon(doing, asking.fetch_one(session.connection()))
+        let pid = server.pid(session).await.map_err(named)?;
+        let (after, up_to, most, has_null) = server
+            .patiently(doing, pid, asking.fetch_one(session.connection()))
             .await
             .map_err(named)?;
         if has_null {
             return Err(named(incremental::without_value(&how.column)));
         }
-        if let Some(odd) = up_to.as_deref().filter(|value| !is_sound(value)) {
+        if let Some(odd) = most.as_deref().filter(|value| !is_sound(value)) {
             return Err(named(incremental::endless(&how.column, odd)));
         }
         Ok(Window {
@@ -126,24 +133,30 @@ impl PostgresRows {
         if window.after.is_none() {
             return Ok((false, lie.bytes));
         }
-        let sql = format!(
-            "SELECT count(*), (SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass($1))
-             FROM {} WHERE {}",
-            self.from,
-            condition(window, self.found(server).await?)?
-        );
-        let asking = sqlx::query_as::<_, (i64, i64)>(AssertSqlSafe(sql))
-            .bind(&self.from)
-            .persistent(false);
-        let doing = "counting what is new";
-        let (rows, of) = server.soon(doing, asking.fetch_one(session.connection())).await?;
+        let asking = sqlx::query_scalar("SELECT reltuples::bigint FROM pg_class WHERE oid = to_regclass($1)");
+        let asking = asking.bind(&self.from).fetch_one(session.connection());
+        let of: i64 = server.soon("looking at its size", asking).await?;
         let row = if of > 0 {
             (lie.bytes / of as u64).max(1)
         } else {
             ROW_BYTES
         };
-        let bytes = (rows.max(0) as u64).saturating_mul(row);
-        Ok((bytes <= SMALL * self.declared.chunk_bytes, bytes))
+        // Counted no further than to where it is much.
+        let few = SMALL.saturating_mul(self.declared.chunk_bytes) / row + 1;
+        let sql = format!(
+            "SELECT count(*) FROM (SELECT FROM {} WHERE {} LIMIT {few}) AS new",
+            self.from,
+            condition(window, self.found(server).await?)?
+        );
+        let asking = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).persistent(false);
+        let pid = server.pid(session).await?;
+        let asking = asking.fetch_one(session.connection());
+        let rows = server.patiently("counting what is new", pid, asking).await?.max(0) as u64;
+        if rows >= few {
+            return Ok((false, lie.bytes));
+        }
+        let bytes = rows.saturating_mul(row);
+        Ok((true, bytes))
     }
 }
 
