@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Check;
+use crate::contract::{Contract, Evolution};
 
 /// A place in the pipeline file, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -239,6 +240,11 @@ pub struct Source {
     pub lookup: bool,
     /// What it is.
     pub kind: SourceKind,
+    /// What becomes of what isn't as its columns say.
+    pub contract: Contract,
+    /// The columns that the run was planned with, where the contract lets them be others than the declared ones. The file
+    /// says nothing of them.
+    pub planned: Option<Vec<Column>>,
     /// Where it is declared.
     pub place: Place,
 }
@@ -283,6 +289,8 @@ pub struct Load {
     pub key: Vec<String>,
     /// Of how many published runs of the table, the newest, what it held before is kept, so that they can be reverted.
     pub keep_previous: u32,
+    /// What it may do to the columns of the target.
+    pub evolution: Evolution,
     /// Where it is declared.
     pub place: Place,
 }
@@ -311,6 +319,12 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Where a source names a column among its own, or else the source.
+    pub fn place_in_source(&self, source: &Source, column: Option<&str>) -> Place {
+        let column = column.and_then(|column| self.place_of_column(&source.name, column));
+        column.unwrap_or(source.place)
+    }
+
     /// Where a source declares a column.
     pub fn place_of_column(&self, source: &str, column: &str) -> Option<Place> {
         crate::yaml::locate_key(&self.text, &["sources", source, "columns"], column)

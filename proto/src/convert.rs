@@ -321,6 +321,7 @@ mod tests {
             steps: vec![],
             loads: vec![LoadName::from("l")],
             chunks: vec![spec(0), spec(1)],
+            columns: Default::default(),
         };
         let report = ChunkReport {
             counts: counts_of(7),

@@ -542,5 +542,6 @@ fn stage(chunks: u32) -> PlannedStage {
         steps: vec!["clean".into()],
         loads: vec![LoadName::from("one"), LoadName::from("two")],
         chunks: (0..chunks).map(spec).collect(),
+        columns: Default::default(),
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn plan(loads: &[&str], chunks: u32) -> Vec<PlannedStage> {
         steps: vec!["clean".to_owned()],
         loads: loads.iter().map(|load| LoadName::from(*load)).collect(),
         chunks: (0..chunks).map(spec).collect(),
+        columns: Default::default(),
     }]
 }
 

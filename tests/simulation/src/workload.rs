@@ -111,6 +111,7 @@ impl Run {
                 steps: Vec::new(),
                 loads: stage.loads.iter().map(|load| self.loads[*load].name.clone()).collect(),
                 chunks: stage.chunks.iter().map(spec).collect(),
+                columns: Default::default(),
             })
             .collect()
     }
