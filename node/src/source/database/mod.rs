@@ -18,6 +18,7 @@ use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, DatabaseKind, DatabaseSource, Source as Declared};
 
 use super::contracted::Contracted;
+use super::files::or_null;
 use super::{Binding, Misdeclared, SegmentReader, Source};
 use crate::config::NodeConfig;
 
@@ -128,7 +129,8 @@ fn choose(source: &str, location: &str, declared: &[Column], found: &[Column]) -
                 let known = found.iter().map(|found| found.name.as_str());
                 let help = haulage_plan::did_you_mean(name, known)
                     .unwrap_or_else(|| "correct `columns`, or leave them out to take all that are there".to_owned());
-                return Err(wrong(format!("it has no column `{name}`; {help}")));
+                let or_null = or_null(column);
+                return Err(wrong(format!("it has no column `{name}`; {help}{or_null}")));
             }
             1 => {}
             _ => {
