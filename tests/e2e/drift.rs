@@ -16,8 +16,9 @@ use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Row as _};
 
 use self::cases::{Case, Format, Outcome, Values, cases, id, n, note};
+use super::support::cluster::{Cluster, Settings, check_state, events};
 use super::support::postgres::Postgres;
-use super::support::process::{Verb, newest_rejects};
+use super::support::process::{PATIENCE, Verb, newest_rejects};
 
 /// A place that rows go to, looked at in another way than Haulage's.
 enum Target {
@@ -384,6 +385,49 @@ async fn the_columns_of_all_files_are_those_of_the_run_and_a_late_key_is_set_asi
     ensure!(
         (target.see("files").await?, target.see("keys").await?) == before,
         "a part of it was loaded"
+    );
+    Ok(())
+}
+
+/// A node that comes later plans the run by the columns that discovery has put down, whatever has appeared since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_appears_in_the_middle_changes_no_column_of_the_run() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    for number in 0..4 {
+        let rows: String = (0..40).map(|row| format!("{},{row}\n", number * 40 + row)).collect();
+        std::fs::write(path.join(format!("in-{number}.csv")), format!("id,x\n{rows}"))?;
+    }
+    let file = path.join("pipeline.yaml");
+    std::fs::write(
+        &file,
+        "pipeline: landing\ncheckpoint_rows: 20\nsources:\n  raw: {csv: \"in-*.csv\", columns: {id: int!}, \
+         on_new_column: add}\nloads:\n  landed: {from: raw, to: warehouse, table: landed, mode: append}\n",
+    )?;
+    let target = Target::Sqlite(path.join("warehouse.db"));
+    let settings = Settings {
+        ledger: format!("sqlite:{}", path.join("ledger.db").display()),
+        warehouse: format!("sqlite:{}", path.join("warehouse.db").display()),
+        store: path.join("store").display().to_string(),
+        nodes: 1,
+        envs: Vec::new(),
+        faults: Some("slow@segment:1000ms".to_owned()),
+    };
+    let mut cluster = Cluster::start(path, settings).await?;
+    let (run, _) = cluster.submit(&file, &[]).await?;
+    let loading = |shown: &Value| !events(shown, "chunk_staged").is_empty();
+    cluster.until_run(&run, "a chunk is staged", PATIENCE, loading).await?;
+    std::fs::write(path.join("in-0-late.csv"), "z,id\nlate,1000\n")?;
+    // It has forgotten what it knew of the run.
+    cluster.restart_node("node-1").await?;
+    let shown = cluster.until_rest(&run).await?;
+    check_state(&shown, "published")?;
+    let (columns, rows) = target.see("landed").await?;
+    let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+    ensure!(
+        names == ["id", "x", "_haulage_run"] && rows.len() == 160,
+        "{names:?}, {} rows",
+        rows.len()
     );
     Ok(())
 }

@@ -325,3 +325,22 @@ async fn a_table_that_is_swapped_for_a_wider_one_keeps_what_it_wears() {
     assert_eq!(indexes, Some(vec!["by_name".to_owned(), "things_pkey".to_owned()]));
     assert!(all_of(&world).await.contains(&"name text f".to_owned()));
 }
+
+/// A column may be added under a view; the rows are then replaced by DELETE and INSERT, and put back as they were.
+#[tokio::test]
+async fn a_table_that_can_not_be_swapped_gets_its_column_where_it_is() {
+    let world = World::postgres().await;
+    narrow(&world).await;
+    world.run("CREATE VIEW dear AS SELECT name FROM things").await;
+    let before = all_of(&world).await;
+    let load = evolving("r", Mode::Replace, ADDING);
+    let found = inspected(&world, &load).await;
+    assert!(
+        found.changes[0].contains("by DELETE and INSERT") && found.ddl.len() == 1,
+        "{found:?}"
+    );
+    whole(&world, &load, ROWS).await;
+    assert_eq!(amounts(&world).await, ["1 1.5", "7 -0.25"]);
+    take_back(&world, &load).await;
+    assert_eq!(all_of(&world).await, before);
+}
