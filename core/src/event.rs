@@ -1,5 +1,7 @@
 //! The events of a run's log. Additive: an event kind or field, once written to a ledger, is never given another meaning.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{ChunkReport, ChunkSpec};
@@ -244,6 +246,22 @@ pub struct PlannedStage {
     /// Of an incremental source: what becomes of the watermark of each load.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub advances: Vec<Advance>,
+    /// Of the sources it reads, also as lookups, the columns of those that may have others than their pipeline declares:
+    /// every node works with these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, Vec<SourceColumn>>,
+}
+
+/// A column of a source, as discovery found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type, as a pipeline file calls it.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// Whether a row without a value is rejected.
+    pub required: bool,
 }
 
 /// What a step did.

@@ -36,6 +36,8 @@ fn source(path: &str, base: &str, s3: &S3Settings) -> Box<dyn Source> {
         name: "raw".to_owned(),
         lookup: false,
         kind: SourceKind::Csv(csv),
+        contract: Default::default(),
+        planned: None,
         place: Default::default(),
     };
     bind(

@@ -5,6 +5,8 @@
 mod contract;
 #[path = "sink/errors.rs"]
 mod errors;
+#[path = "sink/evolve.rs"]
+mod evolve;
 #[path = "sink/kept.rs"]
 mod kept;
 #[path = "sink/later.rs"]

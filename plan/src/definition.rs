@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Check;
+use crate::contract::{Contract, Evolution};
 
 /// A place in the pipeline file, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -274,6 +275,11 @@ pub struct Source {
     pub lookup: bool,
     /// What it is.
     pub kind: SourceKind,
+    /// What becomes of what isn't as its columns say.
+    pub contract: Contract,
+    /// The columns that the run was planned with, where the contract lets them be others than the declared ones. The file
+    /// says nothing of them.
+    pub planned: Option<Vec<Column>>,
     /// Where it is declared.
     pub place: Place,
 }
@@ -318,6 +324,8 @@ pub struct Load {
     pub key: Vec<String>,
     /// Of how many published runs of the table, the newest, what it held before is kept, so that they can be reverted.
     pub keep_previous: u32,
+    /// What it may do to the columns of the target.
+    pub evolution: Evolution,
     /// Where it is declared.
     pub place: Place,
 }
@@ -349,6 +357,12 @@ impl Definition {
     /// Whether a source reads only what is new since the last published run.
     pub fn is_incremental(&self) -> bool {
         self.sources.values().any(|source| source.kind.incremental().is_some())
+    }
+
+    /// Where a source names a column among its own, or else the source.
+    pub fn place_in_source(&self, source: &Source, column: Option<&str>) -> Place {
+        let column = column.and_then(|column| self.place_of_column(&source.name, column));
+        column.unwrap_or(source.place)
     }
 
     /// Where a source declares a column.

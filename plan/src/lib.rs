@@ -6,6 +6,7 @@
 
 pub mod checks;
 pub mod compile;
+pub mod contract;
 mod deep;
 pub mod definition;
 pub mod diagnostics;

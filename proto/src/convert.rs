@@ -340,6 +340,7 @@ mod tests {
             loads: vec![LoadName::from("l")],
             chunks: vec![spec(0), spec(1)],
             advances: Vec::new(),
+            columns: Default::default(),
         };
         let report = ChunkReport {
             counts: counts_of(7),

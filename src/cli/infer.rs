@@ -165,6 +165,8 @@ fn declared(args: &Args) -> Result<Source> {
         name,
         lookup: false,
         kind,
+        contract: Default::default(),
+        planned: None,
         place: Place::default(),
     })
 }

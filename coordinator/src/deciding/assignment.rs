@@ -38,6 +38,7 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
         submission: state.submission()?.clone(),
         submitted_at: state.submitted_at(),
         replaces: state.replaces().cloned(),
+        columns: state.stages().iter().flat_map(|stage| stage.columns.clone()).collect(),
         task,
     })
 }

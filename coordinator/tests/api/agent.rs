@@ -551,5 +551,6 @@ fn stage(chunks: u32) -> PlannedStage {
         loads: vec![LoadName::from("one"), LoadName::from("two")],
         chunks: (0..chunks).map(spec).collect(),
         advances: Vec::new(),
+        columns: Default::default(),
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn plan(loads: &[&str], chunks: u32) -> Vec<PlannedStage> {
         loads: loads.iter().map(|load| LoadName::from(*load)).collect(),
         chunks: (0..chunks).map(spec).collect(),
         advances: Vec::new(),
+        columns: Default::default(),
     }]
 }
 

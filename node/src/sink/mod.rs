@@ -32,7 +32,9 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
 use haulage_core::watermark::{Advance, Watermark};
+use haulage_plan::contract::Evolution;
 use haulage_plan::definition::Mode;
+use serde::{Deserialize, Serialize};
 
 /// Everything a destination has to know about one load of one run.
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ pub struct LoadContext {
     pub replaces: Option<RunId>,
     /// Of how many published runs of the target, the newest, a cleanup keeps what a revert needs.
     pub keep_previous: u32,
+    /// What it may do to the columns of the target.
+    pub evolution: Evolution,
     /// How often the run has staged again what was lost; for recall and release, how often it was asked to be reverted.
     /// Steps of an earlier round are fenced.
     pub round: u32,
@@ -173,6 +177,7 @@ mod tests {
             schema: Arc::new(Schema::empty()),
             replaces: None,
             keep_previous: 1,
+            evolution: Evolution::default(),
             round: 0,
             advances: Vec::new(),
         }
@@ -204,6 +209,50 @@ impl Identity {
     }
 }
 
+/// What a publish does to a column of its target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnChange {
+    /// The column.
+    pub column: String,
+    /// What.
+    pub change: Change,
+    /// The column's type before, as the destination calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Its type afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// See [`ColumnChange`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// The target has it from now on.
+    Added,
+    /// Its type holds more than it did.
+    Widened,
+    /// The load has nothing for it: new rows have its default, or no value.
+    Unfilled,
+}
+
+impl std::fmt::Display for ColumnChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (column, from, to) = (&self.column, self.from.as_deref(), self.to.as_deref());
+        let (from, to) = (from.unwrap_or("?"), to.unwrap_or("?"));
+        match self.change {
+            Change::Added => write!(f, "adds column {column} {to}"),
+            Change::Widened => write!(f, "widens column {column} from {from} to {to}"),
+            Change::Unfilled => write!(f, "has nothing for column {column} {from}"),
+        }
+    }
+}
+
+/// What a publish did to its target's columns, behind what it says of the rows.
+fn with_columns(changes: &[ColumnChange]) -> String {
+    changes.iter().map(|change| format!(", {change}")).collect()
+}
+
 /// What a destination would do, found without touching anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
@@ -217,6 +266,8 @@ pub struct Inspection {
     pub ddl: Vec<String>,
     /// What would change, a line each, for a person.
     pub changes: Vec<String>,
+    /// Where the columns of the load and of a target that exists differ, and what becomes of it.
+    pub columns: Vec<ColumnChange>,
     /// Why the load can't fit: each names column, both types, and what to do. Empty if it fits.
     pub misfits: Vec<String>,
 }

@@ -19,7 +19,11 @@ use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 
 use crate::store::S3Settings;
+pub use contract::Drift;
+pub(crate) use contract::NEW_COLUMN;
 
+mod contract;
+mod contracted;
 mod csv;
 pub mod database;
 mod files;
@@ -142,6 +146,12 @@ pub trait Source: Send + Sync {
     /// Permanent failure if the object is no longer the one that was discovered.
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure>;
 
+    /// How what is there differs from what is declared, and what becomes of it; nothing of a source that declares no
+    /// columns.
+    async fn drift(&self) -> Result<Vec<Drift>, Failure> {
+        Ok(Vec::new())
+    }
+
     /// Reads the whole source, for a lookup. Any unreadable row is a permanent failure with file, line and column.
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure>;
 }
@@ -162,9 +172,12 @@ pub struct Binding {
 /// The source that a pipeline declares. Touches nothing; permanent failure if its settings contradict each other.
 pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Failure> {
     match &source.kind {
-        SourceKind::Csv(csv) => Ok(Box::new(csv::files(&source.name, csv, binding)?)),
-        SourceKind::Json(json) => Ok(Box::new(json::files(&source.name, json, binding))),
-        SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding))),
+        SourceKind::Csv(csv) => Ok(Box::new(csv::files(&source.name, csv, binding)?.under(source))),
+        SourceKind::Json(json) => {
+            let files = json::files(&source.name, json, source.contract, binding);
+            Ok(Box::new(files.under(source)))
+        }
+        SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding).under(source))),
         SourceKind::Database(declared) => database::bind(source, declared, binding),
     }
 }

@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
 use haulage_core::failure::Failure;
+use haulage_plan::Diagnostics;
+use haulage_plan::contract::{BadRow, Contract, NewColumn};
+use haulage_plan::definition::Definition;
 use tracing::Span;
 
 use super::blame::Scene;
@@ -21,6 +24,7 @@ use super::resume::resume;
 use super::segment::{Bench, Target};
 use super::{Order, Toolbox};
 use crate::actors::shared::Progress;
+use crate::source::{NEW_COLUMN, Segment, Unreadable};
 
 /// Works the chunk off; `None` if it was handed back before its end. Whatever it had committed when it fails, is cancelled
 /// or handed back stands, and the next try goes on there.
@@ -90,6 +94,9 @@ pub(crate) async fn run(
     let mut ended = false;
     let mut from = resumed.from;
     while let Some((number, segment)) = ahead.next().await? {
+        if let Some(failure) = unacceptable(context.definition(), spec, &segment) {
+            return Err(failure);
+        }
         ended = segment.last;
         let (next, bytes) = (segment.next, segment.bytes);
         let staged = match Box::pin(bench.stage(number, segment)).await {
@@ -126,4 +133,40 @@ pub(crate) async fn run(
         )));
     }
     Ok(Some(report))
+}
+
+/// The first row that ends the run, by what the source says about such rows.
+fn unacceptable(definition: &Definition, spec: &ChunkSpec, segment: &Segment) -> Option<Failure> {
+    let source = definition.sources.get(&spec.source)?;
+    let Contract {
+        on_bad_row,
+        on_new_column,
+        ..
+    } = source.contract;
+    let ends = |row: &&Unreadable| match (row.reason == NEW_COLUMN, on_new_column) {
+        (true, NewColumn::Fail) => true,
+        // That they go there was asked for.
+        (true, NewColumn::Quarantine) => false,
+        _ => on_bad_row == BadRow::Fail,
+    };
+    let row = segment.unreadable.iter().find(ends)?;
+    let line = segment.raw.row(row.row).map_or(0, |(line, _)| line);
+    let column = row.column.as_ref().map(|column| format!(", column {column}"));
+    let setting = if row.reason == NEW_COLUMN && on_new_column == NewColumn::Fail {
+        "on_new_column: fail"
+    } else {
+        "on_bad_row: fail"
+    };
+    let wrong = format!(
+        "source {}: {} line {line}{}: {}: {}; `{setting}` ends the run: correct the row, or write `quarantine` there",
+        spec.source,
+        spec.object,
+        column.unwrap_or_default(),
+        row.reason,
+        row.detail
+    );
+    let place = definition.place_in_source(source, row.column.as_deref());
+    Some(Failure::permanent(
+        Diagnostics::of(definition, [(place, wrong)]).to_string(),
+    ))
 }

@@ -30,11 +30,15 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
             .await?;
         targets.take(context.definition(), name, &inspection.identity)?;
         if !inspection.misfits.is_empty() {
-            return Err(Failure::permanent(format!(
+            let wrong = format!(
                 "load {name} doesn't fit {}: {}",
                 load.table,
                 inspection.misfits.join("; ")
-            )));
+            );
+            let place = context.definition().loads.get(name).map(|load| load.place);
+            return Err(Failure::permanent(
+                Diagnostics::of(context.definition(), [(place.unwrap_or_default(), wrong)]).to_string(),
+            ));
         }
     }
     stages(tools, &context, |name| context.load(order, name)).await

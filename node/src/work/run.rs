@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
-use haulage_core::event::PlannedStage;
+use haulage_core::event::{PlannedStage, SourceColumn};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId, StageId};
-use haulage_plan::Compiled;
-use haulage_plan::definition::Definition;
+use haulage_plan::definition::{Column, Definition};
+use haulage_plan::{Compiled, types};
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
 
@@ -31,7 +31,12 @@ pub(crate) struct Request<'a> {
     pub(crate) params: &'a BTreeMap<String, String>,
     /// What `now()` means.
     pub(crate) started: Millis,
+    /// The columns by which the run was planned, by source; empty before it is.
+    pub(crate) columns: Option<&'a Planned>,
 }
+
+/// Columns of sources that may have others than they declare, by source.
+pub(crate) type Planned = BTreeMap<String, Vec<SourceColumn>>;
 
 impl<'a> From<&'a Order> for Request<'a> {
     fn from(order: &'a Order) -> Self {
@@ -42,6 +47,7 @@ impl<'a> From<&'a Order> for Request<'a> {
             base: &submission.base,
             params: &submission.params,
             started: order.assignment.submitted_at,
+            columns: Some(&order.assignment.columns),
         }
     }
 }
@@ -60,7 +66,12 @@ impl RunContext {
     /// Binds, looks at the headers of sources that don't declare their columns, and compiles.
     /// Permanent failure with the text of everything that is wrong with the file.
     pub(crate) async fn new(config: &NodeConfig, request: Request<'_>) -> Result<Self, Failure> {
-        let definition = Self::parse(request)?;
+        let mut definition = Self::parse(request)?;
+        for (name, columns) in request.columns.into_iter().flatten() {
+            if let Some(source) = definition.sources.get_mut(name) {
+                source.planned = Some(columns.iter().map(column).collect::<Result<_, _>>()?);
+            }
+        }
         let mut sources = IndexMap::new();
         let databases = Databases::of(config);
         for (name, declared) in &definition.sources {
@@ -88,6 +99,12 @@ impl RunContext {
                 loads: stage.loads.clone(),
                 chunks: Vec::new(),
                 advances: Vec::new(),
+                columns: [&stage.source]
+                    .into_iter()
+                    .chain(&stage.lookups)
+                    .filter(|name| compiled.definition.sources[*name].contract.finds_columns())
+                    .map(|name| (name.clone(), compiled.columns[name].iter().map(planned).collect()))
+                    .collect(),
             })
             .collect();
         let passes = stages.iter().map(|stage| (stage.stage, OnceCell::new())).collect();
@@ -120,6 +137,11 @@ impl RunContext {
     /// The stages in order, without their chunks.
     pub(crate) fn stages(&self) -> &[PlannedStage] {
         &self.stages
+    }
+
+    /// The columns of the sources that may have others than they declare.
+    pub(crate) fn planned(&self) -> Planned {
+        self.stages.iter().flat_map(|stage| stage.columns.clone()).collect()
     }
 
     /// One stage, without its chunks.
@@ -207,6 +229,28 @@ impl RunContext {
     }
 }
 
+fn planned(column: &Column) -> SourceColumn {
+    SourceColumn {
+        name: column.name.clone(),
+        type_name: types::name(&column.data_type),
+        required: column.required,
+    }
+}
+
+fn column(planned: &SourceColumn) -> Result<Column, Failure> {
+    let data_type = types::named(&planned.type_name).ok_or_else(|| {
+        Failure::permanent(format!(
+            "column {} has the unknown type {}; run the same release on coordinator and nodes",
+            planned.name, planned.type_name
+        ))
+    })?;
+    Ok(Column {
+        name: planned.name.clone(),
+        data_type,
+        required: planned.required,
+    })
+}
+
 fn bare(
     definition: &Definition,
     name: &LoadName,
@@ -227,6 +271,7 @@ fn bare(
         schema: Arc::new(Schema::empty()),
         replaces,
         keep_previous: load.keep_previous,
+        evolution: load.evolution,
         round: 0,
         advances: Vec::new(),
     })

@@ -91,9 +91,20 @@ impl Toolbox {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             bounded(&mut runs, order.assignment.key.run.clone())
         };
-        cell.get_or_try_init(|| async { RunContext::new(&self.config, order.into()).await.map(Arc::new) })
-            .await
-            .cloned()
+        let make = || async { RunContext::new(&self.config, order.into()).await.map(Arc::new) };
+        let found = cell.get_or_try_init(make).await?;
+        let planned = &order.assignment.columns;
+        if planned.is_empty() || found.planned() == *planned {
+            return Ok(Arc::clone(found));
+        }
+        // Made for a discovery of this node that did not count: the run was planned by another's, which found others.
+        let new = make().await?;
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.insert(
+            order.assignment.key.run.clone(),
+            Arc::new(OnceCell::from(Arc::clone(&new))),
+        );
+        Ok(new)
     }
 
     /// A run is at rest: what was kept for it goes.

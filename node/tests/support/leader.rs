@@ -202,6 +202,7 @@ impl Leader {
             submission: self.submission.clone(),
             submitted_at: Millis(1_700_000_000_000),
             replaces: None,
+            columns: Default::default(),
             task,
         };
         self.call(epoch, &assignment, AgentMessage::Assign)

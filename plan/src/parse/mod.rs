@@ -1,6 +1,7 @@
 //! From the text of a pipeline file to a [`Definition`]: shapes, names, types, parameters. No SQL is looked at here.
 
 mod checks;
+mod contract;
 mod draft;
 mod fields;
 mod params;
@@ -8,6 +9,8 @@ mod sources;
 mod steps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_contract;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use haulage_core::ids::LoadName;
 use indexmap::IndexMap;
 
+use super::contract;
 use super::fields::{self, Fields};
 use crate::definition::{Load, Mode, Place, Source, Sql, Step};
 use crate::diagnostics::{Report, did_you_mean};
@@ -181,7 +182,16 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         report,
         node,
         &what,
-        &["from", "to", "table", "mode", "key", "keep_previous"],
+        &[
+            "from",
+            "to",
+            "table",
+            "mode",
+            "key",
+            "keep_previous",
+            "on_new_column",
+            "on_wider_type",
+        ],
     )?;
     let mut need = |field: &str, help: &str| match fields.get(field) {
         Some(node) => fields::text(report, node, &format!("`{field}` of {what}")),
@@ -239,6 +249,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
             }
         }
     });
+    let evolution = contract::evolution(report, &fields, &what);
     Some(Load {
         name: LoadName::new(key.text.clone()),
         from: from?.0.to_owned(),
@@ -247,6 +258,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         mode: mode?,
         key: key_columns,
         keep_previous: keep_previous.unwrap_or(KEPT),
+        evolution,
         place: key.place,
     })
 }

@@ -176,7 +176,10 @@ fn parquet_is_declared_by_its_path_alone() {
     check(
         "b",
         "sources: {raw: {parquet: x, compression: gzip}}",
-        &["2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, columns, lookup"],
+        &[
+            "2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, columns, lookup, \
+           on_new_column, on_missing_column, on_wider_type, on_bad_row",
+        ],
     );
 }
 
@@ -314,7 +317,8 @@ loads: {l: {from: s, to: w, table: t, mode: append}}
         ),
         (
             "{sqlite: a.db, table: t, delimiter: x}",
-            "3:33 unknown key `delimiter` in source `raw` | there is: sqlite, table, query, chunk_size, columns, lookup",
+            "3:33 unknown key `delimiter` in source `raw` | there is: sqlite, table, query, chunk_size, columns, lookup, \
+             on_new_column, on_missing_column, on_wider_type, on_bad_row",
         ),
         (
             "{sqlite: \"s3://b/a.db\", table: t}",
@@ -384,7 +388,8 @@ fn sources() {
         "b",
         "sources:\n  raw: {json: x, null: [NA], compression: zst, chunk_size: 1kB}",
         &[
-            "3:18 unknown key `null` in source `raw` | there is: json, compression, chunk_size, columns, lookup",
+            "3:18 unknown key `null` in source `raw` | there is: json, compression, chunk_size, columns, lookup, \
+             on_new_column, on_missing_column, on_wider_type, on_bad_row",
             "3:43 unknown compression `zst` of source `raw` | write `zstd`",
             "3:60 chunks of 1000 bytes are too small | 64KiB is the least; 16MiB is usual",
         ],

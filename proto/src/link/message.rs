@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec, Counts};
-use haulage_core::event::{PlannedStage, StepReport};
+use haulage_core::event::{PlannedStage, SourceColumn, StepReport};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, LoadName, Millis, NodeName, RunId, Work};
 use haulage_core::quarantine::Reject;
@@ -108,6 +108,10 @@ pub struct Assignment {
     pub submitted_at: Millis,
     /// The run that this one replaces, when it was run again on purpose.
     pub replaces: Option<RunId>,
+    /// The columns by which the run was planned, by source, of sources that may have others than the pipeline declares.
+    /// Empty before discovery, and from a leader of an earlier release.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, Vec<SourceColumn>>,
     /// The details.
     pub task: Task,
 }

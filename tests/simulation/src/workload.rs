@@ -114,6 +114,7 @@ impl Run {
                 loads: stage.loads.iter().map(|load| self.loads[*load].name.clone()).collect(),
                 chunks: stage.chunks.iter().map(spec).collect(),
                 advances: Vec::new(),
+                columns: Default::default(),
             })
             .collect()
     }

@@ -46,6 +46,7 @@ pub(in super::super) fn awaited(node: &str, key: AttemptKey) -> (AttemptKey, Awa
         submission,
         submitted_at: Millis(0),
         replaces: None,
+        columns: Default::default(),
         task: Task::Discover,
     };
     let awaited = Awaited {

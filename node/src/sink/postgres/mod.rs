@@ -16,6 +16,7 @@ mod ask;
 mod bookkeeping;
 pub(crate) mod connect;
 mod encode;
+mod evolve;
 pub(crate) mod failure;
 mod fit;
 mod insert;

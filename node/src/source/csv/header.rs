@@ -7,7 +7,7 @@ use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, CsvSource};
 
 use super::record::{Cursor, Dialect, any_record, is_line_end};
-use crate::source::files::suggestion;
+use crate::source::files::{or_null, suggestion};
 use crate::source::input::{self, Input};
 use crate::source::object::Object;
 use crate::source::{EXCERPT, Misdeclared, excerpt};
@@ -160,9 +160,10 @@ pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<L
             }
             (None, _) => {
                 return Err(wrong(format!(
-                    "{address}: the header has no column {}; {}",
+                    "{address}: the header has no column {}; {}{}",
                     excerpt(column.name.as_bytes(), EXCERPT),
-                    suggestion(&column.name, names)
+                    suggestion(&column.name, names),
+                    or_null(column)
                 )));
             }
         }

@@ -17,6 +17,7 @@ use haulage_plan::definition::{Column, Compression, CsvSource};
 use self::column::NullTexts;
 use self::reader::{CsvReader, Shape};
 use self::record::{Dialect, is_line_end};
+use super::contract::{Found, Own};
 use super::files::{Files, Format, Part};
 use super::input::{self, Input};
 use super::object::Object;
@@ -77,6 +78,11 @@ impl Format for Csv {
             return Ok(Vec::new());
         };
         header::columns(&header::read(first, &self.source, self.dialect).await?, &first.address)
+    }
+
+    async fn found(&self, object: &Object) -> Result<Option<Vec<Found>>, Failure> {
+        let names = header::read(object, &self.source, self.dialect).await?.names;
+        Ok(names.map(|names| names.iter().map(|name| Found::new(name, Own::Text)).collect()))
     }
 
     async fn check(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared> {

@@ -18,6 +18,8 @@ use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, DatabaseKind, DatabaseSource, Source as Declared};
 
+use super::contracted::Contracted;
+use super::files::or_null;
 use super::{Binding, Misdeclared, SegmentReader, Source};
 use crate::config::NodeConfig;
 
@@ -86,10 +88,37 @@ impl fmt::Debug for Databases {
 
 /// The source that a pipeline declares. Touches nothing.
 pub(super) fn bind(source: &Declared, declared: &DatabaseSource, binding: Binding) -> Result<Box<dyn Source>, Failure> {
+    if declared.columns.is_empty() {
+        return bind_plain(&source.name, declared, binding);
+    }
+    // What is wrong with it by itself is found here.
+    bind_plain(&source.name, declared, binding.clone())?;
+    let (name, location) = (
+        source.name.clone(),
+        format!("source {} ({})", source.name, declared.location),
+    );
+    let of = declared.clone();
+    let with = move |columns: &[Column]| {
+        let declared = DatabaseSource {
+            columns: columns.to_vec(),
+            ..of.clone()
+        };
+        bind_plain(&name, &declared, binding.clone())
+    };
+    Ok(Box::new(Contracted::new(
+        location,
+        &declared.columns,
+        source.contract,
+        source.planned.clone(),
+        Box::new(with),
+    )))
+}
+
+fn bind_plain(name: &str, declared: &DatabaseSource, binding: Binding) -> Result<Box<dyn Source>, Failure> {
     Ok(match declared.kind {
-        DatabaseKind::Postgres => Box::new(postgres::PostgresRows::new(&source.name, declared, binding)?),
-        DatabaseKind::Mysql => Box::new(mysql::MysqlRows::new(&source.name, declared, binding)?),
-        DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(&source.name, declared, binding)?),
+        DatabaseKind::Postgres => Box::new(postgres::PostgresRows::new(name, declared, binding)?),
+        DatabaseKind::Mysql => Box::new(mysql::MysqlRows::new(name, declared, binding)?),
+        DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(name, declared, binding)?),
     })
 }
 
@@ -115,7 +144,8 @@ fn choose(source: &str, location: &str, declared: &[Column], found: &[Column]) -
                 let known = found.iter().map(|found| found.name.as_str());
                 let help = haulage_plan::did_you_mean(name, known)
                     .unwrap_or_else(|| "correct `columns`, or leave them out to take all that are there".to_owned());
-                return Err(wrong(format!("it has no column `{name}`; {help}")));
+                let or_null = or_null(column);
+                return Err(wrong(format!("it has no column `{name}`; {help}{or_null}")));
             }
             1 => {}
             _ => {

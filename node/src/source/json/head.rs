@@ -1,5 +1,7 @@
 //! The first lines of a file: whether it is JSON lines at all, and which keys its first object has.
 
+use std::collections::HashSet;
+
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
@@ -8,6 +10,7 @@ use haulage_plan::definition::{Column, Compression};
 use memchr::memchr;
 
 use super::{MAX_LINE, row};
+use crate::source::contract::{Found, Own};
 use crate::source::input::{self, Input};
 use crate::source::object::Object;
 use crate::source::{EXCERPT, excerpt};
@@ -86,6 +89,22 @@ impl Head {
             self.address,
             excerpt(first, EXCERPT)
         )))
+    }
+
+    /// The keys of the first objects, in the order in which they appear; `None` if there is no object.
+    pub(super) fn found(&self) -> Option<Vec<Found>> {
+        let (mut seen, mut found) = (HashSet::new(), Vec::new());
+        let mut is_any = false;
+        for keys in self.lines().filter_map(|line| row::keys(line).ok()) {
+            is_any = true;
+            for key in keys {
+                if !seen.contains(&key) {
+                    found.push(Found::new(&key, Own::Text));
+                    seen.insert(key);
+                }
+            }
+        }
+        is_any.then_some(found)
     }
 
     /// The keys of the first object, as text that may be missing; `None` if the file has no lines.

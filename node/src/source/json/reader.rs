@@ -19,7 +19,7 @@ use super::row::{Keys, Odd};
 use crate::source::input::Input;
 use crate::source::lines;
 use crate::source::sift::Sift;
-use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
+use crate::source::{EXCERPT, NEW_COLUMN, RawRows, Segment, SegmentReader, Unreadable, excerpt};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -40,8 +40,10 @@ pub(super) struct Shape {
     pub(super) columns: Vec<Column>,
     /// The columns and the row column.
     pub(super) schema: SchemaRef,
-    /// Whether text takes every value.
-    pub(super) any_text: bool,
+    /// Of each column, whether as text it takes every value.
+    pub(super) any_text: Vec<bool>,
+    /// Whether a row with a key that is no column is rejected.
+    pub(super) strict: bool,
     /// Rows of a segment, at least 1.
     pub(super) checkpoint_rows: u64,
 }
@@ -95,10 +97,11 @@ impl JsonReader {
         let rows = usize::try_from(shape.checkpoint_rows)
             .unwrap_or(BATCH_ROWS)
             .min(BATCH_ROWS);
-        let builder = |column| ColumnBuilder::new(column, shape.any_text, rows);
+        let builder = |(column, any_text): (_, &bool)| ColumnBuilder::new(column, *any_text, rows);
+        let builders = shape.columns.iter().zip(&shape.any_text).map(builder);
         Ok(Self {
-            keys: Keys::new(&shape.columns),
-            builders: shape.columns.iter().map(builder).collect::<Result<_, _>>()?,
+            builders: builders.collect::<Result<_, _>>()?,
+            keys: Keys::new(&shape.columns, shape.strict),
             shape,
             input,
             data: Vec::new(),
@@ -271,7 +274,15 @@ impl Rows {
             }
         }
         let row = self.count as u64;
+        let new = if read.is_ok() { keys.new_key() } else { None };
         match (read, misfit) {
+            // Before what doesn't fit: a key that was given another name explains that another one has no value.
+            (Ok(()), _) if new.is_some() => self.bad.push(Unreadable {
+                row,
+                column: new.map(|key| excerpt(key.as_bytes(), EXCERPT)),
+                reason: NEW_COLUMN,
+                detail: "the object has this key, which nobody declared".to_owned(),
+            }),
             (Err(Odd { reason, detail }), _) => self.bad.push(Unreadable {
                 row,
                 column: None,

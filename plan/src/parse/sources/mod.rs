@@ -12,6 +12,7 @@ mod query;
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
 
+use super::contract;
 use super::draft::Gaps;
 use super::fields::{self, Fields};
 use super::params::Params;
@@ -22,7 +23,14 @@ use crate::types;
 use crate::yaml::{Key, Node, Value};
 
 /// The keys that every source may have.
-const COMMON: &[&str] = &["columns", "lookup"];
+const COMMON: &[&str] = &[
+    "columns",
+    "lookup",
+    "on_new_column",
+    "on_missing_column",
+    "on_wider_type",
+    "on_bad_row",
+];
 
 /// A kind of source.
 struct Kind {
@@ -130,19 +138,24 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         .get("lookup")
         .and_then(|node| fields::boolean(report, node, "`lookup`"))
         .unwrap_or(false);
+    let settings = contract::read(report, &fields, &what);
     let declared = Declared {
         key,
-        what,
+        what: what.clone(),
         fields,
         columns,
         params,
     };
-    Some(Source {
+    let source = Source {
         name: key.text.clone(),
         lookup,
         kind: (kind.read)(report, declared, gaps),
+        contract: settings.contract,
+        planned: None,
         place: key.place,
-    })
+    };
+    settings.check(report, &source, &what);
+    Some(source)
 }
 
 fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
