@@ -18,6 +18,7 @@ mod full_disk;
 mod heartbeats;
 mod house;
 mod infer;
+mod lake;
 mod leaving;
 mod poison;
 mod readers;

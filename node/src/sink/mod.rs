@@ -14,6 +14,7 @@
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
 mod fence;
+pub(crate) mod files;
 mod kept;
 pub(crate) mod name;
 pub(crate) mod postgres;
@@ -30,7 +31,7 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
-use haulage_plan::definition::Mode;
+use haulage_plan::definition::{Layout, Mode};
 
 /// Everything a destination has to know about one load of one run.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub struct LoadContext {
     pub replaces: Option<RunId>,
     /// Of how many published runs of the target, the newest, a cleanup keeps what a revert needs.
     pub keep_previous: u32,
+    /// What the load says of its files; only a destination of files takes any of it.
+    pub layout: Layout,
     /// How often the run has staged again what was lost; for recall and release, how often it was asked to be reverted.
     /// Steps of an earlier round are fenced.
     pub round: u32,
@@ -80,6 +83,23 @@ impl LoadContext {
             says_value: true,
             ..self.bad_row(at, Some(column), why)
         }
+    }
+
+    /// Why a database can't take the load, where it says something that only files have.
+    pub(crate) fn only_for_files(&self) -> Vec<String> {
+        let mut misfits = Vec::new();
+        if let Some(key) = self.layout.said().first() {
+            misfits.push(format!(
+                "`{key}` is for files, and the destination is a database; leave it out, or load into a destination of files"
+            ));
+        }
+        if self.table.contains('/') && !self.table.contains('"') {
+            misfits.push(format!(
+                "table {} is a path, and the destination is a database; write `table` or `schema.table`",
+                self.table
+            ));
+        }
+        misfits
     }
 
     /// A row that is not taken.
@@ -169,6 +189,7 @@ mod tests {
             schema: Arc::new(Schema::empty()),
             replaces: None,
             keep_previous: 1,
+            layout: Layout::default(),
             round: 0,
         }
     }
@@ -232,9 +253,11 @@ pub enum Dialect {
     Postgres,
     /// SQLite's.
     Sqlite,
+    /// DataFusion's, over files.
+    DataFusion,
 }
 
-/// A question over `staged`: the load's columns of a staging table.
+/// A question over `staged`, for a database: the load's columns of a staging table.
 fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
     let names: Vec<&str> = load.schema.fields().iter().map(|field| field.name().as_str()).collect();
     format!(

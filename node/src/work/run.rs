@@ -226,6 +226,7 @@ fn bare(
         schema: Arc::new(Schema::empty()),
         replaces,
         keep_previous: load.keep_previous,
+        layout: load.layout.clone(),
         round: 0,
     })
 }

@@ -3,6 +3,7 @@
 mod checks;
 mod draft;
 mod fields;
+mod layout;
 mod params;
 mod sources;
 mod steps;

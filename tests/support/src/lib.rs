@@ -7,6 +7,7 @@
 pub mod postgres;
 pub mod proxy;
 pub mod s3;
+mod s3_conditions;
 mod wait;
 
 use std::net::TcpListener;
