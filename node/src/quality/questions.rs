@@ -4,6 +4,7 @@
 use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 use haulage_core::failure::Failure;
+use haulage_core::ids::LoadName;
 use haulage_plan::types;
 
 use crate::sink::files::RECORDS;
@@ -148,10 +149,7 @@ impl Asker<'_> {
                 )
             }
             (Dialect::DataFusion, _) => {
-                return Err(Failure::permanent(format!(
-                    "a destination of files doesn't find {table} by its columns; make the check `references` of a load into a \
-                     database, or join the source of {table} as a lookup and reject what has no partner"
-                )));
+                return Err(Failure::permanent(no_references(&self.load.load)));
             }
             // As a target may be written. It builds one index for IN, and none for EXISTS.
             (Dialect::Sqlite, None | Some("main" | "public")) => {
@@ -351,6 +349,14 @@ impl Asker<'_> {
             _ => format!("({})", written.trim()),
         })
     }
+}
+
+/// Why files can't be asked for what another table has.
+pub(super) fn no_references(load: &LoadName) -> String {
+    format!(
+        "`references` can't be made of load {load}: its destination is one of files, where no other table can be asked; join \
+         that table's source as a lookup in a step, and reject what has no partner"
+    )
 }
 
 fn select(values: &[&str], rest: &str, shown: impl Fn(&str) -> String) -> String {

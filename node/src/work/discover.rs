@@ -13,6 +13,7 @@ use haulage_plan::definition::Definition;
 use super::run::RunContext;
 use super::toolbox::unknown_load;
 use super::{Order, Toolbox};
+use crate::quality;
 use crate::sink::Identity;
 
 /// Finds the stages and their chunks.
@@ -22,11 +23,8 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
     let mut targets = Targets::default();
     for name in context.definition().loads.keys() {
         let load = context.load(order, name)?;
-        let inspection = tools
-            .destination(context.definition(), name)
-            .await?
-            .inspect(&load)
-            .await?;
+        let destination = tools.destination(context.definition(), name).await?;
+        let inspection = destination.inspect(&load).await?;
         targets.take(context.definition(), name, &inspection.identity)?;
         if !inspection.misfits.is_empty() {
             return Err(Failure::permanent(format!(
@@ -34,6 +32,11 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
                 load.table,
                 inspection.misfits.join("; ")
             )));
+        }
+        let unanswerable = quality::unanswerable(context.definition(), name, destination.dialect());
+        if !unanswerable.is_empty() {
+            let wrong = Diagnostics::of(context.definition(), unanswerable);
+            return Err(Failure::permanent(wrong.to_string()));
         }
     }
     stages(&context).await

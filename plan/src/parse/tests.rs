@@ -464,7 +464,7 @@ fn steps_and_loads() {
     for table in ["a/../b", "/a", "a//b", "a/data", "a/_haulage", "a/b c"] {
         let load = format!("loads:\n  l: {{from: s, to: lake, table: {table}, mode: append}}");
         let wrong = format!(
-            "5:31 `{table}` of load `l` is no path of a table | write a path such as `sales/orders`, of letters, digits, `_` \
+            "5:33 `{table}` of load `l` is no path of a table | write a path such as `sales/orders`, of letters, digits, `_` \
              and `-`, at most 63 characters each; below a table's folder, `data` and names that begin with `_haulage` are kept \
              for Haulage"
         );
@@ -475,7 +475,7 @@ fn steps_and_loads() {
         ("t", ", partition_by: k", "`partition_by`"),
     ] {
         let load = format!("loads:\n  l: {{from: s, to: lake, table: {table}, mode: merge, key: k{said}}}");
-        let place = 33 + table.len();
+        let place = 35 + table.len();
         let wrong = format!(
             "5:{place} load `l` merges, and has {has}, which only files have | files can't be merged into: write `mode: \
              append` or `mode: replace`"

@@ -54,9 +54,16 @@ impl Files {
         })
     }
 
+    /// The documents of the chunks that have begun. What is being written beside them has another ending.
+    pub(super) async fn chunks(&self, place: &TablePlace, area: &Area) -> Result<Vec<String>, Failure> {
+        let mut keys = self.objects.list(&place.key(&area.chunks())).await?;
+        keys.retain(|key| key.ends_with(".json"));
+        Ok(keys)
+    }
+
     /// Drops all markers of a chunk of which a file is not what it was.
     async fn drop_lost(&self, place: &TablePlace, area: &Area) -> Result<(), Failure> {
-        for key in self.objects.list(&place.key(&area.chunks())).await? {
+        for key in self.chunks(place, area).await? {
             let chunk: Chunk = self.document(&key).await?.value;
             let files: Vec<File> = chunk
                 .segments

@@ -76,12 +76,15 @@ impl Files {
 
     /// Seals every chunk that has begun; returns their segments, in order.
     async fn seal(&self, place: &TablePlace, area: &Area, round: u32) -> Result<Vec<Segment>, Failure> {
-        let keys = self.objects.list(&place.key(&area.chunks())).await?;
+        let keys = self.chunks(place, area).await?;
         let seals: Vec<_> = keys
             .iter()
             .map(|key| {
                 self.change_chunk(key, move |chunk| {
-                    chunk.sealed = Some(chunk.sealed.map_or(round, |sealed| sealed.max(round)));
+                    // One that a discard has removed meanwhile is not made again.
+                    if chunk.begun().is_some() {
+                        chunk.sealed = Some(chunk.sealed.map_or(round, |sealed| sealed.max(round)));
+                    }
                     Ok(chunk.clone())
                 })
             })

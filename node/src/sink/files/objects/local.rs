@@ -100,10 +100,18 @@ impl Objects for Local {
 
     async fn remove(&self, key: &str) -> Result<(), Failure> {
         let key = key.to_owned();
-        self.blocking(move |place| match std::fs::remove_file(place.root.join(&key)) {
-            Ok(()) => Ok(()),
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(place.failure("remove", &key, &error)),
+        self.blocking(move |place| {
+            // Not between another one's look at a document and its write, which would bring it back.
+            let _lock = if key.ends_with(".json") && place.root.is_dir() {
+                Some(place.lock()?)
+            } else {
+                None
+            };
+            match std::fs::remove_file(place.root.join(&key)) {
+                Ok(()) => Ok(()),
+                Err(error) if is_absent(&error) => Ok(()),
+                Err(error) => Err(place.failure("remove", &key, &error)),
+            }
         })
         .await
     }
