@@ -307,6 +307,61 @@ pub struct Step {
     pub place: Place,
 }
 
+/// The format of the files that a load leaves at a destination of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFormat {
+    /// Apache Parquet.
+    #[default]
+    Parquet,
+    /// CSV with a header; no value is an empty field, an empty text is `""`.
+    Csv,
+    /// JSON lines: one object a line.
+    Jsonl,
+}
+
+/// How such a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileCompression {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy, inside Parquet only.
+    Snappy,
+    /// Zstandard.
+    Zstd,
+}
+
+/// What a load says of its files; only a destination of files takes any of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layout {
+    /// Their format; Parquet if it isn't said.
+    pub format: Option<FileFormat>,
+    /// Columns by whose values rows are divided into folders; empty if they aren't.
+    pub partition_by: Vec<String>,
+    /// Their compression; Zstandard for Parquet, none for others, if it isn't said.
+    pub compression: Option<FileCompression>,
+}
+
+impl Layout {
+    /// The keys of a load that are there.
+    pub fn said(&self) -> Vec<&'static str> {
+        let mut said = Vec::new();
+        if self.format.is_some() {
+            said.push("format");
+        }
+        if !self.partition_by.is_empty() {
+            said.push("partition_by");
+        }
+        if self.compression.is_some() {
+            said.push("compression");
+        }
+        said
+    }
+}
+
 /// A load, by its key in `loads`. Loads publish in the order in which they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
@@ -316,7 +371,7 @@ pub struct Load {
     pub from: String,
     /// The destination's name, bound to an address by the node's configuration.
     pub to: String,
-    /// The table there, optionally with a schema.
+    /// The table there, optionally with a schema; at a destination of files the table's folder, `sales/orders`.
     pub table: String,
     /// What publishing does to the rows that are there.
     pub mode: Mode,
@@ -326,6 +381,8 @@ pub struct Load {
     pub keep_previous: u32,
     /// What it may do to the columns of the target.
     pub evolution: Evolution,
+    /// What it says of its files.
+    pub layout: Layout,
     /// Where it is declared.
     pub place: Place,
 }

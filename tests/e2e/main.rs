@@ -19,6 +19,7 @@ mod full_disk;
 mod heartbeats;
 mod house;
 mod infer;
+mod lake;
 mod leaving;
 mod mysql;
 mod poison;

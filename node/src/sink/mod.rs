@@ -14,6 +14,7 @@
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
 mod fence;
+pub(crate) mod files;
 mod kept;
 pub(crate) mod name;
 pub(crate) mod postgres;
@@ -33,7 +34,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
 use haulage_core::watermark::{Advance, Watermark};
 use haulage_plan::contract::Evolution;
-use haulage_plan::definition::Mode;
+use haulage_plan::definition::{Layout, Mode};
 use serde::{Deserialize, Serialize};
 
 /// Everything a destination has to know about one load of one run.
@@ -63,6 +64,8 @@ pub struct LoadContext {
     pub keep_previous: u32,
     /// What it may do to the columns of the target.
     pub evolution: Evolution,
+    /// What the load says of its files; only a destination of files takes any of it.
+    pub layout: Layout,
     /// How often the run has staged again what was lost; for recall and release, how often it was asked to be reverted.
     /// Steps of an earlier round are fenced.
     pub round: u32,
@@ -88,6 +91,23 @@ impl LoadContext {
             says_value: true,
             ..self.bad_row(at, Some(column), why)
         }
+    }
+
+    /// Why a database can't take the load, where it says something that only files have.
+    pub(crate) fn only_for_files(&self) -> Vec<String> {
+        let mut misfits = Vec::new();
+        if let Some(key) = self.layout.said().first() {
+            misfits.push(format!(
+                "`{key}` is for files, and the destination is a database; leave it out, or load into a destination of files"
+            ));
+        }
+        if self.table.contains('/') && !self.table.contains('"') {
+            misfits.push(format!(
+                "table {} is a path, and the destination is a database; write `table` or `schema.table`",
+                self.table
+            ));
+        }
+        misfits
     }
 
     /// A row that is not taken.
@@ -178,6 +198,7 @@ mod tests {
             replaces: None,
             keep_previous: 1,
             evolution: Evolution::default(),
+            layout: Layout::default(),
             round: 0,
             advances: Vec::new(),
         }
@@ -288,9 +309,11 @@ pub enum Dialect {
     Postgres,
     /// SQLite's.
     Sqlite,
+    /// DataFusion's, over files.
+    DataFusion,
 }
 
-/// A question over `staged`: the load's columns of a staging table.
+/// A question over `staged`, for a database: the load's columns of a staging table.
 fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
     let names: Vec<&str> = load.schema.fields().iter().map(|field| field.name().as_str()).collect();
     format!(

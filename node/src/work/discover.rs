@@ -14,6 +14,7 @@ use super::run::RunContext;
 use super::toolbox::unknown_load;
 use super::watermarks;
 use super::{Order, Toolbox};
+use crate::quality;
 use crate::sink::{Identity, LoadContext};
 
 /// Finds the stages and their chunks.
@@ -23,11 +24,8 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
     let mut targets = Targets::default();
     for name in context.definition().loads.keys() {
         let load = context.load(order, name)?;
-        let inspection = tools
-            .destination(context.definition(), name)
-            .await?
-            .inspect(&load)
-            .await?;
+        let destination = tools.destination(context.definition(), name).await?;
+        let inspection = destination.inspect(&load).await?;
         targets.take(context.definition(), name, &inspection.identity)?;
         if !inspection.misfits.is_empty() {
             let wrong = format!(
@@ -39,6 +37,11 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
             return Err(Failure::permanent(
                 Diagnostics::of(context.definition(), [(place.unwrap_or_default(), wrong)]).to_string(),
             ));
+        }
+        let unanswerable = quality::unanswerable(context.definition(), name, destination.dialect());
+        if !unanswerable.is_empty() {
+            let wrong = Diagnostics::of(context.definition(), unanswerable);
+            return Err(Failure::permanent(wrong.to_string()));
         }
     }
     stages(tools, &context, |name| context.load(order, name)).await

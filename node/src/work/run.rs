@@ -272,6 +272,7 @@ fn bare(
         replaces,
         keep_previous: load.keep_previous,
         evolution: load.evolution,
+        layout: load.layout.clone(),
         round: 0,
         advances: Vec::new(),
     })

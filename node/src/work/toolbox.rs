@@ -79,7 +79,8 @@ impl Toolbox {
         };
         cell.get_or_try_init(|| async {
             let address = self.config.destination(name)?;
-            sink::registry::open_with(name, &address, self.config.connections, self.config.home.as_deref()).await
+            let config = &self.config;
+            sink::registry::open_with(name, &address, config.connections, config.home.as_deref(), &config.s3).await
         })
         .await
         .cloned()

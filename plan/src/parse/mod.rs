@@ -4,6 +4,7 @@ mod checks;
 mod contract;
 mod draft;
 mod fields;
+mod layout;
 mod params;
 mod sources;
 mod steps;

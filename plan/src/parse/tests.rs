@@ -464,6 +464,45 @@ fn steps_and_loads() {
              whole table",
         ],
     );
+    for (said, wrong) in [
+        ("format: json", "5:62 unknown format `json` of load `l` | write `jsonl`"),
+        (
+            "compression: gz",
+            "5:67 unknown compression `gz` of load `l` | write `gzip`",
+        ),
+        (
+            "format: csv, compression: snappy",
+            "5:80 `snappy` of load `l` is a compression of Parquet only | write `gzip`, `zstd` or `none`",
+        ),
+        (
+            "partition_by: [a, a]",
+            "5:72 `partition_by` of load `l` names `a` twice",
+        ),
+    ] {
+        let load = format!("loads:\n  l: {{from: s, to: lake, table: a/b-c, mode: append, {said}}}");
+        check("d", &load, &[wrong]);
+    }
+    for table in ["a/../b", "/a", "a//b", "a/data", "a/_haulage", "a/b c"] {
+        let load = format!("loads:\n  l: {{from: s, to: lake, table: {table}, mode: append}}");
+        let wrong = format!(
+            "5:33 `{table}` of load `l` is no path of a table | write a path such as `sales/orders`, of letters, digits, `_` \
+             and `-`, at most 63 characters each; below a table's folder, `data` and names that begin with `_haulage` are kept \
+             for Haulage"
+        );
+        check("d", &load, &[&wrong]);
+    }
+    for (table, said, has) in [
+        ("a/b", "", "a path as `table`"),
+        ("t", ", partition_by: k", "`partition_by`"),
+    ] {
+        let load = format!("loads:\n  l: {{from: s, to: lake, table: {table}, mode: merge, key: k{said}}}");
+        let place = 35 + table.len();
+        let wrong = format!(
+            "5:{place} load `l` merges, and has {has}, which only files have | files can't be merged into: write `mode: \
+             append` or `mode: replace`"
+        );
+        check("d", &load, &[&wrong]);
+    }
     check(
         "d",
         "loads:\n  l: {from: s, to: warehouse, table: t, mode: merge}",

@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod figures;
+pub(crate) mod files;
 pub(crate) mod flights;
 pub(crate) mod numbers;
 pub(crate) mod otlp;

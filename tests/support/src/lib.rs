@@ -9,6 +9,7 @@ pub mod mariadb;
 pub mod postgres;
 pub mod proxy;
 pub mod s3;
+mod s3_conditions;
 mod wait;
 
 use std::net::TcpListener;

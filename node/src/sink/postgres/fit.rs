@@ -51,7 +51,7 @@ impl Fit {
 
 /// Holds the load against its target. `Err` has a line for everything that doesn't fit.
 pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String>> {
-    let mut misfits = Vec::new();
+    let mut misfits = load.only_for_files();
     if load.schema.fields().is_empty() {
         misfits.push(format!("load {} has no columns", load.load));
     }

@@ -240,7 +240,7 @@ fn keeps(class: Class, declared: &str) -> bool {
 
 /// Holds the load against its target. `Err` has a line for everything that doesn't fit.
 pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String>> {
-    let mut misfits = Vec::new();
+    let mut misfits = load.only_for_files();
     for key in &load.key {
         if load.schema.field_with_name(key).is_err() {
             misfits.push(format!(
