@@ -165,6 +165,7 @@ impl Files {
             rows,
             ddl: Vec::new(),
             changes: Vec::new(),
+            columns: Vec::new(),
             misfits: misfits(load, table.head.as_ref()),
         };
         if inspection.misfits.is_empty() {
