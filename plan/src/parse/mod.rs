@@ -8,6 +8,8 @@ mod sources;
 mod steps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_rest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

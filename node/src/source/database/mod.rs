@@ -25,7 +25,8 @@ mod postgres;
 mod reader;
 mod sqlite;
 
-/// The databases that a node knows, by the names of their connections, and what the sources of one run share of them.
+/// The databases that a node knows, by the names of their connections, what the sources of one run share of them, and the
+/// node's secrets.
 #[derive(Clone, Default)]
 pub struct Databases(Option<Arc<Known>>);
 
@@ -41,6 +42,14 @@ impl Databases {
             config: config.clone(),
             servers: Mutex::default(),
         })))
+    }
+
+    /// The value of a secret, looked up now. Permanent failure, without it, if the node doesn't know it.
+    pub(super) fn secret(&self, name: &str) -> Result<String, Failure> {
+        match &self.0 {
+            Some(known) => known.config.secret(name).map_err(Failure::permanent),
+            None => Err(Failure::permanent(format!("secret://{name} is not known here"))),
+        }
     }
 
     /// The PostgreSQL server behind a connection. Permanent failure if the node doesn't know it.

@@ -1,5 +1,5 @@
 //! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`,
-//! `parquet`, `postgres`, `sqlite`.
+//! `parquet`, `postgres`, `sqlite`, `rest`.
 
 mod csv;
 mod database;
@@ -7,6 +7,7 @@ mod files;
 mod json;
 mod parquet;
 mod query;
+mod rest;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
@@ -57,6 +58,11 @@ const KINDS: &[Kind] = &[
         word: "sqlite",
         keys: database::SQLITE_KEYS,
         read: database::sqlite,
+    },
+    Kind {
+        word: "rest",
+        keys: rest::KEYS,
+        read: rest::read,
     },
 ];
 
@@ -111,7 +117,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
+            "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME` or `sqlite: PATH` with `table: TABLE`, or `rest: URL`",
         );
         return None;
     };
