@@ -242,6 +242,12 @@ impl Api {
         if error.is_builder() {
             return self.permanent(format!("the request can't be made: {}", who.blot(&why(error))));
         }
+        if is_untrusted(&error) {
+            return self.permanent(format!(
+                "its certificate is not trusted: {}; correct the URL, or name the certificates to trust in SSL_CERT_FILE",
+                who.blot(&why(error))
+            ));
+        }
         let what = if error.is_connect() {
             "it can't be reached"
         } else {
@@ -345,6 +351,21 @@ fn astray(from: &Url, to: Option<&Url>, who: &Credentials) -> String {
 /// An origin as a person knows it.
 pub(super) fn origin(url: &Url) -> String {
     excerpt(url.origin().ascii_serialization().as_bytes(), SHOWN)
+}
+
+/// Whether a server's certificate is why there is no connection.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // What an IO error was made from is not among its causes.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::InvalidCertificate(_)) = tls.or_else(|| error.downcast_ref()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The causes of an error, without the URL, of which the query may be private.

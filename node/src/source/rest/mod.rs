@@ -124,8 +124,12 @@ impl Source for RestRows {
     }
 
     async fn check(&self) -> Result<(), Misdeclared> {
-        self.resolved().await?;
-        self.first().await?;
+        if self.declared().columns.is_empty() {
+            // Looks at the first page, if nobody has before.
+            self.resolved().await?;
+        } else {
+            self.first().await?;
+        }
         Ok(())
     }
 

@@ -54,8 +54,11 @@ impl Way {
         }
     }
 
-    /// Says at which page it was, where there are several.
+    /// Says at which page it was, if that is not the first.
     fn at(&self, place: &Place, failure: Failure) -> Failure {
+        if place.position() == self.pages.start() {
+            return failure;
+        }
         let what = match &self.declared.pagination {
             Pagination::None => return failure,
             Pagination::Page(counted) | Pagination::Offset(counted) => format!("{}={}", counted.param, place.number),
