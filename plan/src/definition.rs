@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::checks::Check;
 use crate::contract::{Contract, Evolution};
 
+pub use crate::rest::{Counted, PageEnd, Pagination, RestAuth, RestSource, RestUser, SecretName};
+
 /// A place in the pipeline file, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Place {
@@ -200,6 +202,8 @@ pub enum SourceKind {
     Parquet(ParquetSource),
     /// A table, view or query of a database.
     Database(DatabaseSource),
+    /// Records that an HTTP server gives as JSON.
+    Rest(RestSource),
 }
 
 impl SourceKind {
@@ -214,6 +218,7 @@ impl SourceKind {
                 DatabaseKind::Mysql => "mysql",
                 DatabaseKind::Sqlite => "sqlite",
             },
+            Self::Rest(_) => "rest",
         }
     }
 
@@ -224,6 +229,7 @@ impl SourceKind {
             Self::Json(json) => &json.path,
             Self::Parquet(parquet) => &parquet.path,
             Self::Database(database) => &database.location,
+            Self::Rest(rest) => &rest.location,
         }
     }
 
@@ -234,6 +240,7 @@ impl SourceKind {
             Self::Json(json) => &json.columns,
             Self::Parquet(parquet) => &parquet.columns,
             Self::Database(database) => &database.columns,
+            Self::Rest(rest) => &rest.columns,
         }
     }
 
@@ -241,7 +248,7 @@ impl SourceKind {
     pub fn incremental(&self) -> Option<&Incremental> {
         match self {
             Self::Database(database) => database.incremental.as_ref(),
-            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) => None,
+            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) | Self::Rest(_) => None,
         }
     }
 
@@ -249,7 +256,7 @@ impl SourceKind {
     pub fn connection(&self) -> Option<&str> {
         match self {
             Self::Database(database) if database.kind != DatabaseKind::Sqlite => Some(&database.at),
-            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) | Self::Database(_) => None,
+            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) | Self::Database(_) | Self::Rest(_) => None,
         }
     }
 
@@ -260,7 +267,7 @@ impl SourceKind {
             Self::Json(json) => &json.path,
             Self::Parquet(parquet) => &parquet.path,
             Self::Database(database) if database.kind == DatabaseKind::Sqlite => &database.at,
-            Self::Database(_) => return false,
+            Self::Database(_) | Self::Rest(_) => return false,
         };
         !path.starts_with("s3://") && (path.starts_with('/') || !base.starts_with("s3://"))
     }

@@ -12,6 +12,7 @@ pub mod definition;
 pub mod diagnostics;
 mod parse;
 pub mod render;
+mod rest;
 pub mod types;
 mod yaml;
 

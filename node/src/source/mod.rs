@@ -34,6 +34,7 @@ mod lines;
 mod misfit;
 mod object;
 mod parquet;
+mod rest;
 mod sift;
 #[cfg(test)]
 mod testing;
@@ -87,6 +88,8 @@ pub struct Segment {
     pub bytes: u64,
     /// Where the next segment starts.
     pub next: Position,
+    /// The name of that place, if the position alone doesn't lead there. It is kept with checkpoints, so it is no secret.
+    pub cursor: Option<String>,
     /// Whether the chunk ends here.
     pub last: bool,
     /// The text of any of its rows, for quarantine.
@@ -98,6 +101,11 @@ pub trait RawRows: Send + Sync {
     /// The line on which the row's record starts, or the row's number in its file (from 1), and its bytes without the line
     /// end.
     fn row(&self, row: u64) -> Option<(u64, &[u8])>;
+
+    /// What all of them sum up to, if reading them again may give others.
+    fn digest(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Reads a chunk, segment by segment.
@@ -152,6 +160,22 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// The same, of a checkpoint that names its place ([`Segment::cursor`]).
+    async fn open_at(
+        &self,
+        chunk: &ChunkSpec,
+        from: Position,
+        cursor: Option<&str>,
+    ) -> Result<Box<dyn SegmentReader>, Failure> {
+        if cursor.is_some() {
+            return Err(Failure::permanent(format!(
+                "the checkpoint of chunk {} is one of another kind of source; run the same release on all nodes",
+                chunk.chunk
+            )));
+        }
+        self.open(chunk, from).await
+    }
+
     /// Reads the whole source, for a lookup. Any unreadable row is a permanent failure with file, line and column.
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure>;
 }
@@ -179,6 +203,7 @@ pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Fail
         }
         SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding).under(source))),
         SourceKind::Database(declared) => database::bind(source, declared, binding),
+        SourceKind::Rest(rest) => Ok(Box::new(rest::RestRows::new(&source.name, rest, binding)?)),
     }
 }
 

@@ -151,13 +151,24 @@ mod tests {
             epoch: Epoch(2),
             attempt: Attempt(3),
             next: Position { offset: 10, line: 2 },
+            cursor: Some("after-10".into()),
+            digest: None,
             last: true,
             counts: Counts::default(),
             rejects: None,
         };
+        let encoded = encode_manifest(&manifest).unwrap();
+        assert_eq!(decode_manifest("m", &encoded).unwrap(), manifest);
+        // As releases wrote it that knew nothing of cursors.
+        let mut older: serde_json::Value = serde_json::from_slice(&encoded).unwrap();
+        older.as_object_mut().unwrap().remove("cursor");
+        let older = decode_manifest("m", older.to_string().as_bytes()).unwrap();
         assert_eq!(
-            decode_manifest("m", &encode_manifest(&manifest).unwrap()).unwrap(),
-            manifest
+            older,
+            Manifest {
+                cursor: None,
+                ..manifest
+            }
         );
     }
 }

@@ -18,9 +18,9 @@ use haulage_plan::contract::{BadRow, Contract, NewColumn};
 use haulage_plan::definition::Definition;
 use tracing::Span;
 
-use super::blame::Scene;
+use super::blame::{Scene, Seen};
 use super::read::ReadAhead;
-use super::resume::resume;
+use super::resume::{Half, resume};
 use super::segment::{Bench, Target};
 use super::{Order, Toolbox};
 use crate::actors::shared::Progress;
@@ -77,7 +77,8 @@ pub(crate) async fn run(
         return Ok(None);
     }
 
-    let reader = context.source(&spec.source)?.open(spec, resumed.from).await?;
+    let source = context.source(&spec.source)?;
+    let reader = source.open_at(spec, resumed.from, resumed.cursor.as_deref()).await?;
     if resumed.segment > 0 {
         progress.has_read(reader.passed_over());
     }
@@ -92,13 +93,16 @@ pub(crate) async fn run(
     };
     let mut ahead = ReadAhead::new(reader, resumed.segment, Arc::clone(progress), Span::current());
     let mut ended = false;
-    let mut from = resumed.from;
+    let (mut from, mut cursor) = (resumed.from, resumed.cursor);
     while let Some((number, segment)) = ahead.next().await? {
         if let Some(failure) = unacceptable(context.definition(), spec, &segment) {
             return Err(failure);
         }
         ended = segment.last;
-        let (next, bytes) = (segment.next, segment.bytes);
+        let (bytes, seen) = (segment.bytes, Seen::of(&segment));
+        if let Some(half) = resumed.half.as_ref().filter(|_| number == resumed.segment) {
+            check_half(half, &seen, spec, number)?;
+        }
         let staged = match Box::pin(bench.stage(number, segment)).await {
             Ok(staged) => staged,
             Err(fault) => {
@@ -110,12 +114,13 @@ pub(crate) async fn run(
                     pass,
                     spec,
                     from,
-                    next,
+                    cursor: cursor.as_deref(),
+                    seen: &seen,
                 };
                 return Err(Box::pin(scene.failure(fault)).await);
             }
         };
-        from = next;
+        (from, cursor) = (seen.next, seen.cursor);
         progress.has_committed(bytes);
         report.counts += &staged.counts;
         report.rejects.extend(staged.rejects);
@@ -169,4 +174,62 @@ fn unacceptable(definition: &Definition, spec: &ChunkSpec, segment: &Segment) ->
     Some(Failure::permanent(
         Diagnostics::of(definition, [(place, wrong)]).to_string(),
     ))
+}
+
+/// A segment that stands at one load goes to the others as it was, or not at all: loads of one run don't hold different
+/// readings of a source.
+fn check_half(half: &Half, seen: &Seen, spec: &ChunkSpec, number: u32) -> Result<(), Failure> {
+    if seen.digest.as_ref() == Some(&half.digest) {
+        return Ok(());
+    }
+    Err(Failure::permanent(format!(
+        "{} gives other rows than before: segment {number} of chunk {} had been staged at load {} when it was interrupted, \
+         and can't be read again for the others; run it again",
+        spec.object, spec.chunk, half.load
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_core::checkpoint::Position;
+    use haulage_core::failure::Class;
+    use haulage_core::ids::{ChunkId, StageId};
+
+    use super::*;
+
+    #[test]
+    fn half_a_segment_is_completed_with_the_same_rows_only() {
+        let spec = ChunkSpec {
+            chunk: ChunkId {
+                stage: StageId(0),
+                index: 0,
+            },
+            source: "raw".into(),
+            object: "https://api.example/orders".into(),
+            version: String::new(),
+            start: Position::default(),
+            end: None,
+            bytes: 0,
+            window: None,
+        };
+        let half = Half {
+            load: "first".into(),
+            digest: "a".into(),
+        };
+        let seen = |digest: Option<&str>| Seen {
+            rows: 1,
+            next: Position::default(),
+            cursor: None,
+            digest: digest.map(str::to_owned),
+        };
+        assert_eq!(check_half(&half, &seen(Some("a")), &spec, 3), Ok(()));
+        for other in [Some("b"), None] {
+            let failure = check_half(&half, &seen(other), &spec, 3).unwrap_err();
+            assert_eq!(failure.class, Class::Permanent);
+            assert!(
+                failure.message.contains("https://api.example/orders gives other rows"),
+                "{failure}"
+            );
+        }
+    }
 }

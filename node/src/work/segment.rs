@@ -202,6 +202,8 @@ impl Bench<'_> {
             epoch: self.order.epoch,
             attempt: key.attempt,
             next: segment.next,
+            cursor: segment.cursor.clone(),
+            digest: segment.raw.digest(),
             last: segment.last,
             counts,
             rejects: self.quarantine(number, &segment, causes).await?,

@@ -12,6 +12,8 @@ mod steps;
 mod tests;
 #[cfg(test)]
 mod tests_of_contract;
+#[cfg(test)]
+mod tests_of_rest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use datafusion::scalar::ScalarValue;
 use super::*;
 use crate::definition::{Compression, DatabaseKind, DatabaseRows, Mode, QueryPart, SourceKind};
 
-fn params(given: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn params(given: &[(&str, &str)]) -> BTreeMap<String, String> {
     given
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -51,7 +51,7 @@ fn with(part: &str, text: &str) -> String {
 }
 
 #[track_caller]
-fn check(part: &str, text: &str, expected: &[&str]) {
+pub(super) fn check(part: &str, text: &str, expected: &[&str]) {
     assert_eq!(complaints(&with(part, text), &[]), expected, "{text}");
 }
 
@@ -249,7 +249,9 @@ loads: {l: {from: s, to: w, table: t, mode: append}}
     let definition = parse_and_bind(text, "p.yaml", &params(&[])).expect("a right file");
     let database = |name: &str| match &definition.sources[name].kind {
         SourceKind::Database(database) => database.clone(),
-        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) => panic!("{name} is in a database"),
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) | SourceKind::Rest(_) => {
+            panic!("{name} is in a database")
+        }
     };
     let orders = database("orders");
     assert_eq!(
@@ -350,7 +352,7 @@ fn sources() {
         "sources:\n  raw: {lookup: true}",
         &[
             "3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or \
-             `postgres: NAME`, `mysql: NAME` or `sqlite: PATH` with `table: TABLE`",
+             `postgres: NAME`, `mysql: NAME` or `sqlite: PATH` with `table: TABLE`, or `rest: URL`",
         ],
     );
     check(

@@ -159,6 +159,7 @@ impl SegmentReader for CsvReader {
             rows: places.len() as u64,
             bytes: cursor.at as u64,
             next: self.at,
+            cursor: None,
             last,
             raw: Box::new(Raw {
                 data,

@@ -30,7 +30,8 @@ mod postgres;
 mod reader;
 mod sqlite;
 
-/// The databases that a node knows, by the names of their connections, and what the sources of one run share of them.
+/// The databases that a node knows, by the names of their connections, what the sources of one run share of them, and the
+/// node's secrets.
 #[derive(Clone, Default)]
 pub struct Databases(Option<Arc<Known>>);
 
@@ -61,6 +62,14 @@ impl Databases {
     fn mysql(&self, connection: &str) -> Result<Arc<mysql::Server>, Failure> {
         let address = self.known(connection)?.config.source(connection)?;
         Ok(Arc::new(mysql::Server::new(connection, &address)?))
+    }
+
+    /// The value of a secret, looked up now. Permanent failure, without it, if the node doesn't know it.
+    pub(super) fn secret(&self, name: &str) -> Result<String, Failure> {
+        match &self.0 {
+            Some(known) => known.config.secret(name).map_err(Failure::permanent),
+            None => Err(Failure::permanent(format!("secret://{name} is not known here"))),
+        }
     }
 
     /// The PostgreSQL server behind a connection. Permanent failure if the node doesn't know it.

@@ -181,6 +181,7 @@ impl SegmentReader for Reader {
             rows: filling.raw.rows.len() as u64,
             bytes: filling.raw.data.len() as u64,
             next: self.at,
+            cursor: None,
             last: self.done,
             raw: Box::new(filling.raw),
         }))

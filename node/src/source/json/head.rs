@@ -121,33 +121,38 @@ impl Head {
                 Ok(None)
             };
         };
-        let mut columns = Vec::with_capacity(keys.len());
-        for name in keys {
-            let what = match name.as_str() {
-                "" => "is empty",
-                ROW_COLUMN => "is a name that Haulage uses itself",
-                other if other.contains('\0') => "holds a NUL",
-                _ => {
-                    columns.push(Column {
-                        name,
-                        data_type: DataType::Utf8,
-                        required: false,
-                    });
-                    continue;
-                }
-            };
-            return Err(Failure::permanent(format!(
-                "{}: the key \"{}\" of the first object {what}; declare the columns that you need",
-                self.address,
-                excerpt(name.as_bytes(), EXCERPT)
-            )));
-        }
-        if columns.is_empty() {
-            return Err(Failure::permanent(format!(
-                "{}: the first object has no keys; declare the source's columns",
-                self.address
-            )));
-        }
-        Ok(Some(columns))
+        named(&self.address, keys).map(Some)
     }
+}
+
+/// The keys of the first object as columns of text that may be missing.
+pub(in crate::source) fn named(address: &str, keys: Vec<String>) -> Result<Vec<Column>, Failure> {
+    let mut columns = Vec::with_capacity(keys.len());
+    for name in keys {
+        let what = match name.as_str() {
+            "" => "is empty",
+            ROW_COLUMN => "is a name that Haulage uses itself",
+            other if other.contains('\0') => "holds a NUL",
+            _ => {
+                columns.push(Column {
+                    name,
+                    data_type: DataType::Utf8,
+                    required: false,
+                });
+                continue;
+            }
+        };
+        return Err(Failure::permanent(format!(
+            "{}: the key \"{}\" of the first object {what}; declare the columns that you need",
+            address,
+            excerpt(name.as_bytes(), EXCERPT)
+        )));
+    }
+    if columns.is_empty() {
+        return Err(Failure::permanent(format!(
+            "{}: the first object has no keys; declare the source's columns",
+            address
+        )));
+    }
+    Ok(columns)
 }

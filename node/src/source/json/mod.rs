@@ -28,15 +28,16 @@ use super::input::{self, Input};
 use super::object::Object;
 use super::{Binding, Misdeclared, SegmentReader, lines};
 
-mod column;
-mod head;
+pub(in crate::source) mod column;
+pub(in crate::source) mod head;
 mod reader;
-mod row;
+pub(in crate::source) mod row;
+pub(in crate::source) mod rows;
 #[cfg(test)]
 mod tests;
 
 /// A line longer than this is rejected as `too_long`: memory has a bound.
-const MAX_LINE: usize = 16 << 20;
+pub(in crate::source) const MAX_LINE: usize = 16 << 20;
 /// A value nested deeper than this in its row is rejected as `too_deep`: few readers of JSON can take it.
 const MAX_DEPTH: usize = 128;
 

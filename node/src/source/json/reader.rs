@@ -16,13 +16,12 @@ use memchr::memchr;
 use super::MAX_LINE;
 use super::column::ColumnBuilder;
 use super::row::{Keys, Odd};
+use super::rows::{BATCH_ROWS, Rows};
 use crate::source::input::Input;
 use crate::source::lines;
 use crate::source::sift::Sift;
-use crate::source::{EXCERPT, NEW_COLUMN, RawRows, Segment, SegmentReader, Unreadable, excerpt};
+use crate::source::{RawRows, Segment, SegmentReader};
 
-/// Rows of a batch.
-const BATCH_ROWS: usize = 8192;
 /// Bytes that are fetched at a time; so few in tests that line ends fall on every boundary.
 const BLOCK: usize = if cfg!(test) { 37 } else { LARGE_BLOCK };
 /// Bytes that are fetched at a time of a line that is long already.
@@ -198,11 +197,7 @@ impl JsonReader {
 
     /// Finds and reads the rows of one segment at the start of `self.data`.
     async fn read(&mut self) -> Result<(Sift, Vec<RowPlace>, Cursor, bool), Failure> {
-        let mut rows = Rows {
-            sift: Sift::new(Arc::clone(&self.shape.schema)),
-            bad: Vec::new(),
-            count: 0,
-        };
+        let mut rows = Rows::new(&self.shape.address, Arc::clone(&self.shape.schema));
         let mut places: Vec<RowPlace> = Vec::new();
         let mut cursor = Cursor::default();
         let last = loop {
@@ -219,7 +214,7 @@ impl JsonReader {
             let odd = (line.left_out > 0).then(|| too_long(line.end - start, line.left_out));
             rows.take(&self.data[start..end], odd, &mut self.keys, &mut self.builders);
             if rows.count == BATCH_ROWS {
-                rows.finish(&self.shape, &mut self.builders)?;
+                rows.finish(&mut self.builders)?;
             }
             places.push(RowPlace {
                 start,
@@ -230,7 +225,7 @@ impl JsonReader {
             cursor.left_out += line.left_out;
             cursor.at = line.next;
         };
-        rows.finish(&self.shape, &mut self.builders)?;
+        rows.finish(&mut self.builders)?;
         Ok((rows.sift, places, cursor, last))
     }
 }
@@ -243,76 +238,6 @@ fn too_long(kept: usize, left_out: u64) -> Odd {
             kept as u64 + left_out,
             MAX_LINE >> 20
         ),
-    }
-}
-
-/// The rows of the batch that is being filled, and those before it.
-struct Rows {
-    sift: Sift,
-    /// Rows of the batch that can't be read.
-    bad: Vec<Unreadable>,
-    /// Rows of the batch.
-    count: usize,
-}
-
-impl Rows {
-    fn take(&mut self, text: &[u8], odd: Option<Odd>, keys: &mut Keys, builders: &mut [ColumnBuilder]) {
-        // The first value that doesn't fit, by its column's place.
-        let mut misfit = None;
-        let mut note = |place: usize, fits: Result<(), (&'static str, String)>| {
-            if let Err((reason, detail)) = fits {
-                misfit.get_or_insert((place, reason, detail));
-            }
-        };
-        let read = match odd {
-            Some(odd) => Err(odd),
-            None => keys.read(text, |place, json| note(place, builders[place].append(json))),
-        };
-        if read.is_ok() {
-            for place in keys.absent() {
-                note(place, builders[place].append_null());
-            }
-        }
-        let row = self.count as u64;
-        let new = if read.is_ok() { keys.new_key() } else { None };
-        match (read, misfit) {
-            // Before what doesn't fit: a key that was given another name explains that another one has no value.
-            (Ok(()), _) if new.is_some() => self.bad.push(Unreadable {
-                row,
-                column: new.map(|key| excerpt(key.as_bytes(), EXCERPT)),
-                reason: NEW_COLUMN,
-                detail: "the object has this key, which nobody declared".to_owned(),
-            }),
-            (Err(Odd { reason, detail }), _) => self.bad.push(Unreadable {
-                row,
-                column: None,
-                reason,
-                detail,
-            }),
-            (Ok(()), Some((place, reason, detail))) => self.bad.push(Unreadable {
-                row,
-                column: Some(keys.name(place).to_owned()),
-                reason,
-                detail,
-            }),
-            (Ok(()), None) => {}
-        }
-        self.count += 1;
-        for builder in builders {
-            if builder.rows() < self.count {
-                builder.append_gap();
-            }
-        }
-    }
-
-    /// Makes a batch of the rows in the builders, without those that can't be read.
-    fn finish(&mut self, shape: &Shape, builders: &mut [ColumnBuilder]) -> Result<(), Failure> {
-        if self.count == 0 {
-            return Ok(());
-        }
-        let arrays = builders.iter_mut().map(ColumnBuilder::finish).collect();
-        let (count, bad) = (std::mem::take(&mut self.count), std::mem::take(&mut self.bad));
-        self.sift.take(&shape.address, count, arrays, bad)
     }
 }
 
@@ -340,6 +265,7 @@ impl SegmentReader for JsonReader {
             rows: places.len() as u64,
             bytes,
             next: self.at,
+            cursor: None,
             last,
             raw: Box::new(Raw {
                 data,

@@ -14,15 +14,15 @@ use crate::source::{EXCERPT, excerpt};
 
 /// Why a line is no row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Odd {
+pub(in crate::source) struct Odd {
     /// A short stable word.
-    pub(super) reason: &'static str,
+    pub(in crate::source) reason: &'static str,
     /// What exactly is wrong.
-    pub(super) detail: String,
+    pub(in crate::source) detail: String,
 }
 
 /// The declared columns by key.
-pub(super) struct Keys {
+pub(in crate::source) struct Keys {
     places: HashMap<String, usize>,
     names: Vec<String>,
     /// Which columns the line has had.
@@ -35,7 +35,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(columns: &[Column], strict: bool) -> Self {
+    pub(in crate::source) fn new(columns: &[Column], strict: bool) -> Self {
         let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
         Self {
             places: names.iter().cloned().zip(0..).collect(),
@@ -87,7 +87,7 @@ impl Keys {
 }
 
 /// The keys of a line's object, in their order.
-pub(super) fn keys(line: &[u8]) -> Result<Vec<String>, Odd> {
+pub(in crate::source) fn keys(line: &[u8]) -> Result<Vec<String>, Odd> {
     let mut keys = Vec::new();
     parse(line, Names(&mut keys))?;
     let mut seen = HashSet::new();

@@ -1,5 +1,5 @@
 //! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`,
-//! `parquet`, `postgres`, `mysql`, `sqlite`.
+//! `parquet`, `postgres`, `mysql`, `sqlite`, `rest`.
 
 mod csv;
 mod database;
@@ -8,6 +8,7 @@ mod incremental;
 mod json;
 mod parquet;
 mod query;
+mod rest;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
@@ -72,6 +73,11 @@ const KINDS: &[Kind] = &[
         keys: database::SQLITE_KEYS,
         read: database::sqlite,
     },
+    Kind {
+        word: "rest",
+        keys: rest::KEYS,
+        read: rest::read,
+    },
 ];
 
 /// A source as it stands in the file, for its kind to read.
@@ -126,7 +132,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
             key.place,
             format!("{what} doesn't say where its rows are"),
             "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME`, `mysql: NAME` or `sqlite: \
-             PATH` with `table: TABLE`",
+             PATH` with `table: TABLE`, or `rest: URL`",
         );
         return None;
     };

@@ -53,7 +53,7 @@ pub(super) fn parts(
 }
 
 /// A value as databases read it: a time as `2013-01-31T05:00:00`, with `Z` where it is UTC.
-fn written(value: &ScalarValue) -> String {
+pub(super) fn written(value: &ScalarValue) -> String {
     let array = value.to_array().ok();
     let text = array.and_then(|array| array_value_to_string(&array, 0).ok());
     text.unwrap_or_default()
