@@ -320,6 +320,11 @@ impl Event {
             Self::Submitted {
                 submission, replaces, ..
             } => match replaces {
+                _ if submission.replay.is_some() => format!(
+                    "submitted {} to replay the rejected rows of {}",
+                    submission.file,
+                    submission.replay.as_ref().map_or("", |replay| replay.run.as_str())
+                ),
                 Some(replaced) => format!("submitted {} to replace {replaced}", submission.file),
                 None => format!("submitted {}", submission.file),
             },

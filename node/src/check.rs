@@ -59,6 +59,7 @@ pub async fn plan(
             base,
             params,
             started: Millis(0),
+            replay: None,
         },
     )
     .await?;

@@ -52,6 +52,10 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
         seq: seq.0,
         restarts: state.restarts(),
         bytes_read_again: state.bytes_read_again(),
+        replays: submission
+            .and_then(|submission| submission.replay.as_ref())
+            .map(|replay| replay.run.0.clone())
+            .unwrap_or_default(),
         undoing: match state.stuck().or(state.undoing_waits()) {
             Some((step, _)) => step.to_string(),
             None => String::new(),
@@ -306,6 +310,7 @@ mod tests {
             }],
             places: BTreeMap::new(),
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+            replay: None,
         };
         let at = Millis(5);
         let chunk = Work::Chunk(spec(0).chunk);

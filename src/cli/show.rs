@@ -86,6 +86,9 @@ fn facts(run: &Run, output: Output, now: u64) -> std::io::Result<()> {
             human::ago(run.submitted_at, now)
         ),
     )?;
+    if !run.replays.is_empty() {
+        fact("replays", &format!("the rejected rows of {}", run.replays))?;
+    }
     for (name, value) in json::sorted(&run.params) {
         fact("param", &format!("{}={}", one_line(name), visible(value)))?;
     }

@@ -11,6 +11,7 @@ pub(crate) mod door;
 mod forward;
 mod nodes;
 mod rejects;
+mod replay;
 mod resolve;
 mod revert;
 pub(crate) mod role;
@@ -134,6 +135,13 @@ impl Haulage for Api {
         match self.route(request.metadata())? {
             Route::Here(leader) => submit::submit(&leader, request).await.map(Response::new),
             Route::There(mut client) => forward::answered(client.submit(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn replay(&self, request: Request<v1::ReplayRequest>) -> Result<Response<v1::ReplayResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => replay::replay(self, &leader, request).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.replay(forward::passed_on(request)).await),
         }
     }
 

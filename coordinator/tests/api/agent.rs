@@ -438,6 +438,7 @@ fn answer<T: Serialize>(port: RpcReplyPort<Wire>, body: &T) {
 /// Three rows in every object, on pages of two.
 fn rejects(body: &FetchRejects) -> Vec<Reject> {
     let row = |line: u64| Reject {
+        kept: None,
         pipeline: "p".into(),
         run: RunId::from("r"),
         source: "raw".into(),

@@ -114,6 +114,7 @@ pub(crate) fn submission(n: u32) -> Submission {
         loads: Vec::new(),
         places: BTreeMap::new(),
         traceparent: String::new(),
+        replay: None,
     }
 }
 

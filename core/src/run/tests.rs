@@ -30,6 +30,7 @@ pub(super) fn submission(loads: &[&str]) -> Submission {
             .collect(),
         places: BTreeMap::new(),
         traceparent: String::new(),
+        replay: None,
     }
 }
 

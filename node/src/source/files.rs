@@ -11,7 +11,8 @@ use haulage_plan::definition::Column;
 use tokio::sync::OnceCell;
 
 use super::object::{self, Object};
-use super::{Binding, EXCERPT, Misdeclared, SegmentReader, Source, Unreadable, excerpt};
+use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt};
+use crate::store::S3Settings;
 use crate::store::s3_client::changed;
 
 /// Objects that are looked at in parallel.
@@ -66,6 +67,9 @@ pub(super) trait Format: Send + Sync {
         from: Position,
         end: Option<u64>,
     ) -> Result<Box<dyn SegmentReader>, Failure>;
+
+    /// Reads rows of such files again, as [`Source::reread`].
+    async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], s3: &S3Settings) -> Result<Reread, Failure>;
 }
 
 /// The files of one kind that a source's path names.
@@ -195,6 +199,11 @@ impl<F: Format> Source for Files<F> {
             return Err(changed(&chunk.object));
         }
         self.format.open(&object, columns, from, chunk.end).await
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        let columns = self.resolved().await?;
+        self.format.reread(columns, rows, &self.binding.s3).await
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

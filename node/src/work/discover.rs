@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
+use haulage_core::submission::Replay;
 use haulage_plan::Diagnostics;
 use haulage_plan::definition::Definition;
 
@@ -14,6 +15,7 @@ use super::run::RunContext;
 use super::toolbox::unknown_load;
 use super::{Order, Toolbox};
 use crate::sink::Identity;
+use crate::source;
 
 /// Finds the stages and their chunks.
 pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedStage>, Failure> {
@@ -36,7 +38,40 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
             )));
         }
     }
-    stages(&context).await
+    match &order.assignment.submission.replay {
+        Some(replay) => replayed(tools, &context, replay).await,
+        None => stages(&context).await,
+    }
+}
+
+/// The stages of a replay: their chunks are the objects of rejected rows.
+async fn replayed(tools: &Toolbox, context: &RunContext, replay: &Replay) -> Result<Vec<PlannedStage>, Failure> {
+    let store = tools.store().await?;
+    if let Some(source) = replay
+        .objects
+        .keys()
+        .find(|source| !context.stages().iter().any(|stage| stage.source == **source))
+    {
+        return Err(Failure::permanent(format!(
+            "run {} rejected rows of the source {source}, which feeds no load of this pipeline; let it feed one as it did, \
+             and replay again",
+            replay.run
+        )));
+    }
+    let mut stages = Vec::new();
+    for stage in context.stages() {
+        let objects = replay.objects.get(&stage.source).map(Vec::as_slice).unwrap_or_default();
+        let chunks = source::replay::chunks(store.as_ref(), stage.stage, &stage.source, objects);
+        let chunks = chunks.await.map_err(|failure| Failure {
+            message: format!("the rejected rows of run {} can't be read: {}", replay.run, failure.message),
+            ..failure
+        })?;
+        stages.push(PlannedStage {
+            chunks,
+            ..stage.clone()
+        });
+    }
+    Ok(stages)
 }
 
 /// The tables that loads of a run publish to, each by one of them: of two that come after each other in one table, the

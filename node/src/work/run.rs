@@ -10,7 +10,7 @@ use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId, StageId};
 use haulage_plan::Compiled;
-use haulage_plan::definition::Definition;
+use haulage_plan::definition::{Definition, Mode};
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
 
@@ -19,11 +19,13 @@ use super::toolbox::{Toolbox, unknown_load};
 use crate::config::NodeConfig;
 use crate::sink::LoadContext;
 use crate::source::database::Databases;
+use crate::source::replay::{Replayed, Routes};
 use crate::source::{self, Binding, Source};
+use crate::store::Store;
 use crate::transform::{Lookups, StagePass};
 
 /// What a plan is made from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) definition: &'a str,
     pub(crate) file: &'a str,
@@ -31,6 +33,8 @@ pub(crate) struct Request<'a> {
     pub(crate) params: &'a BTreeMap<String, String>,
     /// What `now()` means.
     pub(crate) started: Millis,
+    /// Where rejected rows are, if they are read instead of the chunked sources.
+    pub(crate) replay: Option<&'a Arc<dyn Store>>,
 }
 
 impl<'a> From<&'a Order> for Request<'a> {
@@ -42,6 +46,17 @@ impl<'a> From<&'a Order> for Request<'a> {
             base: &submission.base,
             params: &submission.params,
             started: order.assignment.submitted_at,
+            replay: None,
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Of an order, with what it reads; `store` is the checkpoint store.
+    pub(crate) fn of(order: &'a Order, store: &'a Arc<dyn Store>) -> Self {
+        Self {
+            replay: order.assignment.submission.replay.as_ref().map(|_| store),
+            ..Self::from(order)
         }
     }
 }
@@ -50,8 +65,9 @@ impl<'a> From<&'a Order> for Request<'a> {
 pub(crate) struct RunContext {
     pub(crate) compiled: Compiled,
     started: Millis,
+    is_replay: bool,
     stages: Vec<PlannedStage>,
-    sources: IndexMap<String, Box<dyn Source>>,
+    sources: IndexMap<String, Arc<dyn Source>>,
     lookups: OnceCell<Lookups>,
     passes: BTreeMap<StageId, OnceCell<Arc<StagePass>>>,
 }
@@ -61,7 +77,7 @@ impl RunContext {
     /// Permanent failure with the text of everything that is wrong with the file.
     pub(crate) async fn new(config: &NodeConfig, request: Request<'_>) -> Result<Self, Failure> {
         let definition = Self::parse(request)?;
-        let mut sources = IndexMap::new();
+        let mut sources: IndexMap<String, Arc<dyn Source>> = IndexMap::new();
         let databases = Databases::of(config);
         for (name, declared) in &definition.sources {
             let binding = Binding {
@@ -70,7 +86,7 @@ impl RunContext {
                 checkpoint_rows: definition.checkpoint_rows,
                 databases: databases.clone(),
             };
-            sources.insert(name.clone(), source::bind(declared, binding)?);
+            sources.insert(name.clone(), source::bind(declared, binding)?.into());
         }
         let mut columns = BTreeMap::new();
         for (name, source) in &sources {
@@ -78,6 +94,15 @@ impl RunContext {
         }
         let compiled =
             haulage_plan::compile(&definition, &columns).map_err(|wrong| Failure::permanent(wrong.to_string()))?;
+        if let Some(store) = request.replay {
+            for (name, source) in &mut sources {
+                if !definition.sources[name].lookup {
+                    let routes = Routes::of(&compiled, name);
+                    let rows = definition.checkpoint_rows;
+                    *source = Arc::new(Replayed::new(Arc::clone(source), Arc::clone(store), routes, rows));
+                }
+            }
+        }
         let stages: Vec<PlannedStage> = compiled
             .stages
             .iter()
@@ -93,6 +118,7 @@ impl RunContext {
         Ok(Self {
             compiled,
             started: request.started,
+            is_replay: request.replay.is_some(),
             stages,
             sources,
             lookups: OnceCell::new(),
@@ -184,6 +210,7 @@ impl RunContext {
         replaces: Option<RunId>,
     ) -> Result<LoadContext, Failure> {
         let mut load = bare(self.definition(), name, run, by, replaces)?;
+        load.mode = mode(&load, self.is_replay);
         load.schema = self
             .compiled
             .loads
@@ -196,13 +223,24 @@ impl RunContext {
 
     /// The same without the columns, for when the plan can't be made.
     pub(crate) fn bare_load(definition: &Definition, order: &Order, name: &LoadName) -> Result<LoadContext, Failure> {
-        bare(
+        let mut load = bare(
             definition,
             name,
             &order.assignment.key.run,
             (order.epoch, order.assignment.key.attempt),
             order.assignment.replaces.clone(),
-        )
+        )?;
+        load.mode = mode(&load, order.assignment.submission.replay.is_some());
+        Ok(load)
+    }
+}
+
+/// How a load publishes. What a replay brings is added to what stands, whatever the mode: by key, if there is one.
+fn mode(load: &LoadContext, is_replay: bool) -> Mode {
+    match load.mode {
+        Mode::Replace if is_replay && load.key.is_empty() => Mode::Append,
+        Mode::Replace if is_replay => Mode::Merge,
+        mode => mode,
     }
 }
 

@@ -154,6 +154,7 @@ impl Leader {
             loads: Vec::new(),
             places: BTreeMap::new(),
             traceparent: String::new(),
+            replay: None,
         };
         let leader = Self {
             node,

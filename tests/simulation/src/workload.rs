@@ -89,6 +89,7 @@ impl Run {
             loads: self.loads.iter().map(outline).collect(),
             places: BTreeMap::new(),
             traceparent: String::new(),
+            replay: None,
         }
     }
 

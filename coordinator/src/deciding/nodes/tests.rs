@@ -39,6 +39,7 @@ pub(in super::super) fn awaited(node: &str, key: AttemptKey) -> (AttemptKey, Awa
         loads: vec![],
         places: BTreeMap::new(),
         traceparent: String::new(),
+        replay: None,
     };
     let assignment = Assignment {
         key: key.clone(),

@@ -19,7 +19,7 @@ use super::row::{Keys, Odd};
 use crate::source::input::Input;
 use crate::source::lines;
 use crate::source::sift::Sift;
-use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
+use crate::source::{KeptRow, RawRows, Reread, Segment, SegmentReader, Unreadable, schema};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -216,7 +216,7 @@ impl JsonReader {
             let odd = (line.left_out > 0).then(|| too_long(line.end - start, line.left_out));
             rows.take(&self.data[start..end], odd, &mut self.keys, &mut self.builders);
             if rows.count == BATCH_ROWS {
-                rows.finish(&self.shape, &mut self.builders)?;
+                rows.finish(&self.shape.address, &mut self.builders)?;
             }
             places.push(RowPlace {
                 start,
@@ -227,9 +227,33 @@ impl JsonReader {
             cursor.left_out += line.left_out;
             cursor.at = line.next;
         };
-        rows.finish(&self.shape, &mut self.builders)?;
+        rows.finish(&self.shape.address, &mut self.builders)?;
         Ok((rows.sift, places, cursor, last))
     }
+}
+
+/// Reads rows that were taken out of their files.
+pub(super) fn read_rows(columns: &[Column], any_text: bool, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    let mut keys = Keys::new(columns);
+    let builder = |column| ColumnBuilder::new(column, any_text, rows.len().min(BATCH_ROWS));
+    let mut builders: Vec<_> = columns.iter().map(builder).collect::<Result<_, _>>()?;
+    let address = rows.first().map_or("", |row| row.file);
+    let mut read = Rows {
+        sift: Sift::new(schema(columns)),
+        bad: Vec::new(),
+        count: 0,
+    };
+    for row in rows {
+        read.take(row.bytes.trim_ascii(), None, &mut keys, &mut builders);
+        if read.count == BATCH_ROWS {
+            read.finish(address, &mut builders)?;
+        }
+    }
+    read.finish(address, &mut builders)?;
+    Ok(Reread {
+        batches: read.sift.batches,
+        unreadable: read.sift.unreadable,
+    })
 }
 
 fn too_long(kept: usize, left_out: u64) -> Odd {
@@ -295,13 +319,13 @@ impl Rows {
     }
 
     /// Makes a batch of the rows in the builders, without those that can't be read.
-    fn finish(&mut self, shape: &Shape, builders: &mut [ColumnBuilder]) -> Result<(), Failure> {
+    fn finish(&mut self, address: &str, builders: &mut [ColumnBuilder]) -> Result<(), Failure> {
         if self.count == 0 {
             return Ok(());
         }
         let arrays = builders.iter_mut().map(ColumnBuilder::finish).collect();
         let (count, bad) = (std::mem::take(&mut self.count), std::mem::take(&mut self.bad));
-        self.sift.take(&shape.address, count, arrays, bad)
+        self.sift.take(address, count, arrays, bad)
     }
 }
 

@@ -20,11 +20,11 @@ use self::rows::{PAGE, bound, column, read, text, tid};
 pub(super) use self::server::Server;
 use self::server::Version;
 use super::feed::Rows;
-use super::reader::{Order, Reader, Shape};
+use super::reader::{Order, Reader, Shape, read_rows};
 use super::{choose, of_source, whole};
 use crate::sink::name::{TableName, quote};
 use crate::sink::postgres::connect::Lease;
-use crate::source::{Binding, Misdeclared, SegmentReader, Source};
+use crate::source::{Binding, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
 mod rows;
 mod server;
@@ -297,6 +297,10 @@ impl Source for PostgresRows {
             self.reader(server, lease, chunk.object.clone(), range, from, keeper.hold())
                 .await?,
         ))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        read_rows(&self.columns().await?, rows)
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {
