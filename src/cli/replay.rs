@@ -205,7 +205,12 @@ async fn said_before(client: &Client, run_id: &str, globals: &Globals) -> Result
     let request = GetRunRequest {
         run_id: run_id.to_owned(),
     };
-    let response = client.clone().get_run(api::call(request)).await.explained()?.into_inner();
+    let response = client
+        .clone()
+        .get_run(api::call(request))
+        .await
+        .explained()?
+        .into_inner();
     let run = response
         .run
         .ok_or_else(|| anyhow!("the coordinator knows nothing about run {run_id}"))?;

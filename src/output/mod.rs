@@ -142,7 +142,10 @@ mod tests {
     fn fields_are_quoted_where_they_have_to_be() {
         for (fields, record) in [
             (&["a", "", "b c"][..], "a,,b c\r\n"),
-            (&["1,2", "say \"x\"", "a\nb", "c\r"], "\"1,2\",\"say \"\"x\"\"\",\"a\nb\",\"c\r\"\r\n"),
+            (
+                &["1,2", "say \"x\"", "a\nb", "c\r"],
+                "\"1,2\",\"say \"\"x\"\"\",\"a\nb\",\"c\r\"\r\n",
+            ),
         ] {
             assert_eq!(csv_record(fields.iter().copied()), record);
         }

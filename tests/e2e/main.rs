@@ -21,6 +21,7 @@ mod infer;
 mod leaving;
 mod poison;
 mod readers;
+mod replay;
 mod restaged;
 mod revert;
 mod saga;

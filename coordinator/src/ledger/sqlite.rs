@@ -355,12 +355,10 @@ impl Session for SqliteSession {
     }
 
     async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error> {
-        Ok(
-            sqlx::query_scalar("SELECT submission_key FROM runs WHERE run = ?")
-                .bind(run.as_str())
-                .fetch_optional(&mut *self.transaction)
-                .await?,
-        )
+        Ok(sqlx::query_scalar("SELECT submission_key FROM runs WHERE run = ?")
+            .bind(run.as_str())
+            .fetch_optional(&mut *self.transaction)
+            .await?)
     }
 
     async fn start(&mut self, new: NewRun<'_>) -> Result<bool, Error> {

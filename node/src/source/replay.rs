@@ -93,12 +93,7 @@ impl Routes {
 
 impl Replayed {
     /// The rows in `store` that `source` gave.
-    pub(crate) fn new(
-        source: Arc<dyn Source>,
-        store: Arc<dyn Store>,
-        routes: Routes,
-        checkpoint_rows: u64,
-    ) -> Self {
+    pub(crate) fn new(source: Arc<dyn Source>, store: Arc<dyn Store>, routes: Routes, checkpoint_rows: u64) -> Self {
         Self {
             source,
             store,

@@ -63,7 +63,10 @@ async fn replayed(tools: &Toolbox, context: &RunContext, replay: &Replay) -> Res
         let objects = replay.objects.get(&stage.source).map(Vec::as_slice).unwrap_or_default();
         let chunks = source::replay::chunks(store.as_ref(), stage.stage, &stage.source, objects);
         let chunks = chunks.await.map_err(|failure| Failure {
-            message: format!("the rejected rows of run {} can't be read: {}", replay.run, failure.message),
+            message: format!(
+                "the rejected rows of run {} can't be read: {}",
+                replay.run, failure.message
+            ),
             ..failure
         })?;
         stages.push(PlannedStage {

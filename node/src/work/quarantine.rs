@@ -74,7 +74,10 @@ impl Origin<'_> {
     /// How the row is kept, so that it can be read again.
     fn form(&self, row: u64, raw: &[u8]) -> Form {
         if raw.len() > RAW_BYTES {
-            return Form::Partly(format!("only the first {RAW_BYTES} of its {} bytes are kept", raw.len()));
+            return Form::Partly(format!(
+                "only the first {RAW_BYTES} of its {} bytes are kept",
+                raw.len()
+            ));
         }
         if !self.raw.is_whole(row) {
             return Form::Partly("it holds bytes that are no text".to_owned());
@@ -217,7 +220,11 @@ mod tests {
             got.extend(page);
         }
         let shown = rows.into_iter().map(|row| Reject { kept: None, ..row });
-        assert!(got == shown.collect::<Vec<_>>() && pages > 1, "{} rows in {pages} pages", got.len());
+        assert!(
+            got == shown.collect::<Vec<_>>() && pages > 1,
+            "{} rows in {pages} pages",
+            got.len()
+        );
         assert!(page(&tools, "none", 0).await.is_err());
     }
 }

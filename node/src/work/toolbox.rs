@@ -88,11 +88,11 @@ impl Toolbox {
         };
         let make = || async {
             let store = self.store().await?;
-            RunContext::new(&self.config, Request::of(order, &store)).await.map(Arc::new)
+            RunContext::new(&self.config, Request::of(order, &store))
+                .await
+                .map(Arc::new)
         };
-        cell.get_or_try_init(make)
-            .await
-            .cloned()
+        cell.get_or_try_init(make).await.cloned()
     }
 
     /// A run is at rest: what was kept for it goes.

@@ -235,16 +235,29 @@ impl Batches {
         let mut cursor = Cursor { at: start, lines: line };
         let row = self.records.count;
         let bounds = (row + 1, usize::MAX);
-        let stop = read_records(shape.dialect, data, true, bounds, &mut cursor, &mut self.records, places);
+        let stop = read_records(
+            shape.dialect,
+            data,
+            true,
+            bounds,
+            &mut cursor,
+            &mut self.records,
+            places,
+        );
         let reason = match stop {
             Stop::Ended if self.records.count > row => return,
-            Stop::Full => ("several_rows", "read by `quote` and `delimiter` as they are now, it is more than one row"),
+            Stop::Full => (
+                "several_rows",
+                "read by `quote` and `delimiter` as they are now, it is more than one row",
+            ),
             Stop::TooLong => ("too_long", "it is longer than a record may be"),
             Stop::Ended | Stop::Hungry => ("no_row", "it holds nothing"),
         };
         if self.records.count == row {
             let fields = self.records.fields;
-            self.records.spans.resize(((row + 1) * fields).max(self.records.spans.len()), Span::default());
+            self.records
+                .spans
+                .resize(((row + 1) * fields).max(self.records.spans.len()), Span::default());
             self.records.spans[row * fields..(row + 1) * fields].fill(Span::default());
             self.records.count += 1;
             places.push(RowPlace {

@@ -312,7 +312,11 @@ impl Filling {
         self.raw.rows.push((begin as u32, line));
         let cells = packet.cells(row, self.records.fields);
         let value = |cell: &Cell| (!cell.is_null).then(|| &packet.data[cell.start as usize..cell.end as usize]);
-        if cells.iter().filter_map(value).any(|value| value == NONE || memchr(b'\t', value).is_some()) {
+        if cells
+            .iter()
+            .filter_map(value)
+            .any(|value| value == NONE || memchr(b'\t', value).is_some())
+        {
             let values = cells.iter().map(|cell| value(cell).map(<[u8]>::to_vec)).collect();
             self.raw.odd.insert(self.raw.rows.len() as u64 - 1, values);
         }
