@@ -52,6 +52,8 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
         seq: seq.0,
         restarts: state.restarts(),
         bytes_read_again: state.bytes_read_again(),
+        pruned_at: state.pruned().map_or(0, |(_, at)| at.0),
+        pruned_by: state.pruned().map(|(by, _)| by.to_owned()).unwrap_or_default(),
         replays: submission
             .and_then(|submission| submission.replay.as_ref())
             .map(|replay| replay.run.0.clone())

@@ -22,6 +22,7 @@ pub(crate) mod node_options;
 pub(crate) mod nodes;
 pub(crate) mod pipeline_options;
 pub(crate) mod plan;
+pub(crate) mod prune;
 pub(crate) mod reach;
 pub(crate) mod rejects;
 pub(crate) mod replay;
@@ -160,6 +161,8 @@ pub(crate) enum Verb {
     Rejects(rejects::Args),
     /// Read the rejected rows of a run again by a corrected pipeline, and load what now passes
     Replay(replay::Args),
+    /// Delete what old runs have left in the checkpoint store, their rejected rows among it
+    Prune(prune::Args),
     /// List the nodes of a cluster
     Nodes(nodes::Args),
     /// Ask a node to leave: it hands its work back and ends
@@ -191,6 +194,7 @@ impl Cli {
             },
             Verb::Run(_)
             | Verb::Replay(_)
+            | Verb::Prune(_)
             | Verb::Validate(_)
             | Verb::Plan(_)
             | Verb::Infer(_)
@@ -231,6 +235,7 @@ impl Cli {
             Verb::Revert(args) => Box::pin(revert::run(args, &globals)).await,
             Verb::Saga(args) => Box::pin(saga::run(args, &globals)).await,
             Verb::Rejects(args) => Box::pin(rejects::run(args, &globals)).await,
+            Verb::Prune(args) => Box::pin(prune::run(args, &globals)).await,
             Verb::Replay(args) => Box::pin(replay::run(args, &globals)).await,
             Verb::Nodes(args) => Box::pin(nodes::run(args, &globals)).await,
             Verb::Drain(args) => Box::pin(drain::run(args, &globals)).await,

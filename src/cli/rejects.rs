@@ -60,6 +60,18 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         shown: 0,
         headed: false,
     };
+    if let Some(pruned) = response.run.as_ref().filter(|run| run.pruned_at > 0) {
+        let by = if pruned.pruned_by.is_empty() {
+            "somebody"
+        } else {
+            &pruned.pruned_by
+        };
+        bail!(
+            "the rejected rows of run {} were pruned on {} by {by}",
+            args.run,
+            human::moment(pruned.pruned_at)
+        );
+    }
     if globals.coordinator.is_some() {
         through_coordinator(reach.client.clone(), &args.run, &mut printer).await?;
     } else {

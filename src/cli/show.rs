@@ -20,7 +20,7 @@ Examples:
 /// So many of the last events are shown without `--all`.
 const LAST: usize = 12;
 /// Kinds of events that are always shown: they explain what is out of the ordinary.
-const REMARKABLE: [&str; 12] = [
+const REMARKABLE: [&str; 13] = [
     "submitted",
     "planned",
     "attempt_failed",
@@ -32,6 +32,7 @@ const REMARKABLE: [&str; 12] = [
     "abandoned",
     "revert_requested",
     "revert_refused",
+    "rejects_pruned",
     "finished",
 ];
 

@@ -453,3 +453,98 @@ async fn rejected_rows_as_csv_are_all_there() -> Result<()> {
         .failure(&["haulage rejects"])?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pruned_is_gone_and_nothing_else() -> Result<()> {
+    let stage = Stage::new()?;
+    let text = pipeline(FIRST, "much > 100", APPEND);
+    let first = stage.run(&text).await?;
+    let fixed = pipeline(TOLERANT, "much > 10000000000", APPEND);
+    let folder = stage.path().join(".haulage/checkpoints/runs");
+    let (manifests, rejects) = files(&folder)?;
+    ensure!(manifests == 4 && rejects == 4, "{manifests} and {rejects}");
+
+    // A young run keeps its rejected rows, and what it has is only counted by a dry run.
+    let said = stage
+        .verb(&["prune", "--older-than", "1d", "--dry-run"])
+        .await?
+        .success()?
+        .stdout;
+    ensure!(said.contains("would delete 4 objects of 1 run"), "{said}");
+    ensure!(files(&folder)? == (4, 4));
+    stage.verb(&["prune", "--older-than", "1d"]).await?.success()?;
+    ensure!(files(&folder)? == (0, 4));
+    let said = stage
+        .verb(&["prune", "--older-than", "1d", "--output", "json"])
+        .await?
+        .success()?;
+    ensure!(said.stdout.is_empty(), "there is nothing left: {}", said.stdout);
+
+    // A replay that isn't over keeps what it reads, and what it has itself.
+    std::fs::write(stage.path().join("fixed.yaml"), &fixed)?;
+    let slow = |args: &[&str]| {
+        let verb = Verb::new(stage.path()).args(args);
+        verb.env("HAULAGE_FAULT", "abort@chunk:0.2,slow@segment:1ms")
+    };
+    let killed = slow(&["replay", &first, "fixed.yaml"]).output().await?;
+    ensure!(killed.code == -1, "{killed:?}");
+    let before = files(&folder)?;
+    Verb::new(stage.path())
+        .args(["prune", "--older-than", "0s"])
+        .env("HAULAGE_FAULT", "slow@segment:20000ms")
+        .output()
+        .await?
+        .success()?;
+    ensure!(files(&folder)?.1 >= 4, "{before:?}, {:?}", files(&folder)?);
+    stage.try_replay(&first, &fixed).await?.success()?;
+    ensure!(stage.rows("out").await? == ideal(&fixed).await?);
+
+    // Then everything goes, the runs say so, and what they were stays what it was.
+    let said = stage
+        .verb(&["prune", "--older-than", "0s", "--by", "ann"])
+        .await?
+        .success()?
+        .stdout;
+    ensure!(said.contains("of 2 runs") && said.contains("6 rejected rows"), "{said}");
+    ensure!(files(&folder)? == (0, 0));
+    ensure!(std::fs::read_dir(&folder)?.next().is_none(), "empty folders stay");
+    stage
+        .verb(&["rejects", &first])
+        .await?
+        .failure(&["were pruned on 20", "by ann"])?;
+    let replay = newest_run(stage.path()).await?;
+    stage
+        .try_replay(&first, &pipeline(TOLERANT, "much > 600", APPEND))
+        .await?
+        .failure(&["were pruned by ann", &replay])?;
+    ensure!(stage.counts().await? == (5, 1, "published".to_owned()));
+    let page = stage.verb(&["show", &first]).await?.success()?.stdout;
+    ensure!(page.contains("ann pruned the rejected rows"), "{page}");
+    stage.verb(&["prune", "--older-than", "0s"]).await?.success()?;
+    // A run is reverted as before.
+    stage.verb(&["revert", &replay]).await?.success()?;
+    stage.verb(&["revert", &first]).await?.success()?;
+    Ok(())
+}
+
+/// How many manifests and objects of rejected rows lie below a folder.
+fn files(folder: &Path) -> Result<(usize, usize)> {
+    let mut found = (0, 0);
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Ok(found);
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            let (manifests, rejects) = files(&path)?;
+            found = (found.0 + manifests, found.1 + rejects);
+        } else if name.ends_with(".manifest.json") {
+            found.0 += 1;
+        } else {
+            ensure!(name.ends_with(".rejects.jsonl.zst"), "{name}");
+            found.1 += 1;
+        }
+    }
+    Ok(found)
+}

@@ -10,6 +10,7 @@ mod cancel;
 pub(crate) mod door;
 mod forward;
 mod nodes;
+mod prune;
 mod rejects;
 mod replay;
 mod resolve;
@@ -130,6 +131,7 @@ struct Log {
 impl Haulage for Api {
     type WatchStream = Outgoing<v1::WatchResponse>;
     type ListRejectsStream = Outgoing<v1::Reject>;
+    type PruneStream = Outgoing<v1::PrunedRun>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         match self.route(request.metadata())? {
@@ -205,6 +207,18 @@ impl Haulage for Api {
                 .await
                 .map(Response::new),
             Route::There(mut client) => forward::answered(client.drain_node(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn prune(&self, request: Request<v1::PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => prune::prune(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => {
+                let runs = forward::answered(client.prune(forward::passed_on(request)).await)?.into_inner();
+                Ok(Response::new(Box::pin(runs)))
+            }
         }
     }
 

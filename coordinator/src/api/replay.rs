@@ -16,7 +16,7 @@ use haulage_proto::v1::{ReplayRequest, ReplayResponse, SubmitResponse};
 use tonic::{Request, Status};
 
 use super::role::Leader;
-use super::{Api, status, submit};
+use super::{Api, prune, status, submit};
 use crate::ledger::Ledger;
 
 /// Objects of rejected rows that one replay takes: the log of its run holds them, and each becomes a chunk.
@@ -50,6 +50,7 @@ pub(super) async fn replay(
         });
     }
     let log = api.read(&end.run).await?;
+    prune::refuse_pruned(&end.run, &log)?;
     let objects = objects(&log.state);
     if objects.is_empty() && log.state.phase() == Phase::AtRest(Outcome::Published) {
         return Ok(ReplayResponse {

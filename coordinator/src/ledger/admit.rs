@@ -124,10 +124,14 @@ pub fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) ->
     admission
 }
 
-/// Whether a log may go on with these events. One that has ended does so in one way only: a published run is reverted.
+/// Whether a log may go on with these events. One that has ended does so in two ways only: a published run is reverted, or
+/// its rejected rows are pruned, which ends it again as it was.
 fn goes_on(head: &Head, events: &[Event]) -> bool {
     match head.at_rest {
         None => true,
+        Some(outcome) if matches!(events.first(), Some(Event::RejectsPruned { .. })) => {
+            matches!(events, [_, Event::Finished { outcome: again, .. }] if *again == outcome)
+        }
         Some(Outcome::Published) => matches!(events.first(), Some(Event::RevertRequested { .. })),
         Some(Outcome::Failed | Outcome::Cancelled | Outcome::Reverted) => false,
     }

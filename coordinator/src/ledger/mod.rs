@@ -8,9 +8,9 @@
 //! gathers the appends of all runs. The writing transactions (`write`), what may stand (`admit`) and what rows mean
 //! (`rows`) exist once for both databases; `postgres` and `sqlite` hold their connections and their SQL.
 //!
-//! Only this module touches the ledger's tables. It does not fold events and does not know what they mean, but for three:
+//! Only this module touches the ledger's tables. It does not fold events and does not know what they mean, but for four:
 //! `submitted` opens a run's log and `finished` closes it, and nothing stands after that, but that `revert_requested`
-//! opens the log of a published run once more.
+//! opens the log of a published run once more, and `rejects_pruned` any that is closed, to be closed again at once.
 
 mod address;
 pub mod admit;
@@ -279,7 +279,8 @@ pub trait Ledger: Send + Sync {
     /// Repeating an append whose answer was lost is a success: events that already stand at exactly the expected places,
     /// written in the same epoch with the same content, are answered with [`Appended::At`], not with a conflict.
     /// An append to a run that has finished, or that doesn't exist, is a conflict; but for one that begins with
-    /// `revert_requested`, to a run that has finished as published and has no replay that stands: that one is open again.
+    /// `revert_requested`, to a run that has finished as published and has no replay that stands: that one is open again;
+    /// and for `rejects_pruned` with the same `finished` again, while no replay reads the run's rejected rows.
     async fn append(&self, epoch: Epoch, appends: &[Append]) -> Result<Vec<Appended>, Error>;
 
     /// The replay of a run's rejected rows that is published, or not over.

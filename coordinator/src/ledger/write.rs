@@ -84,7 +84,13 @@ pub(super) async fn append(
     let mut heads = session.heads(&runs).await?;
     for Append { run, events, .. } in appends {
         // A replay takes the head of the run that it replays before it starts, so one of the two comes first.
-        if matches!(events.first(), Some(Event::RevertRequested { .. })) && session.replaying(run).await?.is_some() {
+        let stands = match events.first() {
+            Some(Event::RevertRequested { .. }) => session.replaying(run).await?.is_some(),
+            // One that reads them.
+            Some(Event::RejectsPruned { .. }) => session.replaying(run).await?.is_some_and(|replay| !replay.published),
+            _ => false,
+        };
+        if stands {
             heads.remove(run);
         }
     }

@@ -292,6 +292,8 @@ impl Actor for FakeAgent {
                 inner.leaving.store(true, Ordering::SeqCst);
                 answer(port, &());
             }
+            // No store.
+            AgentMessage::Prune(_, port) => drop(port),
             AgentMessage::FetchRejects(wire, port) => {
                 let (_, body) = open::<FetchRejects>(&wire);
                 answer(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{
-    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, RejectsPage,
+    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, Prune, Pruned, RejectsPage,
 };
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use super::heartbeater::HeartbeaterMessage;
 use super::shared::Shared;
 use super::supervisor::SupervisorMessage;
+use crate::store::prune;
 use crate::work::Toolbox;
 use crate::work::quarantine;
 
@@ -93,6 +94,18 @@ impl Actor for NodeAgent {
                     with.shared.ask_to_leave();
                     with.shared.answer(reply, &());
                 }
+            }
+            AgentMessage::Prune(wire, reply) => {
+                let Some((_, what)) =
+                    open::<Prune>(&wire, "prune").filter(|(meta, _)| admitted(&with.shared, meta, "prune"))
+                else {
+                    return Ok(());
+                };
+                let (shared, tools) = (with.shared.clone(), with.tools.clone());
+                with.data.spawn(async move {
+                    let part = async { prune::prune(tools.store().await?.as_ref(), what).await }.await;
+                    shared.answer(reply, &Pruned { part });
+                });
             }
             AgentMessage::FetchRejects(wire, reply) => {
                 // Reading is harmless under any epoch.
