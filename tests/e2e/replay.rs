@@ -541,7 +541,8 @@ fn files(folder: &Path) -> Result<(usize, usize)> {
             found = (found.0 + manifests, found.1 + rejects);
         } else if name.ends_with(".manifest.json") {
             found.0 += 1;
-        } else {
+        } else if !name.starts_with(".tmp-") {
+            // What a process that was killed was writing is deleted too, but can't be counted on.
             ensure!(name.ends_with(".rejects.jsonl.zst"), "{name}");
             found.1 += 1;
         }
