@@ -197,7 +197,14 @@ pub enum Event {
         /// When.
         at: Millis,
     },
-    /// The run is at rest. The last event, but for a revert of a published run.
+    /// The rejected rows of a run at rest were deleted, or are about to be. Followed by `finished`, as it stood before.
+    RejectsPruned {
+        /// Who asked for it, as their client names them; empty if nobody was named.
+        by: String,
+        /// When.
+        at: Millis,
+    },
+    /// The run is at rest. The last event, but for a revert of a published run, and for `rejects_pruned`.
     Finished {
         /// How it ended.
         outcome: Outcome,
@@ -309,6 +316,7 @@ impl Event {
             Self::Abandoned { .. } => "abandoned",
             Self::RevertRequested { .. } => "revert_requested",
             Self::RevertRefused { .. } => "revert_refused",
+            Self::RejectsPruned { .. } => "rejects_pruned",
             Self::Finished { .. } => "finished",
         }
     }
@@ -332,6 +340,7 @@ impl Event {
             | Self::Abandoned { at, .. }
             | Self::RevertRequested { at, .. }
             | Self::RevertRefused { at, .. }
+            | Self::RejectsPruned { at, .. }
             | Self::Finished { at, .. } => *at,
         }
     }
@@ -342,6 +351,11 @@ impl Event {
             Self::Submitted {
                 submission, replaces, ..
             } => match replaces {
+                _ if submission.replay.is_some() => format!(
+                    "submitted {} to replay the rejected rows of {}",
+                    submission.file,
+                    submission.replay.as_ref().map_or("", |replay| replay.run.as_str())
+                ),
                 Some(replaced) => format!("submitted {} to replace {replaced}", submission.file),
                 None => format!("submitted {}", submission.file),
             },
@@ -446,6 +460,8 @@ impl Event {
             Self::RevertRequested { reason, by, .. } if by.is_empty() => format!("revert requested: {reason}"),
             Self::RevertRequested { reason, by, .. } => format!("{by} says revert: {reason}"),
             Self::RevertRefused { failure, .. } => format!("not reverted, the run stays published: {failure}"),
+            Self::RejectsPruned { by, .. } if by.is_empty() => "the rejected rows were pruned".to_owned(),
+            Self::RejectsPruned { by, .. } => format!("{by} pruned the rejected rows"),
             Self::Finished { outcome, .. } => outcome.word().to_owned(),
         }
     }

@@ -62,6 +62,7 @@ pub async fn plan(
             params,
             started: Millis(0),
             columns: None,
+            replay: None,
         },
     )
     .await?;

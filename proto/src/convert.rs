@@ -52,6 +52,12 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
         seq: seq.0,
         restarts: state.restarts(),
         bytes_read_again: state.bytes_read_again(),
+        pruned_at: state.pruned().map_or(0, |(_, at)| at.0),
+        pruned_by: state.pruned().map(|(by, _)| by.to_owned()).unwrap_or_default(),
+        replays: submission
+            .and_then(|submission| submission.replay.as_ref())
+            .map(|replay| replay.run.0.clone())
+            .unwrap_or_default(),
         undoing: match state.stuck().or(state.undoing_waits()) {
             Some((step, _)) => step.to_string(),
             None => String::new(),
@@ -324,6 +330,7 @@ mod tests {
             places: BTreeMap::new(),
             incremental: false,
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+            replay: None,
         };
         let at = Millis(5);
         let chunk = Work::Chunk(spec(0).chunk);

@@ -24,6 +24,7 @@ mod leaving;
 mod mysql;
 mod poison;
 mod readers;
+mod replay;
 mod rest;
 mod restaged;
 mod revert;

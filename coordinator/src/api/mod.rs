@@ -10,7 +10,9 @@ mod cancel;
 pub(crate) mod door;
 mod forward;
 mod nodes;
+mod prune;
 mod rejects;
+mod replay;
 mod resolve;
 mod revert;
 pub(crate) mod role;
@@ -130,11 +132,19 @@ struct Log {
 impl Haulage for Api {
     type WatchStream = Outgoing<v1::WatchResponse>;
     type ListRejectsStream = Outgoing<v1::Reject>;
+    type PruneStream = Outgoing<v1::PrunedRun>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         match self.route(request.metadata())? {
             Route::Here(leader) => submit::submit(&leader, request).await.map(Response::new),
             Route::There(mut client) => forward::answered(client.submit(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn replay(&self, request: Request<v1::ReplayRequest>) -> Result<Response<v1::ReplayResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => replay::replay(self, &leader, request).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.replay(forward::passed_on(request)).await),
         }
     }
 
@@ -218,6 +228,18 @@ impl Haulage for Api {
         match self.route(request.metadata())? {
             Route::Here(leader) => watermarks::set(&leader, request.into_inner()).await.map(Response::new),
             Route::There(mut client) => forward::answered(client.set_watermark(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn prune(&self, request: Request<v1::PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => prune::prune(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => {
+                let runs = forward::answered(client.prune(forward::passed_on(request)).await)?.into_inner();
+                Ok(Response::new(Box::pin(runs)))
+            }
         }
     }
 

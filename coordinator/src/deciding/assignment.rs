@@ -35,7 +35,10 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
             work: work.clone(),
             attempt,
         },
-        submission: state.submission()?.clone(),
+        submission: match work {
+            Work::Discover => state.submission()?.clone(),
+            Work::Chunk(_) | Work::Step(_) | Work::Compensate(_) => state.submission()?.without_objects(),
+        },
         submitted_at: state.submitted_at(),
         replaces: state.replaces().cloned(),
         columns: state.stages().iter().flat_map(|stage| stage.columns.clone()).collect(),

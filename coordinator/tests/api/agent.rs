@@ -299,6 +299,8 @@ impl Actor for FakeAgent {
                 };
                 answer(port, &WatermarksReply { marks });
             }
+            // No store.
+            AgentMessage::Prune(_, port) => drop(port),
             AgentMessage::FetchRejects(wire, port) => {
                 let (_, body) = open::<FetchRejects>(&wire);
                 answer(
@@ -445,6 +447,7 @@ fn answer<T: Serialize>(port: RpcReplyPort<Wire>, body: &T) {
 /// Three rows in every object, on pages of two.
 fn rejects(body: &FetchRejects) -> Vec<Reject> {
     let row = |line: u64| Reject {
+        kept: None,
         pipeline: "p".into(),
         run: RunId::from("r"),
         source: "raw".into(),

@@ -115,6 +115,7 @@ pub(crate) fn submission(n: u32) -> Submission {
         places: BTreeMap::new(),
         incremental: false,
         traceparent: String::new(),
+        replay: None,
     }
 }
 

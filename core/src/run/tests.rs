@@ -31,6 +31,7 @@ pub(super) fn submission(loads: &[&str]) -> Submission {
         places: BTreeMap::new(),
         incremental: false,
         traceparent: String::new(),
+        replay: None,
     }
 }
 

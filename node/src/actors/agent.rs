@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{
-    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, RejectsPage, Watermarks, WatermarksReply,
+    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, Prune, Pruned, RejectsPage, Watermarks,
+    WatermarksReply,
 };
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -17,6 +18,7 @@ use tokio::runtime::Handle;
 use super::heartbeater::HeartbeaterMessage;
 use super::shared::Shared;
 use super::supervisor::SupervisorMessage;
+use crate::store::prune;
 use crate::watermarks;
 use crate::work::Toolbox;
 use crate::work::quarantine;
@@ -109,6 +111,18 @@ impl Actor for NodeAgent {
                         }
                     };
                     shared.answer(reply, &WatermarksReply { marks });
+                });
+            }
+            AgentMessage::Prune(wire, reply) => {
+                let Some((_, what)) =
+                    open::<Prune>(&wire, "prune").filter(|(meta, _)| admitted(&with.shared, meta, "prune"))
+                else {
+                    return Ok(());
+                };
+                let (shared, tools) = (with.shared.clone(), with.tools.clone());
+                with.data.spawn(async move {
+                    let part = async { prune::prune(tools.store().await?.as_ref(), what).await }.await;
+                    shared.answer(reply, &Pruned { part });
                 });
             }
             AgentMessage::FetchRejects(wire, reply) => {

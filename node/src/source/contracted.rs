@@ -12,7 +12,7 @@ use haulage_plan::definition::Column;
 use tokio::sync::OnceCell;
 
 use super::contract::{Drift, Found, Held, Own, Terms};
-use super::{Increment, Misdeclared, SegmentReader, Source, schema};
+use super::{Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source, schema};
 
 /// Binds the source to some of its columns; to all that are there if there are none.
 type Bind = Box<dyn Fn(&[Column]) -> Result<Box<dyn Source>, Failure> + Send + Sync>;
@@ -125,6 +125,27 @@ impl Source for Contracted {
         let (columns, held, inner) = self.bound().await?;
         let reader = inner.open(chunk, from).await?;
         Ok(held.clone().reader(reader, columns))
+    }
+
+    async fn open_at(
+        &self,
+        chunk: &ChunkSpec,
+        from: Position,
+        cursor: Option<&str>,
+    ) -> Result<Box<dyn SegmentReader>, Failure> {
+        let (columns, held, inner) = self.bound().await?;
+        let reader = inner.open_at(chunk, from, cursor).await?;
+        Ok(held.clone().reader(reader, columns))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        let (columns, held, inner) = self.bound().await?;
+        let (schema, read) = (schema(columns), inner.reread(rows).await?);
+        let batches = read.batches.iter().map(|batch| held.fit(batch, &schema));
+        Ok(Reread {
+            batches: batches.collect::<Result<_, _>>()?,
+            unreadable: read.unreadable,
+        })
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

@@ -13,7 +13,8 @@ use tokio::sync::OnceCell;
 
 use super::contract::{Drift, Found, Held, Terms};
 use super::object::{self, Object};
-use super::{Binding, EXCERPT, Misdeclared, SegmentReader, Source, Unreadable, excerpt};
+use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt};
+use crate::store::S3Settings;
 use crate::store::s3_client::changed;
 
 /// Objects that are looked at in parallel.
@@ -76,6 +77,9 @@ pub(super) trait Format: Send + Sync {
         from: Position,
         end: Option<u64>,
     ) -> Result<Box<dyn SegmentReader>, Failure>;
+
+    /// Reads rows of such files again, as [`Source::reread`].
+    async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], s3: &S3Settings) -> Result<Reread, Failure>;
 }
 
 /// The files of one kind that a source's path names.
@@ -289,6 +293,11 @@ impl<F: Format> Source for Files<F> {
         let columns = self.resolved().await?;
         let found = self.found(&self.objects().await?).await?;
         Ok(self.terms().drifts(columns, &found))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        let columns = self.resolved().await?;
+        self.format.reread(columns, rows, &self.binding.s3).await
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

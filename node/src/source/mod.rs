@@ -14,7 +14,8 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
-use haulage_core::ids::StageId;
+use haulage_core::ids::{LoadName, StageId};
+use haulage_core::quarantine::Reject;
 use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 
@@ -34,6 +35,7 @@ mod lines;
 mod misfit;
 mod object;
 mod parquet;
+pub(crate) mod replay;
 mod rest;
 mod sift;
 #[cfg(test)]
@@ -106,7 +108,96 @@ pub trait RawRows: Send + Sync {
     fn digest(&self) -> Option<String> {
         None
     }
+
+    /// The columns in the order of the fields of its rows, where rows don't name them.
+    fn columns(&self) -> &[String] {
+        &[]
+    }
+
+    /// The row's values, if its bytes don't tell where one ends.
+    fn values(&self, _row: u64) -> Option<Vec<Option<&[u8]>>> {
+        None
+    }
+
+    /// Whether the row's bytes are all that is to know of it.
+    fn is_whole(&self, _row: u64) -> bool {
+        true
+    }
+
+    /// Of a replayed row: how it was rejected before.
+    fn rejected(&self, _row: u64) -> Option<&Reject> {
+        None
+    }
+
+    /// The loads that the row may go to; `None` is all of them. Of a replayed row others may have it.
+    fn loads(&self, _row: u64) -> Option<&[LoadName]> {
+        None
+    }
 }
+
+/// A row that a run has put into quarantine, to be read again by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct KeptRow<'k> {
+    /// The object that it was read from.
+    pub file: &'k str,
+    /// Where it starts there.
+    pub line: u64,
+    /// The columns in the order of its fields; empty if there is no such order, `None` if it isn't known.
+    pub columns: Option<&'k [String]>,
+    /// Its bytes.
+    pub bytes: &'k [u8],
+    /// Its values, if the bytes don't tell them.
+    pub values: Option<&'k [Option<String>]>,
+}
+
+/// Rows that were read again. The row column counts them in their order.
+#[derive(Debug, Default)]
+pub struct Reread {
+    /// Those that can be read, as in [`Segment::batches`].
+    pub batches: Vec<RecordBatch>,
+    /// The others.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Reread {
+    /// Takes a row out of those that can be read.
+    fn reject(&mut self, unreadable: Unreadable) -> Result<(), Failure> {
+        for batch in &mut self.batches {
+            *batch = replay::only(batch, |row| row != unreadable.row)?;
+        }
+        self.batches.retain(|batch| batch.num_rows() > 0);
+        self.unreadable.retain(|other| other.row != unreadable.row);
+        self.unreadable.push(unreadable);
+        Ok(())
+    }
+
+    /// Adds rows that come after `before` others. Permanent failure if their batches can't be numbered anew.
+    fn take(&mut self, before: u64, more: Self) -> Result<(), Failure> {
+        for batch in more.batches {
+            self.batches.push(replay::renumbered(&batch, |row| before + row)?);
+        }
+        let shifted = more.unreadable.into_iter().map(|unreadable| Unreadable {
+            row: before + unreadable.row,
+            ..unreadable
+        });
+        self.unreadable.extend(shifted);
+        Ok(())
+    }
+}
+
+/// What to say if a row was kept without a column that is declared now.
+fn not_kept(row: &KeptRow<'_>, column: &str) -> Failure {
+    Failure::permanent(format!(
+        "{} row {}: it was put into quarantine without the column {}, which the pipeline did not read then; leave the column \
+         out to replay the rejected rows, or run the pipeline again",
+        row.file,
+        row.line,
+        excerpt(column.as_bytes(), EXCERPT)
+    ))
+}
+
+/// The reason of a row that is kept in a form in which it can't be read again.
+pub(crate) const NOT_REPLAYABLE: &str = "not_replayable";
 
 /// Reads a chunk, segment by segment.
 #[async_trait]
@@ -175,6 +266,9 @@ pub trait Source: Send + Sync {
         }
         self.open(chunk, from).await
     }
+    /// Reads rows again that this source gave once, by the columns as they are declared now: each is a row, or unreadable.
+    /// Permanent failure if they lack a column, or can't be read at all.
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure>;
 
     /// Reads the whole source, for a lookup. Any unreadable row is a permanent failure with file, line and column.
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure>;

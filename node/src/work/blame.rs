@@ -209,7 +209,11 @@ impl Scene<'_> {
 
     fn place(&self, segment: &Segment, first: u64, last: u64) -> String {
         let line = |row: u64| segment.raw.row(row).map(|(line, _)| line);
-        let object = &self.spec.object;
+        // Of a replayed row, where it stood before.
+        let object = segment
+            .raw
+            .rejected(first)
+            .map_or(&self.spec.object, |reject| &reject.file);
         match (line(first), line(last)) {
             (Some(one), Some(other)) if one != other => format!("{object} lines {one} to {other}, together"),
             (Some(line), _) => format!("{object} line {line}"),

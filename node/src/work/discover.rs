@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
+use haulage_core::submission::Replay;
 use haulage_plan::Diagnostics;
 use haulage_plan::definition::Definition;
 
@@ -16,6 +17,7 @@ use super::watermarks;
 use super::{Order, Toolbox};
 use crate::quality;
 use crate::sink::{Identity, LoadContext};
+use crate::source;
 
 /// Finds the stages and their chunks.
 pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedStage>, Failure> {
@@ -44,7 +46,43 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
             return Err(Failure::permanent(wrong.to_string()));
         }
     }
-    stages(tools, &context, |name| context.load(order, name)).await
+    match &order.assignment.submission.replay {
+        Some(replay) => replayed(tools, &context, replay).await,
+        None => stages(tools, &context, |name| context.load(order, name)).await,
+    }
+}
+
+/// The stages of a replay: their chunks are the objects of rejected rows.
+async fn replayed(tools: &Toolbox, context: &RunContext, replay: &Replay) -> Result<Vec<PlannedStage>, Failure> {
+    let store = tools.store().await?;
+    if let Some(source) = replay
+        .objects
+        .keys()
+        .find(|source| !context.stages().iter().any(|stage| stage.source == **source))
+    {
+        return Err(Failure::permanent(format!(
+            "run {} rejected rows of the source {source}, which feeds no load of this pipeline; let it feed one as it did, \
+             and replay again",
+            replay.run
+        )));
+    }
+    let mut stages = Vec::new();
+    for stage in context.stages() {
+        let objects = replay.objects.get(&stage.source).map(Vec::as_slice).unwrap_or_default();
+        let chunks = source::replay::chunks(store.as_ref(), stage.stage, &stage.source, objects);
+        let chunks = chunks.await.map_err(|failure| Failure {
+            message: format!(
+                "the rejected rows of run {} can't be read: {}",
+                replay.run, failure.message
+            ),
+            ..failure
+        })?;
+        stages.push(PlannedStage {
+            chunks,
+            ..stage.clone()
+        });
+    }
+    Ok(stages)
 }
 
 /// The tables that loads of a run publish to, each by one of them: of two that come after each other in one table, the

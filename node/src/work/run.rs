@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::Schema;
 use haulage_core::event::{PlannedStage, SourceColumn};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId, StageId};
-use haulage_plan::definition::{Column, Definition};
+use haulage_plan::definition::{Column, Definition, Mode};
 use haulage_plan::{Compiled, types};
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
@@ -19,11 +19,13 @@ use super::toolbox::{Toolbox, unknown_load};
 use crate::config::NodeConfig;
 use crate::sink::LoadContext;
 use crate::source::database::Databases;
+use crate::source::replay::{Replayed, Routes};
 use crate::source::{self, Binding, Source};
+use crate::store::Store;
 use crate::transform::{Lookups, StagePass};
 
 /// What a plan is made from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) definition: &'a str,
     pub(crate) file: &'a str,
@@ -33,6 +35,8 @@ pub(crate) struct Request<'a> {
     pub(crate) started: Millis,
     /// The columns by which the run was planned, by source; empty before it is.
     pub(crate) columns: Option<&'a Planned>,
+    /// Where rejected rows are, if they are read instead of the chunked sources.
+    pub(crate) replay: Option<&'a Arc<dyn Store>>,
 }
 
 /// Columns of sources that may have others than they declare, by source.
@@ -48,6 +52,17 @@ impl<'a> From<&'a Order> for Request<'a> {
             params: &submission.params,
             started: order.assignment.submitted_at,
             columns: Some(&order.assignment.columns),
+            replay: None,
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Of an order, with what it reads; `store` is the checkpoint store.
+    pub(crate) fn of(order: &'a Order, store: &'a Arc<dyn Store>) -> Self {
+        Self {
+            replay: order.assignment.submission.replay.as_ref().map(|_| store),
+            ..Self::from(order)
         }
     }
 }
@@ -56,8 +71,9 @@ impl<'a> From<&'a Order> for Request<'a> {
 pub(crate) struct RunContext {
     pub(crate) compiled: Compiled,
     started: Millis,
+    is_replay: bool,
     stages: Vec<PlannedStage>,
-    sources: IndexMap<String, Box<dyn Source>>,
+    sources: IndexMap<String, Arc<dyn Source>>,
     lookups: OnceCell<Lookups>,
     passes: BTreeMap<StageId, OnceCell<Arc<StagePass>>>,
 }
@@ -72,7 +88,7 @@ impl RunContext {
                 source.planned = Some(columns.iter().map(column).collect::<Result<_, _>>()?);
             }
         }
-        let mut sources = IndexMap::new();
+        let mut sources: IndexMap<String, Arc<dyn Source>> = IndexMap::new();
         let databases = Databases::of(config);
         for (name, declared) in &definition.sources {
             let binding = Binding {
@@ -81,7 +97,7 @@ impl RunContext {
                 checkpoint_rows: definition.checkpoint_rows,
                 databases: databases.clone(),
             };
-            sources.insert(name.clone(), source::bind(declared, binding)?);
+            sources.insert(name.clone(), source::bind(declared, binding)?.into());
         }
         let mut columns = BTreeMap::new();
         for (name, source) in &sources {
@@ -89,6 +105,17 @@ impl RunContext {
         }
         let compiled =
             haulage_plan::compile(&definition, &columns).map_err(|wrong| Failure::permanent(wrong.to_string()))?;
+        if let Some(store) = request.replay {
+            for (name, source) in &mut sources {
+                if !definition.sources[name].lookup {
+                    let routes = Routes::of(&compiled, name);
+                    let rows = definition.checkpoint_rows;
+                    let contract = definition.sources[name].contract;
+                    let rows = Replayed::new(Arc::clone(source), Arc::clone(store), routes, rows, contract);
+                    *source = Arc::new(rows);
+                }
+            }
+        }
         let stages: Vec<PlannedStage> = compiled
             .stages
             .iter()
@@ -111,6 +138,7 @@ impl RunContext {
         Ok(Self {
             compiled,
             started: request.started,
+            is_replay: request.replay.is_some(),
             stages,
             sources,
             lookups: OnceCell::new(),
@@ -122,6 +150,11 @@ impl RunContext {
     pub(crate) fn parse(request: Request<'_>) -> Result<Definition, Failure> {
         haulage_plan::parse_and_bind(request.definition, request.file, request.params)
             .map_err(|wrong| Failure::permanent(wrong.to_string()))
+    }
+
+    /// Whether the run reads rejected rows instead of its chunked sources.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.is_replay
     }
 
     /// The pipeline with its parameters bound.
@@ -207,6 +240,7 @@ impl RunContext {
         replaces: Option<RunId>,
     ) -> Result<LoadContext, Failure> {
         let mut load = bare(self.definition(), name, run, by, replaces)?;
+        load.mode = mode(&load, self.is_replay);
         load.schema = self
             .compiled
             .loads
@@ -219,13 +253,24 @@ impl RunContext {
 
     /// The same without the columns, for when the plan can't be made.
     pub(crate) fn bare_load(definition: &Definition, order: &Order, name: &LoadName) -> Result<LoadContext, Failure> {
-        bare(
+        let mut load = bare(
             definition,
             name,
             &order.assignment.key.run,
             (order.epoch, order.assignment.key.attempt),
             order.assignment.replaces.clone(),
-        )
+        )?;
+        load.mode = mode(&load, order.assignment.submission.replay.is_some());
+        Ok(load)
+    }
+}
+
+/// How a load publishes. What a replay brings is added to what stands, whatever the mode: by key, if there is one.
+fn mode(load: &LoadContext, is_replay: bool) -> Mode {
+    match load.mode {
+        Mode::Replace if is_replay && load.key.is_empty() => Mode::Append,
+        Mode::Replace if is_replay => Mode::Merge,
+        mode => mode,
     }
 }
 

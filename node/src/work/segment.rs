@@ -7,12 +7,13 @@
 //! other. Every row read is accounted for at every load before anything is committed, and rows that a load holds already
 //! are compared: of a database that keeps no snapshot they may have changed since.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use haulage_core::checkpoint::{ChunkSpec, Counts, Manifest, Marker};
 use haulage_core::failure::Failure;
+use haulage_core::ids::LoadName;
 use haulage_plan::definition::Definition;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
@@ -22,7 +23,7 @@ use super::quarantine::{Cause, Origin};
 use super::resume::Standing;
 use super::{Order, Toolbox};
 use crate::sink::{Destination, LoadContext, SegmentWriter};
-use crate::source::Segment;
+use crate::source::{Segment, replay};
 use crate::store::{Store, rejects};
 use crate::transform::{Rejected, RowTally, StagePass};
 
@@ -114,6 +115,7 @@ impl Bench<'_> {
             } else {
                 segment.batches.clone()
             };
+            let batches = routed(&target.load.load, &segment, batches)?;
             let mut writer = None;
             if let Some(room) = room.get(target.to.as_str()).filter(|_| target.lacks(number)) {
                 let attempt = self.order.assignment.key.attempt;
@@ -190,7 +192,7 @@ impl Bench<'_> {
 
     async fn commit(&self, number: u32, segment: Segment, written: Vec<Written>) -> Result<Staged, Fault> {
         let key = &self.order.assignment.key;
-        let causes = causes(&segment, &written);
+        let causes = self.causes(&segment, &written);
         let counts = self.counts(&segment, &written, &causes);
         counts.balance().map_err(|numbers| self.unbalanced(number, &numbers))?;
 
@@ -293,8 +295,11 @@ impl Bench<'_> {
             bytes: segment.bytes,
             ..Counts::default()
         };
-        let unreadable = segment.unreadable.len() as u64;
         for (target, written) in self.targets.iter().zip(written) {
+            let unreadable = segment.unreadable.iter();
+            let unreadable = unreadable
+                .filter(|unreadable| may_reach(segment, unreadable.row, &target.load.load))
+                .count() as u64;
             let out = written.tally.output_rows();
             let account = written.tally.clone().finish(unreadable, &written.rejects, out, 0);
             counts.loads.insert(target.name().to_owned(), account);
@@ -305,6 +310,49 @@ impl Bench<'_> {
         counts
     }
 
+    /// Why each row of the segment is rejected, in the order of the file. Several loads may share a step and reject the
+    /// same row there; that counts once.
+    fn causes(&self, segment: &Segment, written: &[Written]) -> Vec<Cause> {
+        let all = || self.targets.iter().map(|target| target.load.load.clone()).collect();
+        let mut causes: Vec<Cause> = segment
+            .unreadable
+            .iter()
+            .map(|unreadable| Cause {
+                row: unreadable.row,
+                column: unreadable.column.clone(),
+                step: None,
+                reason: unreadable.reason.to_owned(),
+                detail: unreadable.detail.clone(),
+                loads: segment.raw.loads(unreadable.row).map_or_else(all, <[LoadName]>::to_vec),
+                reached: Vec::new(),
+            })
+            .collect();
+        let mut seen: HashMap<(u64, &str), usize> = HashMap::new();
+        for (target, written) in self.targets.iter().zip(written) {
+            for reject in &written.rejects {
+                let at = *seen.entry((reject.row, &*reject.step)).or_insert_with(|| {
+                    causes.push(Cause {
+                        row: reject.row,
+                        column: None,
+                        step: Some(reject.step.to_string()),
+                        reason: reject.reason.to_string(),
+                        detail: format!("rule {} of step {}", reject.reason, reject.step),
+                        loads: Vec::new(),
+                        reached: Vec::new(),
+                    });
+                    causes.len() - 1
+                });
+                let load = &target.load.load;
+                causes[at].loads.push(load.clone());
+                if written.tally.has(reject.row) {
+                    causes[at].reached.push(load.clone());
+                }
+            }
+        }
+        causes.sort_by_key(|cause| cause.row);
+        causes
+    }
+
     fn unbalanced(&self, number: u32, numbers: &str) -> Failure {
         Failure::permanent(format!(
             "segment {number} of chunk {} ({}) doesn't add up: {numbers}; nothing of this run is published",
@@ -313,32 +361,16 @@ impl Bench<'_> {
     }
 }
 
-/// Why each row of the segment is rejected, in the order of the file. Several loads may share a step and reject the
-/// same row there; that counts once.
-fn causes(segment: &Segment, written: &[Written]) -> Vec<Cause> {
-    let mut causes: Vec<Cause> = segment
-        .unreadable
-        .iter()
-        .map(|unreadable| Cause {
-            row: unreadable.row,
-            column: unreadable.column.clone(),
-            step: None,
-            reason: unreadable.reason.to_owned(),
-            detail: unreadable.detail.clone(),
-        })
-        .collect();
-    let mut seen = HashSet::new();
-    for reject in written.iter().flat_map(|written| &written.rejects) {
-        if seen.insert((reject.row, &reject.step)) {
-            causes.push(Cause {
-                row: reject.row,
-                column: None,
-                step: Some(reject.step.to_string()),
-                reason: reject.reason.to_string(),
-                detail: format!("rule {} of step {}", reject.reason, reject.step),
-            });
-        }
+/// Whether a row of the segment may go to a load.
+fn may_reach(segment: &Segment, row: u64, load: &LoadName) -> bool {
+    segment.raw.loads(row).is_none_or(|loads| loads.contains(load))
+}
+
+/// The rows that may go to a load.
+fn routed(load: &LoadName, segment: &Segment, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, Failure> {
+    let mut routed = Vec::with_capacity(batches.len());
+    for batch in batches {
+        routed.push(replay::only(&batch, |row| may_reach(segment, row, load))?);
     }
-    causes.sort_by_key(|cause| cause.row);
-    causes
+    Ok(routed)
 }

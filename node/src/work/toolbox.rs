@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 use tokio::sync::OnceCell;
 
 use super::Order;
-use super::run::RunContext;
+use super::run::{Request, RunContext};
 use crate::config::NodeConfig;
 use crate::sink::{self, Destination};
 use crate::store::{self, Store};
@@ -92,7 +92,12 @@ impl Toolbox {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             bounded(&mut runs, order.assignment.key.run.clone())
         };
-        let make = || async { RunContext::new(&self.config, order.into()).await.map(Arc::new) };
+        let make = || async {
+            let store = self.store().await?;
+            RunContext::new(&self.config, Request::of(order, &store))
+                .await
+                .map(Arc::new)
+        };
         let found = cell.get_or_try_init(make).await?;
         let planned = &order.assignment.columns;
         if planned.is_empty() || found.planned() == *planned {

@@ -155,6 +155,7 @@ impl Leader {
             places: BTreeMap::new(),
             incremental: false,
             traceparent: String::new(),
+            replay: None,
         };
         let leader = Self {
             node,

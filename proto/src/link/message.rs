@@ -246,6 +246,48 @@ pub struct WatermarksReply {
     pub marks: Result<Vec<Watermark>, Failure>,
 }
 
+/// Coordinator to node: look into the checkpoint store for what runs have left there, or delete what one has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prune {
+    /// Which runs have objects.
+    Runs {
+        /// Those after this one, in the order of the store; empty for the first.
+        after: String,
+    },
+    /// Delete what a run has, which is at rest.
+    Run {
+        /// Which.
+        run: RunId,
+        /// Its rejected rows too; else only what is of use while it isn't at rest.
+        rejects: bool,
+        /// Only say what there is.
+        dry: bool,
+        /// Go on after this key; empty for the first.
+        after: String,
+    },
+}
+
+/// What came of a [`Prune`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedPart {
+    /// Of `runs`: the next of them, none after the last.
+    pub runs: Vec<RunId>,
+    /// Of `run`: objects that were deleted, or would be.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of `run`: where to go on, unless that was all.
+    pub next: Option<String>,
+}
+
+/// The answer to [`Prune`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pruned {
+    /// What was done, or why it can't be.
+    pub part: Result<PrunedPart, Failure>,
+}
+
 /// Acknowledges a [`Done`]: it is in the ledger, or the leader doesn't want it. The node may forget it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoneReply {

@@ -90,6 +90,7 @@ impl Run {
             places: BTreeMap::new(),
             incremental: false,
             traceparent: String::new(),
+            replay: None,
         }
     }
 

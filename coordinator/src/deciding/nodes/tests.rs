@@ -40,6 +40,7 @@ pub(in super::super) fn awaited(node: &str, key: AttemptKey) -> (AttemptKey, Awa
         places: BTreeMap::new(),
         incremental: false,
         traceparent: String::new(),
+        replay: None,
     };
     let assignment = Assignment {
         key: key.clone(),

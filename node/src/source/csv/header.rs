@@ -26,6 +26,24 @@ pub(super) struct Head {
     pub(super) start: Position,
 }
 
+impl Head {
+    /// Of rows whose columns are those declared.
+    pub(super) fn without_names() -> Self {
+        Self {
+            names: None,
+            start: Position { offset: 0, line: 1 },
+        }
+    }
+
+    /// Of rows whose columns have these names.
+    pub(super) fn of_names(names: &[String]) -> Self {
+        Self {
+            names: Some(names.to_vec()),
+            ..Self::without_names()
+        }
+    }
+}
+
 /// Where a file's fields go: how many a record has, and which of them is each declared column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {

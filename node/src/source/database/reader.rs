@@ -1,6 +1,7 @@
 //! Segments of a database's rows. A segment ends after `checkpoint_rows` rows, or with the row that brings it to
 //! [`SEGMENT_BYTES`]; nothing of it depends on how the rows arrive, so it is the same in every attempt.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,11 +11,12 @@ use datafusion::arrow::datatypes::SchemaRef;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
 use haulage_plan::definition::Column;
+use memchr::memchr;
 
-use super::feed::{Packet, Row, Rows};
+use super::feed::{Cell, Packet, Row, Rows};
 use crate::source::csv::column::{ColumnBuilder, Fields, Misfit, NullTexts};
 use crate::source::csv::record::{QUOTED, Records, Span};
-use crate::source::{RawRows, Segment, SegmentReader, Unreadable, schema};
+use crate::source::{KeptRow, NOT_REPLAYABLE, RawRows, Reread, Segment, SegmentReader, Unreadable, not_kept, schema};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -188,6 +190,72 @@ impl SegmentReader for Reader {
     }
 }
 
+/// How the text of a row says that there is no value.
+const NONE: &[u8] = b"\\N";
+
+/// Reads rows again that a run has put into quarantine. Permanent failure if one lacks a column.
+pub(super) fn read_rows(columns: &[Column], rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    let shape = Shape {
+        object: rows.first().map_or("", |row| row.file).to_owned(),
+        columns: columns.to_vec(),
+        checkpoint_rows: rows.len() as u64,
+        order: Order::Counted,
+        line: None,
+    };
+    let schema = schema(columns);
+    let mut filling = Filling::new(&shape)?;
+    let mut lost = Vec::new();
+    for (number, row) in (0..).zip(rows) {
+        match values_of(row, columns)? {
+            Some(values) => filling.push_values(values.into_iter(), row.line),
+            None => {
+                lost.push(number);
+                filling.push_values(columns.iter().map(|_| None), row.line);
+            }
+        }
+        if filling.records.count == BATCH_ROWS {
+            filling.finish(&shape, &schema)?;
+        }
+    }
+    filling.finish(&shape, &schema)?;
+    let mut reread = Reread {
+        batches: filling.done,
+        unreadable: filling.unreadable,
+    };
+    for row in lost {
+        reread.reject(Unreadable {
+            row,
+            column: None,
+            reason: NOT_REPLAYABLE,
+            detail: "an earlier release kept it without the names of its columns".to_owned(),
+        })?;
+    }
+    Ok(reread)
+}
+
+/// The values of the columns; `None` if the row doesn't tell which they are.
+fn values_of<'k>(row: &KeptRow<'k>, columns: &[Column]) -> Result<Option<Vec<Option<&'k [u8]>>>, Failure> {
+    let Some(names) = row.columns else { return Ok(None) };
+    let all: Vec<Option<&[u8]>> = match row.values {
+        Some(values) => values.iter().map(|value| value.as_deref().map(str::as_bytes)).collect(),
+        None => {
+            let values = row.bytes.split(|byte| *byte == b'\t');
+            values.map(|value| (value != NONE).then_some(value)).collect()
+        }
+    };
+    if all.len() != names.len() {
+        return Ok(None);
+    }
+    let mut chosen = Vec::with_capacity(columns.len());
+    for column in columns {
+        match names.iter().position(|name| *name == column.name) {
+            Some(place) => chosen.push(all[place]),
+            None => return Err(not_kept(row, &column.name)),
+        }
+    }
+    Ok(Some(chosen))
+}
+
 /// A sum over rows that depends on their order: 64 bits, for rows that nobody has made up to fit.
 struct Sum(u64);
 
@@ -222,7 +290,10 @@ impl Filling {
         let builders = (0..).zip(&shape.columns);
         let builders = builders.map(|(place, column)| ColumnBuilder::new(column, place, 0));
         Ok(Self {
-            raw: Raw::default(),
+            raw: Raw {
+                names: shape.columns.iter().map(|column| column.name.clone()).collect(),
+                ..Raw::default()
+            },
             records: Records::new(shape.columns.len()),
             builders: builders.collect::<Result<_, _>>()?,
             nulls: NullTexts::new(&[]),
@@ -231,13 +302,38 @@ impl Filling {
         })
     }
 
+    /// Adds a row by its values.
+    fn push_values<'v>(&mut self, values: impl Iterator<Item = Option<&'v [u8]>>, line: u64) {
+        let begin = self.raw.data.len();
+        self.raw.rows.push((begin as u32, line));
+        for value in values {
+            let start = self.raw.data.len();
+            self.raw.data.extend_from_slice(value.unwrap_or_default());
+            self.records.spans.push(match value {
+                None => Span::new(start, start, 0),
+                Some(_) => Span::new(start, self.raw.data.len(), QUOTED),
+            });
+        }
+        self.records.count += 1;
+    }
+
     fn push(&mut self, packet: &Packet, row: &Row, line: u64) {
         let begin = self.raw.data.len();
         self.raw
             .data
             .extend_from_slice(&packet.data[row.start as usize..row.end as usize]);
         self.raw.rows.push((begin as u32, line));
-        for cell in packet.cells(row, self.records.fields) {
+        let cells = packet.cells(row, self.records.fields);
+        let value = |cell: &Cell| (!cell.is_null).then(|| &packet.data[cell.start as usize..cell.end as usize]);
+        if cells
+            .iter()
+            .filter_map(value)
+            .any(|value| value == NONE || memchr(b'\t', value).is_some())
+        {
+            let values = cells.iter().map(|cell| value(cell).map(<[u8]>::to_vec)).collect();
+            self.raw.odd.insert(self.raw.rows.len() as u64 - 1, values);
+        }
+        for cell in cells {
             let (start, end) = (
                 begin + (cell.start - row.start) as usize,
                 begin + (cell.end - row.start) as usize,
@@ -307,6 +403,10 @@ impl Filling {
 struct Raw {
     data: Vec<u8>,
     rows: Vec<(u32, u64)>,
+    /// The columns, in the order of the values.
+    names: Arc<[String]>,
+    /// The values of rows whose text doesn't tell where one ends, or whether there is one.
+    odd: HashMap<u64, Vec<Option<Vec<u8>>>>,
 }
 
 impl RawRows for Raw {
@@ -318,5 +418,14 @@ impl RawRows for Raw {
             .get(row + 1)
             .map_or(self.data.len(), |(start, _)| *start as usize);
         Some((line, self.data.get(start as usize..end)?))
+    }
+
+    fn columns(&self) -> &[String] {
+        &self.names
+    }
+
+    fn values(&self, row: u64) -> Option<Vec<Option<&[u8]>>> {
+        let values = self.odd.get(&row)?;
+        Some(values.iter().map(|value| value.as_deref()).collect())
     }
 }

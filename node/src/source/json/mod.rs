@@ -26,7 +26,8 @@ use super::contract::Found;
 use super::files::{Files, Format, Part};
 use super::input::{self, Input};
 use super::object::Object;
-use super::{Binding, Misdeclared, SegmentReader, lines};
+use super::{Binding, KeptRow, Misdeclared, Reread, SegmentReader, lines, not_kept};
+use crate::store::S3Settings;
 
 pub(in crate::source) mod column;
 pub(in crate::source) mod head;
@@ -35,6 +36,23 @@ pub(in crate::source) mod row;
 pub(in crate::source) mod rows;
 #[cfg(test)]
 mod tests;
+
+/// Reads rows again that were kept as objects in which every column has a key. Permanent failure if one lacks a column.
+pub(super) fn read_whole_objects(columns: &[Column], rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    for row in rows {
+        // What is no object is told by reading it.
+        let Ok(keys) = row::keys(row.bytes) else { continue };
+        if let Some(column) = columns.iter().find(|column| !keys.contains(&column.name)) {
+            return Err(not_kept(row, &column.name));
+        }
+    }
+    reader::read_rows(columns, false, false, rows)
+}
+
+/// Reads objects again that were kept as they came.
+pub(super) fn read_objects(columns: &[Column], any_text: bool, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    reader::read_rows(columns, any_text, false, rows)
+}
 
 /// A line longer than this is rejected as `too_long`: memory has a bound.
 pub(in crate::source) const MAX_LINE: usize = 16 << 20;
@@ -133,5 +151,9 @@ impl Format for Json {
         };
         let input = Input::open(object, self.source.compression, from.offset, end).await?;
         Ok(Box::new(JsonReader::new(shape, input, from)?))
+    }
+
+    async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], _: &S3Settings) -> Result<Reread, Failure> {
+        reader::read_rows(columns, self.source.columns.is_empty(), self.strict, rows)
     }
 }

@@ -20,7 +20,7 @@ use super::rows::{BATCH_ROWS, Rows};
 use crate::source::input::Input;
 use crate::source::lines;
 use crate::source::sift::Sift;
-use crate::source::{RawRows, Segment, SegmentReader};
+use crate::source::{KeptRow, RawRows, Reread, Segment, SegmentReader, schema};
 
 /// Bytes that are fetched at a time; so few in tests that line ends fall on every boundary.
 const BLOCK: usize = if cfg!(test) { 37 } else { LARGE_BLOCK };
@@ -228,6 +228,30 @@ impl JsonReader {
         rows.finish(&mut self.builders)?;
         Ok((rows.sift, places, cursor, last))
     }
+}
+
+/// Reads rows that were taken out of their files.
+pub(super) fn read_rows(
+    columns: &[Column],
+    any_text: bool,
+    strict: bool,
+    rows: &[KeptRow<'_>],
+) -> Result<Reread, Failure> {
+    let mut keys = Keys::new(columns, strict);
+    let builder = |column| ColumnBuilder::new(column, any_text, rows.len().min(BATCH_ROWS));
+    let mut builders: Vec<_> = columns.iter().map(builder).collect::<Result<_, _>>()?;
+    let mut read = Rows::new(rows.first().map_or("", |row| row.file), schema(columns));
+    for row in rows {
+        read.take(row.bytes.trim_ascii(), None, &mut keys, &mut builders);
+        if read.count == BATCH_ROWS {
+            read.finish(&mut builders)?;
+        }
+    }
+    read.finish(&mut builders)?;
+    Ok(Reread {
+        batches: read.sift.batches,
+        unreadable: read.sift.unreadable,
+    })
 }
 
 fn too_long(kept: usize, left_out: u64) -> Odd {

@@ -22,7 +22,8 @@ use self::reader::{ParquetReader, Shape, position};
 use super::contract::{Found, Own};
 use super::files::{Files, Format, Part};
 use super::object::Object;
-use super::{Binding, Misdeclared, SegmentReader};
+use super::{Binding, KeptRow, Misdeclared, Reread, SegmentReader, json};
+use crate::store::S3Settings;
 
 mod convert;
 mod fetch;
@@ -171,5 +172,10 @@ impl Format for Parquet {
             &places,
             range,
         )?))
+    }
+
+    async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], _: &S3Settings) -> Result<Reread, Failure> {
+        // They are kept as JSON, see `raw`.
+        json::read_whole_objects(columns, rows)
     }
 }

@@ -25,8 +25,8 @@ use self::client::Api;
 use self::pages::{Pages, unreadable};
 use self::reader::{Reader, Way};
 use self::secret::Credentials;
-use super::json::{head, row};
-use super::{Binding, Misdeclared, SegmentReader, Source};
+use super::json::{self, head, row};
+use super::{Binding, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
 mod body;
 mod client;
@@ -144,7 +144,12 @@ impl Source for RestRows {
             start: self.way.pages.start(),
             end: None,
             bytes: 0,
+            window: None,
         }])
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        json::read_objects(&self.columns().await?, self.declared().columns.is_empty(), rows)
     }
 
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {

@@ -25,10 +25,10 @@ use self::table::{Cut, Key, Table, bounds};
 use self::values::{Bind, Form, Statement, column, form, named, place_of_signed, query, read, signed_of};
 use super::feed::Rows;
 use super::incremental;
-use super::reader::{Order, Reader, Shape};
+use super::reader::{Order, Reader, Shape, read_rows};
 use super::{choose, of_source, whole};
 use crate::sink::name::TableName;
-use crate::source::{Binding, Increment, Misdeclared, SegmentReader, Source};
+use crate::source::{Binding, Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
 mod failure;
 mod server;
@@ -464,6 +464,10 @@ impl Source for MysqlRows {
             self.reader(server, chunk.object.clone(), &version, range, chunk.window.as_ref())
                 .await?,
         ))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        read_rows(&self.columns().await?, rows)
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

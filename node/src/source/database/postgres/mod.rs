@@ -22,11 +22,11 @@ pub(super) use self::server::Server;
 use self::server::Version;
 use super::feed::Rows;
 use super::incremental;
-use super::reader::{Order, Reader, Shape};
+use super::reader::{Order, Reader, Shape, read_rows};
 use super::{choose, of_source, whole};
 use crate::sink::name::{TableName, quote};
 use crate::sink::postgres::connect::Lease;
-use crate::source::{Binding, Increment, Misdeclared, SegmentReader, Source};
+use crate::source::{Binding, Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
 mod rows;
 mod server;
@@ -368,6 +368,10 @@ impl Source for PostgresRows {
             )
             .await?,
         ))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        read_rows(&self.columns().await?, rows)
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {
