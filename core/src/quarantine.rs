@@ -71,7 +71,7 @@ impl Form {
     /// The bytes of a row that is kept in hex; `None` if it is no hex.
     pub fn bytes_of(hex: &str) -> Option<Vec<u8>> {
         let digits = hex.as_bytes();
-        if digits.len() % 2 != 0 {
+        if !digits.len().is_multiple_of(2) {
             return None;
         }
         let digit = |byte: u8| char::from(byte).to_digit(16);
