@@ -258,6 +258,18 @@ async fn rows_that_change_are_read_at_most_once_or_not_gone_on_with() {
     let mut again = source.open(&chunks[0], chunks[0].start).await.unwrap();
     assert_ne!(again.next().await.unwrap().unwrap().next, places[0]);
 
+    // Nor where only a value is another.
+    let whole = node.source("{mysql: shop, table: many, chunk_size: 64KiB}");
+    let mut checkpoints = Vec::new();
+    for pad in ["old", "new"] {
+        let sql = format!("UPDATE many SET pad = '{pad}' WHERE id = 11");
+        server.execute(&name, &sql).await.unwrap();
+        let mut reader = whole.open(&chunks[0], chunks[0].start).await.unwrap();
+        checkpoints.push(reader.next().await.unwrap().unwrap().next);
+    }
+    assert_eq!(checkpoints[0].offset, checkpoints[1].offset);
+    assert_ne!(checkpoints[0], checkpoints[1]);
+
     // All chunks together have every row that was there throughout, once.
     let (rows, _) = all(&*source).await.unwrap();
     let mut ids = first_column(&rows);

@@ -106,8 +106,8 @@ fn next(kind: DatabaseKind, text: &str, mut at: usize) -> Option<std::ops::Range
 
 /// Whether two dashes begin a comment of MySQL: with a space behind them, and not in `5--2`.
 fn is_dashed(rest: &str) -> bool {
-    rest.bytes()
-        .nth(2)
+    rest.as_bytes()
+        .get(2)
         .is_none_or(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
 }
 
