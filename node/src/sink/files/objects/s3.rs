@@ -115,7 +115,7 @@ impl S3 {
             }
             Ok(())
         };
-        self.honours.get_or_try_init(|| probe).await.map(|_| ())
+        self.honours.get_or_try_init(|| Box::pin(probe)).await.map(|_| ())
     }
 }
 
