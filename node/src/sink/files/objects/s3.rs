@@ -93,29 +93,34 @@ impl S3 {
     }
 
     async fn must_honour_conditions(&self) -> Result<(), Failure> {
-        let probe = async {
-            let key = format!(".haulage-probe-{}", chance::boot());
-            let data = || Bytes::from_static(b"whether conditional writes are honoured\n");
-            let made = self.write(&key, None, data()).await?;
-            let again = self.write(&key, None, data()).await?;
-            let other = Tag("\"00000000000000000000000000000000\"".to_owned());
-            let over = self.write(&key, Some(&other), data()).await?;
-            self.remove(&key).await?;
-            // A repeated request, after a lost answer, may say of the first that it was refused.
-            if again || over {
-                return Err(Failure::permanent(format!(
-                    "destination {}: {} takes writes with a condition and ignores the condition (If-None-Match, If-Match), so \
-                     two nodes could overwrite each other; use a server that honours it, as AWS S3 and MinIO do",
-                    self.name,
-                    self.settings.server()
-                )));
-            }
-            if !made {
-                tracing::debug!(destination = self.name, "the first answer of the probe was lost");
-            }
-            Ok(())
-        };
-        self.honours.get_or_try_init(|| probe).await.map(|_| ())
+        // On the heap: it is needed once, and every write's future would have room for it.
+        self.honours
+            .get_or_try_init(|| Box::pin(self.probe()))
+            .await
+            .map(|_| ())
+    }
+
+    async fn probe(&self) -> Result<(), Failure> {
+        let key = format!(".haulage-probe-{}", chance::boot());
+        let data = || Bytes::from_static(b"whether conditional writes are honoured\n");
+        let made = self.write(&key, None, data()).await?;
+        let again = self.write(&key, None, data()).await?;
+        let other = Tag("\"00000000000000000000000000000000\"".to_owned());
+        let over = self.write(&key, Some(&other), data()).await?;
+        self.remove(&key).await?;
+        // A repeated request, after a lost answer, may say of the first that it was refused.
+        if again || over {
+            return Err(Failure::permanent(format!(
+                "destination {}: {} takes writes with a condition and ignores the condition (If-None-Match, If-Match), so two \
+                 nodes could overwrite each other; use a server that honours it, as AWS S3 and MinIO do",
+                self.name,
+                self.settings.server()
+            )));
+        }
+        if !made {
+            tracing::debug!(destination = self.name, "the first answer of the probe was lost");
+        }
+        Ok(())
     }
 }
 
