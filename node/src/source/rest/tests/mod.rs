@@ -53,6 +53,8 @@ pub(super) fn source(declared: RestSource, checkpoint_rows: u64) -> Box<dyn Sour
         name: "raw".into(),
         lookup: false,
         kind: SourceKind::Rest(declared),
+        contract: Default::default(),
+        planned: None,
         place: Default::default(),
     };
     bind(&source, binding).unwrap()
@@ -201,5 +203,6 @@ pub(super) fn spec() -> ChunkSpec {
         start: Position { offset: 0, line: 1 },
         end: None,
         bytes: 0,
+        window: None,
     }
 }
