@@ -9,6 +9,7 @@ mod chaos;
 mod checks;
 mod cluster;
 mod databases;
+mod datasets;
 mod embedded;
 mod failover;
 mod faults;
