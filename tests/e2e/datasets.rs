@@ -24,7 +24,9 @@ async fn oracle(args: &[&str]) -> Result<String> {
     let mut command = tokio::process::Command::new(program);
     command.arg(root().join("tests/datasets/oracle.py")).args(args);
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(PATIENCE, command.output()).await.context("the oracle hangs")??;
+    let output = tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .context("the oracle hangs")??;
     ensure!(
         output.status.success(),
         "the oracle says:\n{}",
@@ -61,15 +63,17 @@ async fn load_what_duckdb_reads_with_no_more_than_what_infer_says() -> Result<()
         }
         names.push(name.to_owned());
     }
-    let pipeline = format!(
-        "pipeline: datasets\ncheckpoint_rows: {CHECKPOINT_ROWS}\nsources:\n{sources}loads:\n{loads}"
-    );
+    let pipeline =
+        format!("pipeline: datasets\ncheckpoint_rows: {CHECKPOINT_ROWS}\nsources:\n{sources}loads:\n{loads}");
     std::fs::write(path.join("pipeline.yaml"), &pipeline)?;
 
     let postgres = Postgres::start().await?;
     Verb::new(path)
         .args(["run", "pipeline.yaml"])
-        .args(["--destination", &format!("lake=sqlite:{}", path.join("warehouse.db").display())])
+        .args([
+            "--destination",
+            &format!("lake=sqlite:{}", path.join("warehouse.db").display()),
+        ])
         .args(["--destination", &format!("warehouse={}", postgres.url("postgres"))])
         .output()
         .await?

@@ -269,12 +269,21 @@ impl Service {
 
     /// The most memory that it has held at once, in bytes.
     pub(crate) fn memory_peak(&self) -> Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    /// The memory that it holds now, in bytes.
+    pub(crate) fn memory(&self) -> Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, what: &str) -> Result<u64> {
         let pid = self.child.id().context("the process has ended")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
         let kib = line
             .and_then(|line| line.trim().strip_suffix(" kB"))
-            .context("no VmHWM")?;
+            .with_context(|| format!("no {what}"))?;
         Ok(kib.trim().parse::<u64>()? * 1024)
     }
 

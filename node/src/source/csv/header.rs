@@ -342,10 +342,7 @@ mod tests {
             let found = columns(&head(data).unwrap().unwrap(), "a.csv").unwrap();
             assert_eq!(found, names.iter().map(|name| column(name)).collect::<Vec<_>>());
         }
-        for (data, part) in [
-            (&b"a,a\n"[..], "column 2"),
-            (b"__haulage_row\n", "uses itself"),
-        ] {
+        for (data, part) in [(&b"a,a\n"[..], "column 2"), (b"__haulage_row\n", "uses itself")] {
             let failure = columns(&head(data).unwrap().unwrap(), "a.csv").unwrap_err();
             assert!(failure.message.contains(part), "{failure}");
         }
