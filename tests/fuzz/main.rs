@@ -20,17 +20,21 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use tokio::time::{Duration, Instant};
 
 use corpus::Corpus;
 use random::Random;
 
-/// Longest that a case may take; a debug build on a busy machine needs a small part of it.
+/// The most of a processor that a case may take; even a debug build needs a small part of it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest that a case may take, also one that waits: a busy machine leaves it little of a processor.
+const WAIT: Duration = Duration::from_secs(600);
+/// Between two looks at a case that hasn't ended.
+const LOOK: Duration = Duration::from_secs(5);
 /// Address space of a worker, in KiB: an input that takes more is a finding.
 const MEMORY_KIB: u64 = 4 << 20;
 /// After so many findings it is over.
@@ -256,6 +260,19 @@ fn watch(args: &Args, target: Target) -> Result<usize> {
     Ok(tally.findings.len())
 }
 
+/// What a process has used of a processor; nothing where the system has no `/proc`.
+fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // In user and system mode, in hundredths of a second.
+    let ticks: u64 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// One worker, until it ends, hangs, or the time is up; the case to go on with.
 fn one_worker(args: &Args, target: Target, from: u64, ends: Instant, tally: &mut Tally) -> Result<u64> {
     let name = target.name();
@@ -282,7 +299,7 @@ fn one_worker(args: &Args, target: Target, from: u64, ends: Instant, tally: &mut
         .spawn()
         .context("starting a worker")?;
     let output = worker.stdout.take().context("a worker without an output")?;
-    let (said, heard) = channel();
+    let (said, heard) = sync_channel(64);
     let reader = std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             if said.send(line).is_err() {
@@ -295,14 +312,16 @@ fn one_worker(args: &Args, target: Target, from: u64, ends: Instant, tally: &mut
         println!("FINDING in {name} case {case}: {what}\n    {again}");
         tally.findings.push(what.to_owned());
     };
-    let (mut at, mut since) = (None, Instant::now());
+    let (mut at, mut since, mut used) = (None, Instant::now(), Duration::ZERO);
     let next = loop {
         if Instant::now() >= ends || tally.findings.len() >= FINDINGS {
             break at.map_or(from, |case| case + 1);
         }
-        match heard.recv_timeout(PATIENCE) {
+        match heard.recv_timeout(LOOK) {
             Ok(line) => match (line.split_once(' '), at) {
-                (Some(("case", number)), _) => (at, since) = (Some(number.parse::<u64>()?), Instant::now()),
+                (Some(("case", number)), _) => {
+                    (at, since, used) = (Some(number.parse::<u64>()?), Instant::now(), cpu(worker.id()));
+                }
                 (Some(("bytes", bytes)), Some(_)) => {
                     tally.cases += 1;
                     tally.bytes += bytes.parse::<u64>()?;
@@ -315,8 +334,17 @@ fn one_worker(args: &Args, target: Target, from: u64, ends: Instant, tally: &mut
                 _ => bail!("a worker says {line:?}"),
             },
             Err(RecvTimeoutError::Timeout) => {
+                let spent = cpu(worker.id()).saturating_sub(used);
+                if spent < PATIENCE && since.elapsed() < WAIT {
+                    continue;
+                }
                 let case = at.context("a worker doesn't begin")?;
-                finding(case, &format!("it hasn't ended after {PATIENCE:?}"), tally);
+                let took = since.elapsed();
+                finding(
+                    case,
+                    &format!("it hasn't ended after {took:.0?}, {spent:.0?} of a processor"),
+                    tally,
+                );
                 break case + 1;
             }
             Err(RecvTimeoutError::Disconnected) => {

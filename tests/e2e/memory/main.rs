@@ -127,7 +127,7 @@ async fn main() -> Result<()> {
         "{}",
         run_of(&shown)["counts"]
     );
-    report(&args, &made, seconds, &samples, cluster.node("node")?.memory_peak()?)
+    report(&args, &made, seconds, &samples, cluster.node("node")?.memory()?.1)
 }
 
 /// A look at the node's memory: when, and its resident bytes.
@@ -141,7 +141,7 @@ async fn sample(mut watch: Service, node: &Service) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
     while !watch.has_ended()? {
         ticks.tick().await;
-        samples.push((began.elapsed(), node.memory()?));
+        samples.push((began.elapsed(), node.memory()?.0));
     }
     Ok(samples)
 }
