@@ -9,6 +9,7 @@ mod chaos;
 mod checks;
 mod cluster;
 mod databases;
+mod datasets;
 mod drift;
 mod embedded;
 mod failover;

@@ -3,6 +3,7 @@
 //! * A chunk is a range of a plain file on record boundaries, or a whole compressed file.
 //! * Declared columns are found in each file's header by name, so files may differ in the order of their columns; a
 //!   declared column that a file lacks is a permanent failure, and further columns are left out.
+//! * A column that has no name in its header is `column_N`, counted from 1.
 //! * A byte order mark is skipped, blank lines are no rows, and white space is never trimmed.
 //! * A field without text is no value, and so is one of the source's `null` texts. Quoted text is always text: `""` is
 //!   the empty text and `"NA"` two letters. For other types quotes make no difference.
