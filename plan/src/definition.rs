@@ -203,7 +203,7 @@ pub enum SourceKind {
     /// A table, view or query of a database.
     Database(DatabaseSource),
     /// Records that an HTTP server gives as JSON.
-    Rest(RestSource),
+    Rest(Box<RestSource>),
 }
 
 impl SourceKind {

@@ -168,7 +168,7 @@ fn declared(args: &Args) -> Result<Source> {
             format!("an address may hold a password: give it as --source crm=ADDRESS and write {word}:crm/TABLE");
         return Err(Usage(help).into());
     } else if text.starts_with("http://") || text.starts_with("https://") {
-        SourceKind::Rest(api(args)?)
+        SourceKind::Rest(Box::new(api(args)?))
     } else {
         files(args)?
     };

@@ -14,7 +14,7 @@ fn of(declared: &str) -> RestSource {
     );
     let definition = parse_and_bind(&text, "p.yaml", &params(&[])).unwrap_or_else(|wrong| panic!("{wrong}"));
     match definition.sources["raw"].kind.clone() {
-        SourceKind::Rest(rest) => rest,
+        SourceKind::Rest(rest) => *rest,
         other => panic!("{other:?}"),
     }
 }
@@ -72,7 +72,7 @@ fn a_source_is_read_with_its_parameters() {
         (bare.pause, bare.timeout, bare.max_response),
         (Duration::ZERO, Duration::from_secs(30), 16 << 20)
     );
-    let kind = SourceKind::Rest(bare);
+    let kind = SourceKind::Rest(Box::new(bare));
     assert_eq!((kind.word(), kind.location()), ("rest", "http://localhost:8080/a"));
     assert!(kind.connection().is_none() && !kind.is_local(".") && kind.columns().is_empty());
     assert_eq!(

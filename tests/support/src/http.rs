@@ -172,6 +172,8 @@ impl Drop for Http {
 
 /// Answers the requests of one connection.
 async fn serve(mut connection: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    // Else a body waits until the client has acknowledged its head.
+    connection.set_nodelay(true)?;
     let mut data = Vec::new();
     loop {
         let Some(request) = request(&mut connection, &mut data).await? else {

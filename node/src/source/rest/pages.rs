@@ -308,7 +308,8 @@ impl Guard {
         let digest = Some(hash.finalize().into());
         if self.last == digest {
             return Err(api.permanent(format!(
-                "for {}={} it gives the same {} records as for the page before: it seems not to know `{}`",
+                "for {}={} it gives the same {} records as for the page before: it seems not to know `{}`; if it gives its last \
+                 page again and again, write `end: short` with the `page_size`",
                 counted.param,
                 place.number,
                 records.len(),

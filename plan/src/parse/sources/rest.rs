@@ -105,7 +105,7 @@ pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps)
         rest.max_response = size.clamp(*RESPONSES.start(), *RESPONSES.end());
     }
     headers(report, fields, what, &rest);
-    SourceKind::Rest(rest)
+    SourceKind::Rest(Box::new(rest))
 }
 
 /// The URL, and what to call it.

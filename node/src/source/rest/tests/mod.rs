@@ -52,7 +52,7 @@ pub(super) fn source(declared: RestSource, checkpoint_rows: u64) -> Box<dyn Sour
     let source = Declared {
         name: "raw".into(),
         lookup: false,
-        kind: SourceKind::Rest(declared),
+        kind: SourceKind::Rest(Box::new(declared)),
         contract: Default::default(),
         planned: None,
         place: Default::default(),

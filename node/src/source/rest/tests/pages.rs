@@ -1,11 +1,10 @@
 //! APIs that keep their word: every record once, from every checkpoint on, within the bounds.
 
-use std::time::Instant;
-
 use futures::{FutureExt as _, poll};
 use haulage_core::failure::Class;
 use haulage_test_support::http::Ends;
 use haulage_test_support::wait_for;
+use tokio::time::Instant;
 
 use super::*;
 use crate::source::testing::segments;

@@ -1,10 +1,9 @@
 //! APIs that don't: what is tried again, what ends a run, and what never gets out.
 
-use std::time::Instant;
-
 use haulage_core::failure::Class;
 use haulage_plan::definition::{RestAuth, RestUser};
 use haulage_test_support::http::Ends;
+use tokio::time::Instant;
 
 use super::*;
 use crate::source::testing::segments;
