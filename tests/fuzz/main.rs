@@ -3,7 +3,7 @@
 //!
 //! A worker process runs case after case and says which one it is at; this process watches it. So an input that ends the
 //! process (a stack that overflows, memory without end) or never ends is a finding like any other. A case is made from
-//! its seed and number alone.
+//! its seed, its number and the corpus alone.
 
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
@@ -308,7 +308,10 @@ fn one_worker(args: &Args, target: Target, from: u64, ends: Instant, tally: &mut
         }
     });
     let finding = |case: u64, what: &str, tally: &mut Tally| {
-        let again = format!("tests/fuzz/run --target {name} --seed {} --case {case}", args.seed);
+        let mut again = format!("tests/fuzz/run --target {name} --seed {} --case {case}", args.seed);
+        for folder in &args.corpus {
+            again += &format!(" --corpus {}", folder.display());
+        }
         println!("FINDING in {name} case {case}: {what}\n    {again}");
         tally.findings.push(what.to_owned());
     };
