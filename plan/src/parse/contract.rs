@@ -34,9 +34,8 @@ fn one_of<T: Copy>(
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Some((*value, fields.key(setting)?.place));
     }
-    let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    let help = did_you_mean(text, all.iter().copied()).unwrap_or_else(|| format!("write {}", all.join(", ")));
-    report.help(place, format!("unknown `{setting}` of {what}: `{text}`"), help);
+    let message = format!("unknown `{setting}` of {what}: `{text}`");
+    report.maybe(place, message, did_you_mean(text, words.iter().map(|(word, _)| *word)));
     None
 }
 

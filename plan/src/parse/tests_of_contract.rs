@@ -71,12 +71,12 @@ fn what_makes_no_sense_is_told_with_its_place() {
         (
             "csv: a.csv, columns: {a: int}, on_missing_column: ignored",
             "",
-            "3:59 unknown `on_missing_column` of source `raw`: `ignored` | write fail, null",
+            "3:59 unknown `on_missing_column` of source `raw`: `ignored` | there is: fail, null",
         ),
         (
             "csv: a.csv, columns: {a: int}, on_bad_row: null",
             "",
-            "3:52 unknown `on_bad_row` of source `raw`: `null` | write quarantine, fail",
+            "3:52 unknown `on_bad_row` of source `raw`: `null` | there is: quarantine, fail",
         ),
         (
             "csv: a.csv, on_new_column: quarantine",
@@ -111,7 +111,7 @@ fn what_makes_no_sense_is_told_with_its_place() {
         (
             "csv: a.csv",
             ", on_new_column: ignore",
-            "5:64 unknown `on_new_column` of load `l`: `ignore` | write add, fail",
+            "5:64 unknown `on_new_column` of load `l`: `ignore` | there is: add, fail",
         ),
         (
             "csv: a.csv",
@@ -121,7 +121,8 @@ fn what_makes_no_sense_is_told_with_its_place() {
         (
             "csv: a.csv",
             ", on_bad_row: fail",
-            "5:49 unknown key `on_bad_row` in load `l` | did you mean `on_new_column`?",
+            "5:49 unknown key `on_bad_row` in load `l` | there is: from, to, table, mode, key, keep_previous, on_new_column, \
+             on_wider_type",
         ),
     ] {
         let said = read(source, load).expect_err(source);
