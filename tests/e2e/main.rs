@@ -30,6 +30,7 @@ mod rest;
 mod restaged;
 mod revert;
 mod saga;
+mod shop;
 mod strangers;
 mod support;
 mod targets;

@@ -117,7 +117,7 @@ impl Stage {
     async fn check_undone(&self) -> Result<()> {
         let left: Vec<String> = sqlx::query_scalar(
             "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND (
-                 relnamespace = 'haulage'::regnamespace AND relname NOT IN ('loads', 'fences', 'targets')
+                 relnamespace = 'haulage'::regnamespace AND relname NOT IN ('loads', 'fences', 'targets', 'watermarks')
                  OR relname = 'added')",
         )
         .fetch_all(&self.pool)

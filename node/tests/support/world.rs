@@ -183,11 +183,11 @@ impl World {
             Kind::Files { .. } => return files::left_over(&self.lake()),
             Kind::Postgres { .. } => {
                 "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace('haulage') AND relkind = 'r' \
-                 AND relname NOT IN ('loads', 'fences', 'targets')"
+                 AND relname NOT IN ('loads', 'fences', 'targets', 'watermarks')"
             }
             Kind::Sqlite { .. } => {
                 "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '\\_haulage\\_%' ESCAPE '\\' \
-                 AND name NOT IN ('_haulage_loads', '_haulage_fences', '_haulage_markers')"
+                 AND name NOT IN ('_haulage_loads', '_haulage_fences', '_haulage_markers', '_haulage_watermarks')"
             }
         };
         self.texts(sql).await.expect("a catalog")

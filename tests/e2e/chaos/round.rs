@@ -204,7 +204,7 @@ impl Story {
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         let left: Vec<String> = sqlx::query_scalar(
             "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace('haulage')
-             AND relname NOT IN ('loads', 'fences', 'targets')",
+             AND relname NOT IN ('loads', 'fences', 'targets', 'watermarks')",
         )
         .fetch_all(&self.world.pool)
         .await?;

@@ -184,7 +184,7 @@ impl Numbers {
     pub(crate) async fn check_nothing_left(&self) -> Result<()> {
         let left: Vec<String> = sqlx::query_scalar(
             "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'haulage'::regnamespace
-             AND relname NOT IN ('loads', 'fences', 'targets')",
+             AND relname NOT IN ('loads', 'fences', 'targets', 'watermarks')",
         )
         .fetch_all(&self.pool)
         .await
@@ -193,7 +193,7 @@ impl Numbers {
         let mut side = SqliteConnection::connect(&format!("sqlite:{}", self.side.display())).await?;
         let left: Vec<String> = sqlx::query_scalar(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '\\_haulage\\_%' ESCAPE '\\'
-             AND name NOT IN ('_haulage_loads', '_haulage_fences', '_haulage_markers')",
+             AND name NOT IN ('_haulage_loads', '_haulage_fences', '_haulage_markers', '_haulage_watermarks')",
         )
         .fetch_all(&mut side)
         .await?;
