@@ -66,6 +66,12 @@ impl Submission {
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Names the version of the pipeline file: the beginning of the SHA-256 of its text, in hex.
+    pub fn definition_id(&self) -> String {
+        let hash = Sha256::digest(self.definition.as_bytes());
+        hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The id of the `number`-th run of this submission, from 1, in the ledger with this mark. Without the mark, two
     /// ledgers that publish to one warehouse (or a new one after the old was lost) would take each other's runs for
     /// their own there.

@@ -23,6 +23,7 @@ pub(crate) mod nodes;
 pub(crate) mod pipeline_options;
 pub(crate) mod plan;
 pub(crate) mod reach;
+pub(crate) mod receipt;
 pub(crate) mod rejects;
 pub(crate) mod revert;
 pub(crate) mod run;
@@ -32,7 +33,9 @@ pub(crate) mod show;
 pub(crate) mod sources;
 pub(crate) mod submit;
 pub(crate) mod validate;
+pub(crate) mod verify;
 pub(crate) mod watch;
+pub(crate) mod why;
 
 const ABOUT: &str = "Moves data through pipelines and loads it exactly once";
 
@@ -50,6 +53,7 @@ Start here:
   haulage plan pipeline.yaml        what a run would read, make and change; touches nothing
   haulage run pipeline.yaml         run it in this process; what it keeps is under .haulage/
   haulage rejects RUN               the rows that did not make it, with file, line and reason
+  haulage verify RUN                whether its tables still have every row that it published
 
 The same file on a cluster:
   haulage coordinator --ledger postgres://haulage@db/haulage
@@ -155,6 +159,12 @@ pub(crate) enum Verb {
     Saga(saga::Args),
     /// List the rows of a run that went to quarantine, with file, line, reason and raw text
     Rejects(rejects::Args),
+    /// Show a run's receipt: what was read, left out and written, chunk by chunk, with checksums
+    Receipt(receipt::Args),
+    /// Compare a published run with its tables, row by row, and say what differs
+    Verify(verify::Args),
+    /// Say where a row of a table is from: run, source object and line
+    Why(why::Args),
     /// List the nodes of a cluster
     Nodes(nodes::Args),
     /// Ask a node to leave: it hands its work back and ends
@@ -196,6 +206,9 @@ impl Cli {
             | Verb::Revert(_)
             | Verb::Saga(_)
             | Verb::Rejects(_)
+            | Verb::Receipt(_)
+            | Verb::Verify(_)
+            | Verb::Why(_)
             | Verb::Nodes(_)
             | Verb::Drain(_) => Role {
                 name: "client",
@@ -222,6 +235,9 @@ impl Cli {
             Verb::Revert(args) => Box::pin(revert::run(args, &globals)).await,
             Verb::Saga(args) => Box::pin(saga::run(args, &globals)).await,
             Verb::Rejects(args) => Box::pin(rejects::run(args, &globals)).await,
+            Verb::Receipt(args) => Box::pin(receipt::run(args, &globals)).await,
+            Verb::Verify(args) => Box::pin(verify::run(args, &globals)).await,
+            Verb::Why(args) => Box::pin(why::run(args, &globals)).await,
             Verb::Nodes(args) => Box::pin(nodes::run(args, &globals)).await,
             Verb::Drain(args) => Box::pin(drain::run(args, &globals)).await,
             Verb::Coordinator(args) => Box::pin(coordinator::run(args, &globals)).await,

@@ -10,6 +10,7 @@ mod cancel;
 pub(crate) mod door;
 mod forward;
 mod nodes;
+mod receipts;
 mod rejects;
 mod resolve;
 mod revert;
@@ -129,6 +130,7 @@ struct Log {
 impl Haulage for Api {
     type WatchStream = Outgoing<v1::WatchResponse>;
     type ListRejectsStream = Outgoing<v1::Reject>;
+    type VerifyRunStream = Outgoing<v1::LoadVerdict>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         match self.route(request.metadata())? {
@@ -197,6 +199,34 @@ impl Haulage for Api {
                 .await
                 .map(Response::new),
             Route::There(mut client) => forward::answered(client.drain_node(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn get_receipt(&self, request: Request<v1::GetReceiptRequest>) -> Result<Response<v1::Receipt>, Status> {
+        receipts::get(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn verify_run(
+        &self,
+        request: Request<v1::VerifyRunRequest>,
+    ) -> Result<Response<Self::VerifyRunStream>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => receipts::verify(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => {
+                let loads = forward::answered(client.verify_run(forward::passed_on(request)).await)?.into_inner();
+                Ok(Response::new(Box::pin(loads)))
+            }
+        }
+    }
+
+    async fn look_up(&self, request: Request<v1::LookUpRequest>) -> Result<Response<v1::LookUpResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => receipts::look_up(&leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => forward::answered(client.look_up(forward::passed_on(request)).await),
         }
     }
 

@@ -292,6 +292,8 @@ impl Actor for FakeAgent {
                 inner.leaving.store(true, Ordering::SeqCst);
                 answer(port, &());
             }
+            // Nothing is published here.
+            AgentMessage::Examine(_, port) => drop(port),
             AgentMessage::FetchRejects(wire, port) => {
                 let (_, body) = open::<FetchRejects>(&wire);
                 answer(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{
-    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, RejectsPage,
+    Assignment, AssignmentReply, Drop as DropRuns, Examine, Examined, FetchRejects, Hello, Leave, RejectsPage,
 };
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use super::heartbeater::HeartbeaterMessage;
 use super::shared::Shared;
 use super::supervisor::SupervisorMessage;
+use crate::receipt;
 use crate::work::Toolbox;
 use crate::work::quarantine;
 
@@ -93,6 +94,16 @@ impl Actor for NodeAgent {
                     with.shared.ask_to_leave();
                     with.shared.answer(reply, &());
                 }
+            }
+            AgentMessage::Examine(wire, reply) => {
+                let Some((_, question)) = open::<Examine>(&wire, "question about what is published") else {
+                    return Ok(());
+                };
+                let (shared, tools) = (with.shared.clone(), with.tools.clone());
+                with.data.spawn(async move {
+                    let answer = receipt::examine(&tools, &question).await;
+                    shared.answer(reply, &Examined { answer });
+                });
             }
             AgentMessage::FetchRejects(wire, reply) => {
                 // Reading is harmless under any epoch.

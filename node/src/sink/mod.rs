@@ -20,6 +20,7 @@ pub(crate) mod postgres;
 pub mod registry;
 pub(crate) mod sqlite;
 mod staged;
+pub(crate) mod standing;
 
 use std::sync::Arc;
 
@@ -30,7 +31,10 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
+use haulage_core::receipt::Looked;
 use haulage_plan::definition::Mode;
+
+pub use self::standing::{Publication, Rows, Standing};
 
 /// Everything a destination has to know about one load of one run.
 #[derive(Debug, Clone)]
@@ -57,6 +61,8 @@ pub struct LoadContext {
     pub replaces: Option<RunId>,
     /// Of how many published runs of the target, the newest, a cleanup keeps what a revert needs.
     pub keep_previous: u32,
+    /// Whether the last three of its columns say where each row is from, see [`haulage_plan::PROVENANCE`].
+    pub provenance: bool,
     /// How often the run has staged again what was lost; for recall and release, how often it was asked to be reverted.
     /// Steps of an earlier round are fenced.
     pub round: u32,
@@ -169,6 +175,7 @@ mod tests {
             schema: Arc::new(Schema::empty()),
             replaces: None,
             keep_previous: 1,
+            provenance: false,
             round: 0,
         }
     }
@@ -304,6 +311,14 @@ pub trait Destination: Send + Sync {
     /// After the whole run is published: drops staging, and what reverts need of all but the newest `keep_previous`
     /// published runs of the target. Repeatable.
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure>;
+
+    /// What stands of the load's publish now, and which rows of the target are the run's. The load's columns may be those
+    /// of the time of the publish. Touches no rows.
+    async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure>;
+
+    /// The rows of a table, `limit` at most, whose columns have these values (name, or empty for the parts of the table's
+    /// key in order; text), with where they are from. Permanent failure with what to do if the columns can't be found.
+    async fn look_up(&self, table: &str, key: &[(String, String)], limit: u32) -> Result<Looked, Failure>;
 }
 
 /// Writes one segment; dropping it without `commit` leaves nothing behind.

@@ -94,6 +94,11 @@ pub trait RawRows: Send + Sync {
     /// The line on which the row's record starts, or the row's number in its file (from 1), and its bytes without the line
     /// end.
     fn row(&self, row: u64) -> Option<(u64, &[u8])>;
+
+    /// That line or number alone, where it costs less.
+    fn line(&self, row: u64) -> Option<u64> {
+        self.row(row).map(|(line, _)| line)
+    }
 }
 
 /// Reads a chunk, segment by segment.

@@ -14,8 +14,8 @@ use haulage_plan::definition::Definition;
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
 
-use super::Order;
 use super::toolbox::{Toolbox, unknown_load};
+use super::{Order, provenance};
 use crate::config::NodeConfig;
 use crate::sink::LoadContext;
 use crate::source::database::Databases;
@@ -191,6 +191,9 @@ impl RunContext {
             .ok_or_else(|| unknown_load(name))?
             .schema
             .clone();
+        if load.provenance {
+            load.schema = provenance::with_columns(&load.schema);
+        }
         Ok(load)
     }
 
@@ -206,7 +209,7 @@ impl RunContext {
     }
 }
 
-fn bare(
+pub(crate) fn bare(
     definition: &Definition,
     name: &LoadName,
     run: &RunId,
@@ -226,6 +229,7 @@ fn bare(
         schema: Arc::new(Schema::empty()),
         replaces,
         keep_previous: load.keep_previous,
+        provenance: load.provenance,
         round: 0,
     })
 }

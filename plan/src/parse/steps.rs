@@ -181,7 +181,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         report,
         node,
         &what,
-        &["from", "to", "table", "mode", "key", "keep_previous"],
+        &["from", "to", "table", "mode", "key", "keep_previous", "provenance"],
     )?;
     let mut need = |field: &str, help: &str| match fields.get(field) {
         Some(node) => fields::text(report, node, &format!("`{field}` of {what}")),
@@ -239,6 +239,9 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
             }
         }
     });
+    let provenance = fields
+        .get("provenance")
+        .and_then(|node| fields::boolean(report, node, &format!("`provenance` of {what}")));
     Some(Load {
         name: LoadName::new(key.text.clone()),
         from: from?.0.to_owned(),
@@ -247,6 +250,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         mode: mode?,
         key: key_columns,
         keep_previous: keep_previous.unwrap_or(KEPT),
+        provenance: provenance.unwrap_or(false),
         place: key.place,
     })
 }

@@ -4,7 +4,7 @@
 
 use datafusion::arrow::datatypes::DataType;
 use haulage_plan::definition::Mode;
-use haulage_plan::types;
+use haulage_plan::{PROVENANCE, types};
 
 use super::bookkeeping::Method;
 use super::encode::Column;
@@ -58,7 +58,7 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
             ));
         }
     }
-    if load.mode == Mode::Append && load.schema.field_with_name(RUN_COLUMN).is_ok() {
+    if load.mode == Mode::Append && !load.provenance && load.schema.field_with_name(RUN_COLUMN).is_ok() {
         misfits.push(format!(
             "column {RUN_COLUMN} is Haulage's own; give the load's column another name"
         ));
@@ -158,9 +158,12 @@ fn fit_columns(load: &LoadContext, target: &Target, existing: &Existing, misfits
         let arrow = field.data_type();
         let typed = types::name(arrow);
         let Some(column) = existing.column(field.name()) else {
+            let otherwise = match load.provenance && PROVENANCE.contains(&field.name().as_str()) {
+                true => "leave `provenance` out",
+                false => "leave it out in the step's SQL",
+            };
             misfits.push(format!(
-                "column {0} ({typed}) is not in {table}; ALTER TABLE {1} ADD COLUMN {2} {3}, or leave it out in the \
-                 step's SQL",
+                "column {0} ({typed}) is not in {table}; ALTER TABLE {1} ADD COLUMN {2} {3}, or {otherwise}",
                 field.name(),
                 target.sql(),
                 quote(field.name()),
@@ -287,7 +290,7 @@ fn append_method(load: &LoadContext, target: &Target, existing: &Existing, misfi
 /// The statement that makes the target, and its primary key.
 pub(super) fn create_table(load: &LoadContext, table: &str, fit: &Fit) -> String {
     let mut parts = vec![fit.definitions()];
-    if load.mode == Mode::Append {
+    if load.mode == Mode::Append && !load.provenance {
         parts.push(format!("{RUN_COLUMN} text"));
     }
     if !load.key.is_empty() {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::RecordBatch;
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
-use haulage_plan::definition::{Column, DatabaseKind, DatabaseSource, Source as Declared};
+use haulage_plan::definition::{Column, DatabaseKind, DatabaseRows, DatabaseSource, QueryPart, Source as Declared};
 
 use super::{Binding, Misdeclared, SegmentReader, Source};
 use crate::config::NodeConfig;
@@ -24,6 +24,9 @@ mod feed;
 mod postgres;
 mod reader;
 mod sqlite;
+
+/// Rows of a segment that is read back.
+const READ_BACK_ROWS: u64 = 50_000;
 
 /// The databases that a node knows, by the names of their connections, and what the sources of one run share of them.
 #[derive(Clone, Default)]
@@ -76,6 +79,53 @@ pub(super) fn bind(source: &Declared, declared: &DatabaseSource, binding: Bindin
         DatabaseKind::Postgres => Box::new(postgres::PostgresRows::new(&source.name, declared, binding)?),
         DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(&source.name, declared, binding)?),
     })
+}
+
+/// Reads rows that a destination holds: those of a SELECT in its SQL, in no order, as these columns. One pass over one
+/// snapshot; nothing is held but what is under way.
+pub(crate) async fn read_back(
+    config: &NodeConfig,
+    destination: &str,
+    query: &str,
+    columns: Vec<Column>,
+) -> Result<Box<dyn SegmentReader>, Failure> {
+    let address = config.destination(destination)?;
+    let (kind, at) = match address.strip_prefix("sqlite:") {
+        Some(path) => (DatabaseKind::Sqlite, path.strip_prefix("//").unwrap_or(path)),
+        None => (DatabaseKind::Postgres, destination),
+    };
+    let declared = DatabaseSource {
+        kind,
+        at: match kind {
+            DatabaseKind::Sqlite => {
+                std::path::absolute(at).map_or_else(|_| at.to_owned(), |at| at.display().to_string())
+            }
+            DatabaseKind::Postgres => at.to_owned(),
+        },
+        rows: DatabaseRows::Query(vec![QueryPart::Text(query.to_owned())]),
+        columns,
+        chunk_bytes: u64::MAX,
+        location: format!("destination {destination}"),
+    };
+    let mut config = config.clone();
+    config.sources = [(destination.to_owned(), address)].into();
+    let binding = Binding {
+        base: String::new(),
+        s3: config.s3.clone(),
+        checkpoint_rows: READ_BACK_ROWS,
+        databases: Databases::of(&config),
+    };
+    let reader = match kind {
+        DatabaseKind::Postgres => {
+            let rows = postgres::PostgresRows::new(destination, &declared, binding)?;
+            rows.all().await?
+        }
+        DatabaseKind::Sqlite => {
+            let rows = sqlite::SqliteRows::new(destination, &declared, binding)?;
+            rows.all().await?
+        }
+    };
+    Ok(Box::new(reader))
 }
 
 /// Puts the name of the source before what is wrong with it.

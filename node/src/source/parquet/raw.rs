@@ -52,6 +52,10 @@ impl RawRows for Raw {
         let text = self.texts().get(place)?.get_or_init(|| self.json(place));
         Some((self.first + row, text))
     }
+
+    fn line(&self, row: u64) -> Option<u64> {
+        Some(self.first + row)
+    }
 }
 
 fn json(batch: &RecordBatch, row: usize) -> String {
