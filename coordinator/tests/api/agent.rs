@@ -465,8 +465,8 @@ pub(crate) fn counts(read: u64) -> Counts {
     Counts {
         read,
         bytes: read * 10,
-        rejected: BTreeMap::new(),
         loads: ["one", "two"].map(|name| (name.to_owned(), load)).into(),
+        ..Counts::default()
     }
 }
 
