@@ -207,7 +207,7 @@ pub(crate) fn origin_in_sql(there: &[&str], as_text: impl Fn(&str) -> String) ->
             "NULL".to_owned()
         }
     });
-    (haulage_plan::PROVENANCE.iter().all(|name| has(name)), sql.collect())
+    (haulage_plan::PROVENANCE.iter().all(has), sql.collect())
 }
 
 #[cfg(test)]
