@@ -48,7 +48,8 @@ impl Document {
     }
 }
 
-fn resolve_base(base: &str) -> Result<String> {
+/// The base as a submission has it: absolute.
+pub(crate) fn resolve_base(base: &str) -> Result<String> {
     if let Some(rest) = base.strip_prefix("s3://") {
         if rest.split('/').next().is_none_or(str::is_empty) {
             return Err(Usage(format!("--base {base:?} names no bucket; write s3://bucket/prefix")).into());

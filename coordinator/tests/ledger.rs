@@ -8,6 +8,8 @@ mod group;
 mod leader;
 #[path = "ledger/places.rs"]
 mod places;
+#[path = "ledger/replay.rs"]
+mod replay;
 #[path = "ledger/revert.rs"]
 mod revert;
 #[path = "ledger/submit.rs"]

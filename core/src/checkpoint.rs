@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
 use crate::ids::{Attempt, ChunkId, Epoch};
+use crate::watermark::Window;
 
 /// A place in a source object from which reading can go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Position {
-    /// Bytes from the start of the object, after decompression; of a Parquet file, rows.
+    /// Bytes from the start of the object, after decompression; of a Parquet file, rows; of an API, pages, or what its
+    /// query counts by.
     pub offset: u64,
-    /// The line there, from 1; of a Parquet file, the row.
+    /// The line there, from 1; of a Parquet file, the row; of an API, the record.
     pub line: u64,
 }
 
@@ -38,6 +40,9 @@ pub struct ChunkSpec {
     pub end: Option<u64>,
     /// Compressed or plain size in bytes, for progress and planning.
     pub bytes: u64,
+    /// Of an incremental source: which rows of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
 }
 
 /// What was counted while rows moved. Sums over segments, chunks and runs.
@@ -154,6 +159,12 @@ pub struct Manifest {
     pub attempt: Attempt,
     /// Where the next segment starts.
     pub next: Position,
+    /// The name of that place, where a position alone doesn't find it: what an API calls its next page. No secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// What the segment's rows sum up to, where reading them again may give others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Whether this is the chunk's last segment.
     pub last: bool,
     /// What this segment counted.

@@ -1,11 +1,14 @@
 //! The events of a run's log. Additive: an event kind or field, once written to a ledger, is never given another meaning.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{ChunkReport, ChunkSpec};
 use crate::failure::Failure;
 use crate::ids::{Attempt, LoadName, Millis, NodeName, RunId, StageId, StepId, Work};
 use crate::submission::Submission;
+use crate::watermark::Advance;
 use crate::words::counted;
 
 /// Something that happened to a run. `at` is always the leader's clock.
@@ -194,7 +197,14 @@ pub enum Event {
         /// When.
         at: Millis,
     },
-    /// The run is at rest. The last event, but for a revert of a published run.
+    /// The rejected rows of a run at rest were deleted, or are about to be. Followed by `finished`, as it stood before.
+    RejectsPruned {
+        /// Who asked for it, as their client names them; empty if nobody was named.
+        by: String,
+        /// When.
+        at: Millis,
+    },
+    /// The run is at rest. The last event, but for a revert of a published run, and for `rejects_pruned`.
     Finished {
         /// How it ended.
         outcome: Outcome,
@@ -240,6 +250,25 @@ pub struct PlannedStage {
     pub loads: Vec<LoadName>,
     /// Its chunks, in order.
     pub chunks: Vec<ChunkSpec>,
+    /// Of an incremental source: what becomes of the watermark of each load.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advances: Vec<Advance>,
+    /// Of the sources it reads, also as lookups, the columns of those that may have others than their pipeline declares:
+    /// every node works with these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, Vec<SourceColumn>>,
+}
+
+/// A column of a source, as discovery found it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type, as a pipeline file calls it.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// Whether a row without a value is rejected.
+    pub required: bool,
 }
 
 /// What a step did.
@@ -290,6 +319,7 @@ impl Event {
             Self::Abandoned { .. } => "abandoned",
             Self::RevertRequested { .. } => "revert_requested",
             Self::RevertRefused { .. } => "revert_refused",
+            Self::RejectsPruned { .. } => "rejects_pruned",
             Self::Finished { .. } => "finished",
         }
     }
@@ -313,6 +343,7 @@ impl Event {
             | Self::Abandoned { at, .. }
             | Self::RevertRequested { at, .. }
             | Self::RevertRefused { at, .. }
+            | Self::RejectsPruned { at, .. }
             | Self::Finished { at, .. } => *at,
         }
     }
@@ -323,6 +354,11 @@ impl Event {
             Self::Submitted {
                 submission, replaces, ..
             } => match replaces {
+                _ if submission.replay.is_some() => format!(
+                    "submitted {} to replay the rejected rows of {}",
+                    submission.file,
+                    submission.replay.as_ref().map_or("", |replay| replay.run.as_str())
+                ),
                 Some(replaced) => format!("submitted {} to replace {replaced}", submission.file),
                 None => format!("submitted {}", submission.file),
             },
@@ -427,6 +463,8 @@ impl Event {
             Self::RevertRequested { reason, by, .. } if by.is_empty() => format!("revert requested: {reason}"),
             Self::RevertRequested { reason, by, .. } => format!("{by} says revert: {reason}"),
             Self::RevertRefused { failure, .. } => format!("not reverted, the run stays published: {failure}"),
+            Self::RejectsPruned { by, .. } if by.is_empty() => "the rejected rows were pruned".to_owned(),
+            Self::RejectsPruned { by, .. } => format!("{by} pruned the rejected rows"),
             Self::Finished { outcome, .. } => outcome.word().to_owned(),
         }
     }

@@ -18,4 +18,5 @@ pub mod receipt;
 pub mod run;
 pub mod saga;
 pub mod submission;
+pub mod watermark;
 pub mod words;

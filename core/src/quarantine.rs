@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::RunId;
+use crate::ids::{LoadName, RunId};
 
 /// One rejected row, as it is kept in the checkpoint store (one JSON object a line).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,4 +27,83 @@ pub struct Reject {
     pub detail: String,
     /// The record as it stood in the file, without its line end; bytes that are no UTF-8 as `\xNN`.
     pub raw: String,
+    /// What a replay needs beside `raw`; `None` where an earlier release wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
+}
+
+/// What makes a rejected row one that can be read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The loads that it was rejected for: others may have it.
+    pub loads: Vec<LoadName>,
+    /// Those of `loads` that other rows have reached which a join made of it. Loaded again, these would be there twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reached: Vec<LoadName>,
+    /// The columns in the order of its fields; empty where a row names them itself, or where nobody does. `None` of a row
+    /// that an earlier release put there and a replay has rejected again: the header of its file has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// How it is kept.
+    pub form: Form,
+}
+
+/// How a row is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// As `raw`, which holds exactly its bytes.
+    Raw,
+    /// As its bytes in hex, since `raw` shows some that are no text.
+    Hex(String),
+    /// As its values, of which `null` is none, since `raw` doesn't tell where one ends.
+    Values(Vec<Option<String>>),
+    /// Not all of it: why, for a person.
+    Partly(String),
+}
+
+impl Form {
+    /// Bytes as hex.
+    pub fn hex(bytes: &[u8]) -> Self {
+        Self::Hex(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The bytes of a row that is kept in hex; `None` if it is no hex.
+    pub fn bytes_of(hex: &str) -> Option<Vec<u8>> {
+        let digits = hex.as_bytes();
+        if !digits.len().is_multiple_of(2) {
+            return None;
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        digits
+            .chunks_exact(2)
+            .map(|pair| Some((digit(pair[0])? * 16 + digit(pair[1])?) as u8))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_hex() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let Form::Hex(hex) = Form::hex(&bytes) else {
+            panic!("hex")
+        };
+        assert_eq!(Form::bytes_of(&hex), Some(bytes));
+        for wrong in ["0", "0g", "é0"] {
+            assert_eq!(Form::bytes_of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rows_of_earlier_releases_are_read() {
+        let text = r#"{"pipeline":"p","run":"r","source":"s","file":"a.csv","line":2,"column":null,"step":null,
+            "reason":"ragged","detail":"","raw":"1,2"}"#;
+        let reject: Reject = serde_json::from_str(text).expect("readable");
+        assert_eq!(reject.kept, None);
+        assert!(!serde_json::to_string(&reject).expect("plain data").contains("kept"));
+    }
 }

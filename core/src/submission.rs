@@ -26,8 +26,26 @@ pub struct Submission {
     /// `sqlite:/path`, never with a credential. Nodes whose destination of that name is elsewhere get none of the work.
     #[serde(default)]
     pub places: BTreeMap<String, String>,
+    /// Whether a source is incremental. Asked for again after it is published, it is another run, which reads what is new.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incremental: bool,
     /// The W3C `traceparent` of the client's span, empty if it had none.
     pub traceparent: String,
+    /// What is read instead of the chunked sources, if this is a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
+}
+
+/// A replay: the rejected rows of a run are read again, in the place of the sources that they came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replay {
+    /// The run whose rejected rows are read. Each run has at most one replay that stands; its own rejected rows are what
+    /// is left, and the next replay reads those.
+    pub run: RunId,
+    /// Their objects in the checkpoint store, by source, in the order of its chunks. Only discovery needs them: what goes
+    /// to nodes for other work has none.
+    #[serde(default)]
+    pub objects: BTreeMap<String, Vec<String>>,
 }
 
 /// The part of a load that decisions need.
@@ -42,7 +60,7 @@ pub struct LoadOutline {
 }
 
 impl Submission {
-    /// SHA-256 over pipeline, definition, base, parameters and places, in hex. Equal for equal requests.
+    /// SHA-256 over pipeline, definition, base, parameters, places and what is replayed, in hex. Equal for equal requests.
     pub fn key(&self) -> String {
         let mut hash = Sha256::new();
         // Lengths go in front, so that no two different submissions run together into the same bytes.
@@ -63,6 +81,12 @@ impl Submission {
             add(name);
             add(place);
         }
+        if let Some(replay) = &self.replay {
+            // Neither a parameter nor a place has an empty name and an empty value.
+            add("");
+            add("");
+            add(replay.run.as_str());
+        }
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -70,6 +94,26 @@ impl Submission {
     pub fn definition_id(&self) -> String {
         let hash = Sha256::digest(self.definition.as_bytes());
         hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The same for work other than discovery: without the objects of a replay, of which there may be many.
+    pub fn without_objects(&self) -> Self {
+        let replay = self.replay.as_ref().map(|replay| Replay {
+            run: replay.run.clone(),
+            objects: BTreeMap::new(),
+        });
+        Self {
+            pipeline: self.pipeline.clone(),
+            definition: self.definition.clone(),
+            file: self.file.clone(),
+            base: self.base.clone(),
+            params: self.params.clone(),
+            loads: self.loads.clone(),
+            places: self.places.clone(),
+            incremental: self.incremental,
+            traceparent: self.traceparent.clone(),
+            replay,
+        }
     }
 
     /// The id of the `number`-th run of this submission, from 1, in the ledger with this mark. Without the mark, two
@@ -81,5 +125,45 @@ impl Submission {
             0 | 1 => RunId(format!("{}-{ledger}-{short}", self.pipeline)),
             more => RunId(format!("{}-{ledger}-{short}-{more}", self.pipeline)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn submission() -> Submission {
+        Submission {
+            pipeline: "p".into(),
+            definition: "pipeline: p\n".into(),
+            file: "p.yaml".into(),
+            base: "/data".into(),
+            params: BTreeMap::from([("day".to_owned(), "1".to_owned())]),
+            loads: Vec::new(),
+            places: BTreeMap::from([("warehouse".to_owned(), "sqlite:/w".to_owned())]),
+            incremental: false,
+            traceparent: String::new(),
+            replay: None,
+        }
+    }
+
+    #[test]
+    fn a_replay_is_another_submission_and_its_objects_are_not_part_of_it() {
+        let plain = submission();
+        let replay = |run: &str, objects: &[&str]| Submission {
+            replay: Some(Replay {
+                run: RunId::from(run),
+                objects: BTreeMap::from([("raw".to_owned(), objects.iter().map(ToString::to_string).collect())]),
+            }),
+            ..submission()
+        };
+        assert_ne!(plain.key(), replay("r", &[]).key());
+        assert_ne!(replay("r", &[]).key(), replay("s", &[]).key());
+        assert_eq!(replay("r", &["a"]).key(), replay("r", &["b"]).key());
+        let bare = replay("r", &["a"]).without_objects();
+        assert_eq!(bare.key(), replay("r", &["a"]).key());
+        assert!(bare.replay.expect("a replay").objects.is_empty());
+        let json = serde_json::to_string(&plain).expect("plain data");
+        assert!(!json.contains("replay"), "as earlier releases wrote it: {json}");
     }
 }

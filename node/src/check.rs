@@ -12,7 +12,7 @@ use haulage_plan::{Compiled, Diagnostics, Draft};
 use crate::config::NodeConfig;
 use crate::sink::{Inspection, LoadContext};
 use crate::source::database::Databases;
-use crate::source::{self, Binding, Misdeclared};
+use crate::source::{self, Binding, Drift, Misdeclared};
 use crate::store::S3Settings;
 use crate::work::discover::Targets;
 use crate::work::run::{Request, RunContext};
@@ -26,6 +26,8 @@ pub struct Preview {
     pub stages: Vec<PlannedStage>,
     /// Every load, in the order in which they publish.
     pub loads: Vec<LoadPreview>,
+    /// How the sources differ from what they declare, by source.
+    pub drift: Vec<(String, Vec<Drift>)>,
 }
 
 /// What publishing a load would do.
@@ -59,11 +61,19 @@ pub async fn plan(
             base,
             params,
             started: Millis(0),
+            columns: None,
+            replay: None,
         },
     )
     .await?;
+    // First, because its errors point into the file.
+    sources(tools.config(), context.definition(), base)
+        .await
+        .map_err(|wrong| Failure::permanent(wrong.to_string()))?;
     context.lookups().await?;
-    let stages = discover::stages(&context).await?;
+    // No run exists: nothing that a destination looks at by these is ever there.
+    let load = |name: &LoadName| context.load_as(name, &RunId::from("plan"), (Epoch(0), Attempt(0)), None);
+    let stages = discover::stages(&tools, &context, load).await?;
     let mut loads = Vec::new();
     let mut targets = Targets::default();
     for name in context.definition().loads.keys() {
@@ -73,10 +83,15 @@ pub async fn plan(
         }
         loads.push(preview);
     }
+    let mut drift = Vec::new();
+    for name in context.definition().sources.keys() {
+        drift.push((name.clone(), context.source(name)?.drift().await?));
+    }
     Ok(Preview {
         compiled: context.compiled,
         stages,
         loads,
+        drift,
     })
 }
 

@@ -122,7 +122,8 @@ impl NodeConfig {
         self.destinations.keys().filter_map(place).collect()
     }
 
-    fn secret(&self, name: &str) -> Result<String, String> {
+    /// The value of `secret://NAME`; else where it was looked for.
+    pub(crate) fn secret(&self, name: &str) -> Result<String, String> {
         let sound = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '-' | '.');
         if name.is_empty() || name.starts_with('.') || !name.chars().all(sound) {
             return Err(format!(

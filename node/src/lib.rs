@@ -20,6 +20,7 @@ pub mod source;
 pub mod store;
 mod trace;
 pub mod transform;
+pub mod watermarks;
 mod work;
 
 pub use config::NodeConfig;

@@ -3,6 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
+#[path = "database/mysql.rs"]
+mod mysql;
+#[path = "database/mysql_faults.rs"]
+mod mysql_faults;
+#[path = "database/mysql_values.rs"]
+mod mysql_values;
 #[path = "database/postgres.rs"]
 mod postgres;
 #[path = "database/reading.rs"]

@@ -12,7 +12,7 @@ use haulage_core::checkpoint::ChunkSpec;
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::StageId;
 use haulage_node::source::{Binding, Source, bind};
-use haulage_node::store::{self, S3Settings};
+use haulage_node::store::{self, S3Settings, Store};
 use haulage_plan::definition::{Compression, CsvSource, Source as Declared, SourceKind};
 use haulage_test_support::free_port;
 use haulage_test_support::proxy::Proxy;
@@ -36,6 +36,8 @@ fn source(path: &str, base: &str, s3: &S3Settings) -> Box<dyn Source> {
         name: "raw".to_owned(),
         lookup: false,
         kind: SourceKind::Csv(csv),
+        contract: Default::default(),
+        planned: None,
         place: Default::default(),
     };
     bind(
@@ -115,6 +117,48 @@ fn the_store_keeps_objects_below_its_prefix() {
         assert_eq!(missing.class, Class::Permanent);
         let part = format!("s3://none/haulage/a does not exist at {}", server.endpoint());
         assert!(missing.message.contains(&part), "{missing}");
+    });
+}
+
+/// Runs are found in the order of their keys, by one after the other, and what is deleted is one of them alone.
+async fn runs_are_listed_and_deleted(store: &dyn Store) {
+    assert!(store.runs("").await.unwrap().is_empty());
+    assert!(store.list("runs/p-1", "").await.unwrap().is_empty());
+    for key in ["p-1-2/a1/s0", "p-1/a1/s0", "p-1/a1/s1", "p-1/b", "p-10/a1/s0"] {
+        let key = format!("runs/{key}");
+        store.put(&key, Bytes::from_static(b"four")).await.unwrap();
+    }
+    // As keys sort: `-` comes before `/`, and `0` after it.
+    assert_eq!(store.runs("").await.unwrap(), ["p-1-2", "p-1", "p-10"]);
+    assert_eq!(store.runs("p-1").await.unwrap(), ["p-10"]);
+    assert!(store.runs("p-10").await.unwrap().is_empty());
+    let all = store.list("runs/p-1", "").await.unwrap();
+    let keys: Vec<_> = all.iter().map(|(key, bytes)| (key.as_str(), *bytes)).collect();
+    assert_eq!(keys, [("runs/p-1/a1/s0", 4), ("runs/p-1/a1/s1", 4), ("runs/p-1/b", 4)]);
+    let rest = store.list("runs/p-1", "runs/p-1/a1/s0").await.unwrap();
+    assert_eq!(rest.len(), 2, "{rest:?}");
+    for (key, _) in all {
+        store.delete(&key).await.unwrap();
+        store.delete(&key).await.unwrap();
+    }
+    assert_eq!(store.runs("").await.unwrap(), ["p-1-2", "p-10"]);
+    assert!(store.get("runs/p-10/a1/s0").await.is_ok() && store.get("runs/p-1/b").await.is_err());
+    assert!(store.delete("../outside").await.is_err() && store.list("..", "").await.is_err());
+}
+
+#[test]
+fn what_runs_have_left_is_found_and_deleted() {
+    if !is_inside("what_runs_have_left_is_found_and_deleted", SECRET_KEY) {
+        return;
+    }
+    run(async {
+        let server = S3::start(&["checkpoints"]).await.unwrap();
+        let s3 = settings(&server.endpoint());
+        let store = store::open("s3://checkpoints/haulage/", &s3).await.unwrap();
+        runs_are_listed_and_deleted(store.as_ref()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let store = store::open(folder.path().to_str().unwrap(), &s3).await.unwrap();
+        runs_are_listed_and_deleted(store.as_ref()).await;
     });
 }
 

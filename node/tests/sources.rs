@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
+#[path = "sources/drift.rs"]
+mod drift;
 #[path = "support/inside.rs"]
 mod inside;
 #[path = "sources/kinds.rs"]
@@ -19,6 +21,7 @@ use haulage_core::ids::StageId;
 use haulage_node::source::{Segment, Source};
 use haulage_test_support::wait_for;
 
+use self::drift::columns_are_held_to_the_contract;
 use self::kinds::{Kind, Record};
 use self::place::Place;
 
@@ -315,7 +318,7 @@ macro_rules! suite {
 
             suite!(@local $kind: every_row_is_in_one_chunk_once, every_checkpoint_leads_to_exactly_the_rest,
                 an_object_that_changed_is_named, a_reader_that_is_dropped_leaves_nothing_running, memory_is_bounded,
-                what_is_wrong_with_a_file_is_said_by_name);
+                what_is_wrong_with_a_file_is_said_by_name, columns_are_held_to_the_contract);
         })+
     };
     (@local $kind:ident: $($test:ident),+) => {

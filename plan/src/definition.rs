@@ -11,6 +11,9 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Check;
+use crate::contract::{Contract, Evolution};
+
+pub use crate::rest::{Counted, PageEnd, Pagination, RestAuth, RestSource, RestUser, SecretName};
 
 /// A place in the pipeline file, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -114,6 +117,8 @@ pub struct ParquetSource {
 pub enum DatabaseKind {
     /// A PostgreSQL server, by the name of a connection.
     Postgres,
+    /// A MySQL or MariaDB server, by the name of a connection.
+    Mysql,
     /// A SQLite file.
     Sqlite,
 }
@@ -135,6 +140,30 @@ pub struct DatabaseSource {
     pub chunk_bytes: u64,
     /// Where its rows are, for a person: `crm: public.orders`.
     pub location: String,
+    /// Of these, only what is new since the last published run.
+    pub incremental: Option<Incremental>,
+}
+
+/// Reads only what is new since the last published run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incremental {
+    /// The column whose values only grow: an integer, a date or a time.
+    pub column: String,
+    /// How far below the watermark a run reads again, for rows that are committed late.
+    pub lag: Lag,
+    /// Where it is declared.
+    pub place: Place,
+}
+
+/// How far below a watermark is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lag {
+    /// Not at all.
+    None,
+    /// So much of an integer column.
+    Count(u64),
+    /// So many seconds of a date or time column.
+    Seconds(u64),
 }
 
 /// Which rows of a database a source reads.
@@ -173,6 +202,8 @@ pub enum SourceKind {
     Parquet(ParquetSource),
     /// A table, view or query of a database.
     Database(DatabaseSource),
+    /// Records that an HTTP server gives as JSON.
+    Rest(RestSource),
 }
 
 impl SourceKind {
@@ -184,8 +215,10 @@ impl SourceKind {
             Self::Parquet(_) => "parquet",
             Self::Database(database) => match database.kind {
                 DatabaseKind::Postgres => "postgres",
+                DatabaseKind::Mysql => "mysql",
                 DatabaseKind::Sqlite => "sqlite",
             },
+            Self::Rest(_) => "rest",
         }
     }
 
@@ -196,6 +229,7 @@ impl SourceKind {
             Self::Json(json) => &json.path,
             Self::Parquet(parquet) => &parquet.path,
             Self::Database(database) => &database.location,
+            Self::Rest(rest) => &rest.location,
         }
     }
 
@@ -206,6 +240,15 @@ impl SourceKind {
             Self::Json(json) => &json.columns,
             Self::Parquet(parquet) => &parquet.columns,
             Self::Database(database) => &database.columns,
+            Self::Rest(rest) => &rest.columns,
+        }
+    }
+
+    /// How it reads only what is new, if it does.
+    pub fn incremental(&self) -> Option<&Incremental> {
+        match self {
+            Self::Database(database) => database.incremental.as_ref(),
+            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) | Self::Rest(_) => None,
         }
     }
 
@@ -213,7 +256,7 @@ impl SourceKind {
     pub fn connection(&self) -> Option<&str> {
         match self {
             Self::Database(database) if database.kind != DatabaseKind::Sqlite => Some(&database.at),
-            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) | Self::Database(_) => None,
+            Self::Csv(_) | Self::Json(_) | Self::Parquet(_) | Self::Database(_) | Self::Rest(_) => None,
         }
     }
 
@@ -224,7 +267,7 @@ impl SourceKind {
             Self::Json(json) => &json.path,
             Self::Parquet(parquet) => &parquet.path,
             Self::Database(database) if database.kind == DatabaseKind::Sqlite => &database.at,
-            Self::Database(_) => return false,
+            Self::Database(_) | Self::Rest(_) => return false,
         };
         !path.starts_with("s3://") && (path.starts_with('/') || !base.starts_with("s3://"))
     }
@@ -239,6 +282,11 @@ pub struct Source {
     pub lookup: bool,
     /// What it is.
     pub kind: SourceKind,
+    /// What becomes of what isn't as its columns say.
+    pub contract: Contract,
+    /// The columns that the run was planned with, where the contract lets them be others than the declared ones. The file
+    /// says nothing of them.
+    pub planned: Option<Vec<Column>>,
     /// Where it is declared.
     pub place: Place,
 }
@@ -266,6 +314,61 @@ pub struct Step {
     pub place: Place,
 }
 
+/// The format of the files that a load leaves at a destination of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFormat {
+    /// Apache Parquet.
+    #[default]
+    Parquet,
+    /// CSV with a header; no value is an empty field, an empty text is `""`.
+    Csv,
+    /// JSON lines: one object a line.
+    Jsonl,
+}
+
+/// How such a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileCompression {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy, inside Parquet only.
+    Snappy,
+    /// Zstandard.
+    Zstd,
+}
+
+/// What a load says of its files; only a destination of files takes any of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layout {
+    /// Their format; Parquet if it isn't said.
+    pub format: Option<FileFormat>,
+    /// Columns by whose values rows are divided into folders; empty if they aren't.
+    pub partition_by: Vec<String>,
+    /// Their compression; Zstandard for Parquet, none for others, if it isn't said.
+    pub compression: Option<FileCompression>,
+}
+
+impl Layout {
+    /// The keys of a load that are there.
+    pub fn said(&self) -> Vec<&'static str> {
+        let mut said = Vec::new();
+        if self.format.is_some() {
+            said.push("format");
+        }
+        if !self.partition_by.is_empty() {
+            said.push("partition_by");
+        }
+        if self.compression.is_some() {
+            said.push("compression");
+        }
+        said
+    }
+}
+
 /// A load, by its key in `loads`. Loads publish in the order in which they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
@@ -275,7 +378,7 @@ pub struct Load {
     pub from: String,
     /// The destination's name, bound to an address by the node's configuration.
     pub to: String,
-    /// The table there, optionally with a schema.
+    /// The table there, optionally with a schema; at a destination of files the table's folder, `sales/orders`.
     pub table: String,
     /// What publishing does to the rows that are there.
     pub mode: Mode,
@@ -285,6 +388,10 @@ pub struct Load {
     pub keep_previous: u32,
     /// Whether its rows say which run, chunk and line of the source they are from, in columns of their own.
     pub provenance: bool,
+    /// What it may do to the columns of the target.
+    pub evolution: Evolution,
+    /// What it says of its files.
+    pub layout: Layout,
     /// Where it is declared.
     pub place: Place,
 }
@@ -313,6 +420,17 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Whether a source reads only what is new since the last published run.
+    pub fn is_incremental(&self) -> bool {
+        self.sources.values().any(|source| source.kind.incremental().is_some())
+    }
+
+    /// Where a source names a column among its own, or else the source.
+    pub fn place_in_source(&self, source: &Source, column: Option<&str>) -> Place {
+        let column = column.and_then(|column| self.place_of_column(&source.name, column));
+        column.unwrap_or(source.place)
+    }
+
     /// Where a source declares a column.
     pub fn place_of_column(&self, source: &str, column: &str) -> Option<Place> {
         crate::yaml::locate_key(&self.text, &["sources", source, "columns"], column)

@@ -91,13 +91,14 @@ fn write_one(f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic, text: &str) ->
         message,
         suggestion,
     } = diagnostic;
+    let message = calm(message);
     if place.line == 0 {
         write!(f, "{file}: error: {message}")?;
     } else {
         write!(f, "{file}:{}:{}: error: {message}", place.line, place.column)?;
         let line = usize::try_from(place.line - 1)
             .ok()
-            .and_then(|line| text.lines().nth(line));
+            .and_then(|line| lines(text).nth(line));
         if let Some(line) = line.filter(|line| !line.trim().is_empty()) {
             let (excerpt, caret) = excerpt(line, usize::try_from(place.column.saturating_sub(1)).unwrap_or(0));
             let number = place.line.to_string();
@@ -106,7 +107,7 @@ fn write_one(f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic, text: &str) ->
         }
     }
     match suggestion {
-        Some(suggestion) => write!(f, "\nhelp: {suggestion}"),
+        Some(suggestion) => write!(f, "\nhelp: {}", calm(suggestion)),
         None => Ok(()),
     }
 }
@@ -129,14 +130,37 @@ fn without_credentials(line: &str) -> String {
     shown
 }
 
-/// The part of a line around a character, and where that character stands in it. Tabs become one space, so that the
-/// caret stands below its character.
+/// The lines of a text as YAML counts them: a carriage return ends one, too.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n')
+        .flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
+/// A message without what steers a terminal: it may repeat names and values of a file that somebody else has written.
+fn calm(message: &str) -> String {
+    let mut shown = String::with_capacity(message.len());
+    for letter in message.chars() {
+        if letter.is_control() && letter != '\n' {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+/// The part of a line around a character, and where that character stands in it. Tabs become one space and other control
+/// characters one sign, so that the caret stands below its character.
 fn excerpt(line: &str, caret: usize) -> (String, usize) {
     let line = &without_credentials(line);
     let chars: Vec<char> = line
         .trim_end()
         .chars()
-        .map(|c| if c == '\t' { ' ' } else { c })
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
         .collect();
     let caret = caret.min(chars.len());
     if chars.len() <= EXCERPT {
@@ -284,6 +308,16 @@ mod tests {
     }
 
     #[test]
+    fn shows_the_line_that_yaml_counted() {
+        let mut report = Report::new("p.yaml", "a: 1\rb: 2\r\nc: 3\n".into());
+        report.error(at(3, 1), "x");
+        report.error(at(2, 4), "a \u{1b}[31m name");
+        let said = report.finish().to_string();
+        assert!(said.contains(" 3 | c: 3\n") && said.contains(" 2 | b: 2\n"), "{said}");
+        assert!(said.contains("a \\u{1b}[31m name"), "{said}");
+    }
+
+    #[test]
     fn the_same_error_twice_is_one() {
         let mut report = Report::new("p.yaml", "a".into());
         report.error(at(1, 1), "x");
@@ -298,6 +332,7 @@ mod tests {
         assert!(shown.chars().count() <= EXCERPT + 2);
         assert_eq!(shown.chars().nth(caret), Some('X'));
         assert_eq!(excerpt("ab", 9), ("ab".to_owned(), 2));
+        assert_eq!(excerpt("a\u{1b}[31m\tb", 6), ("a\u{fffd}[31m b".to_owned(), 6));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 
 pub mod checks;
 pub mod compile;
+pub mod contract;
 mod deep;
 pub mod definition;
 pub mod diagnostics;
 mod parse;
 pub mod render;
+mod rest;
 pub mod types;
 mod yaml;
 

@@ -25,6 +25,11 @@ pub const NAMES: [&str; 11] = [
     "decimal(p,s)",
 ];
 
+/// Decimal digits of the largest values of integers.
+const INT16_DIGITS: u8 = 5;
+const INT32_DIGITS: u8 = 10;
+const INT64_DIGITS: u8 = 19;
+
 /// A type's name that can't be used, and what to write instead.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unknown {
@@ -35,6 +40,11 @@ pub(crate) struct Unknown {
 /// The type of `timestamptz`: microseconds in UTC.
 pub fn timestamptz() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
+}
+
+/// The type that [`name`] has given a name to; `None` of one that a file can't name.
+pub fn named(name: &str) -> Option<DataType> {
+    parse(name).ok()
 }
 
 /// The type that a name stands for.
@@ -133,6 +143,30 @@ pub fn name(data_type: &DataType) -> String {
         DataType::Timestamp(_, Some(_)) => "timestamptz".to_owned(),
         DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
         other => other.to_string().to_lowercase(),
+    }
+}
+
+/// Whether every value of type `narrow` is a value of type `wide`, of the types that a file can name.
+pub fn holds(wide: &DataType, narrow: &DataType) -> bool {
+    let digits = match narrow {
+        DataType::Int16 => Some((INT16_DIGITS, 0)),
+        DataType::Int32 => Some((INT32_DIGITS, 0)),
+        DataType::Int64 => Some((INT64_DIGITS, 0)),
+        DataType::Decimal128(precision, scale) => Some((*precision, *scale)),
+        _ => None,
+    };
+    match (narrow, wide) {
+        (narrow, wide) if narrow == wide => true,
+        (DataType::Int16, DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64)
+        | (DataType::Int32, DataType::Int64 | DataType::Float64)
+        | (DataType::Float32, DataType::Float64)
+        | (DataType::Date32, DataType::Timestamp(_, None))
+        // As everywhere: without a zone it is UTC.
+        | (DataType::Timestamp(_, None), DataType::Timestamp(_, Some(_))) => true,
+        (_, DataType::Decimal128(precision, scale)) => digits.is_some_and(|(whole, fraction)| {
+            *scale >= fraction && precision.saturating_sub(scale.unsigned_abs()) >= whole - fraction.unsigned_abs()
+        }),
+        _ => false,
     }
 }
 
@@ -256,6 +290,31 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(other).expect_err(other).suggestion, meant, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_wider_type_holds_every_value_of_a_narrower_one() {
+        for (wide, narrow, holds_it) in [
+            ("bigint", "int", true),
+            ("int", "bigint", false),
+            ("int", "int", true),
+            ("double", "int", true),
+            ("float", "int", false),
+            ("double", "bigint", false),
+            ("decimal(12,2)", "int", true),
+            ("decimal(11,2)", "int", false),
+            ("decimal(10,2)", "decimal(8,2)", true),
+            ("decimal(10,4)", "decimal(8,2)", true),
+            ("decimal(10,4)", "decimal(9,2)", false),
+            ("timestamp", "date", true),
+            ("date", "timestamp", false),
+            ("timestamptz", "timestamp", true),
+            ("text", "int", false),
+            ("int", "text", false),
+        ] {
+            let (wide, narrow) = (parse(wide).expect(wide), parse(narrow).expect(narrow));
+            assert_eq!(holds(&wide, &narrow), holds_it, "{wide} {narrow}");
         }
     }
 

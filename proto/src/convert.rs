@@ -52,6 +52,12 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
         seq: seq.0,
         restarts: state.restarts(),
         bytes_read_again: state.bytes_read_again(),
+        pruned_at: state.pruned().map_or(0, |(_, at)| at.0),
+        pruned_by: state.pruned().map(|(by, _)| by.to_owned()).unwrap_or_default(),
+        replays: submission
+            .and_then(|submission| submission.replay.as_ref())
+            .map(|replay| replay.run.0.clone())
+            .unwrap_or_default(),
         undoing: match state.stuck().or(state.undoing_waits()) {
             Some((step, _)) => step.to_string(),
             None => String::new(),
@@ -135,6 +141,22 @@ pub fn notice(seq: Seq, at: Millis, kind: &str, text: &str) -> v1::RunEvent {
         kind: kind.to_owned(),
         text: text.to_owned(),
         json: String::new(),
+    }
+}
+
+/// A watermark as it stands at a destination.
+pub fn watermark(mark: haulage_core::watermark::Watermark) -> v1::Watermark {
+    v1::Watermark {
+        destination: mark.destination,
+        pipeline: mark.pipeline,
+        source: mark.source,
+        table: mark.table,
+        column: mark.column,
+        value: mark.value,
+        run_id: mark.run,
+        by: mark.by,
+        at: mark.at,
+        replaced_by: mark.replaced_by,
     }
 }
 
@@ -289,6 +311,7 @@ mod tests {
             start: Position::default(),
             end: None,
             bytes: 100,
+            window: None,
         }
     }
 
@@ -305,7 +328,9 @@ mod tests {
                 table: "t".into(),
             }],
             places: BTreeMap::new(),
+            incremental: false,
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+            replay: None,
         };
         let at = Millis(5);
         let chunk = Work::Chunk(spec(0).chunk);
@@ -321,6 +346,8 @@ mod tests {
             steps: vec![],
             loads: vec![LoadName::from("l")],
             chunks: vec![spec(0), spec(1)],
+            advances: Vec::new(),
+            columns: Default::default(),
         };
         let report = ChunkReport {
             counts: counts_of(7),

@@ -18,6 +18,12 @@ pub fn receipt(receipt: &Receipt, state: v1::RunState, submitted_at: u64) -> v1:
         submitted_at,
         finished_at: receipt.finished.map_or(0, |(_, at)| at.0),
         loads: receipt.loads.iter().map(load).collect(),
+        replays: receipt
+            .submission
+            .replay
+            .as_ref()
+            .map(|replay| replay.run.to_string())
+            .unwrap_or_default(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! `haulage infer`: the columns of a source with their types, ready to be put into a pipeline file.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use haulage_node::source::infer::{self, Inferred, InferredColumn};
 use haulage_plan::definition::{
-    Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, ParquetSource, Place, Source,
-    SourceKind,
+    Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, Pagination, ParquetSource, Place,
+    RestAuth, RestSource, SecretName, Source, SourceKind,
 };
 use haulage_plan::types;
 use serde_json::{Value, json};
@@ -25,13 +26,15 @@ Examples:
   haulage infer events.jsonl.gz
   haulage infer s3://bucket/trips/2024-*.parquet
   haulage infer postgres:crm/public.orders --source crm=postgres://reader@db/crm
+  haulage infer 'https://api.example.com/v1/orders?limit=100' --records data.items --bearer api_key
   haulage infer data.txt --as csv --delimiter ';' > source.yaml
 
 Prints a `sources:` section. A column gets a type where every value is plainly of it: int, bigint, decimal for amounts
 (all values with the same two to four digits behind the point), double, bool, date, timestamp, timestamptz, and text in
 doubt. What begins with a zero or a plus stays text. Words such as NA that stand in a column of numbers or times become
 `null:`. A column is required (!) if every row of the source was read and has a value there; with --rows fewer are read.
-Parquet files and databases say themselves what their columns are.";
+Parquet files and databases say themselves what their columns are. Of an API the answer to this one request is looked at;
+how it goes on from page to page (`pagination`) is for you to write.";
 
 /// Delimiters that are tried where a header has but one column.
 const DELIMITERS: [u8; 3] = *b";\t|";
@@ -40,7 +43,7 @@ const DELIMITERS: [u8; 3] = *b";\t|";
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// A path, glob or s3://bucket/key, or postgres:CONNECTION/TABLE, or sqlite:PATH/TABLE
+    /// A path, glob or s3://bucket/key, or postgres:CONNECTION/TABLE, mysql:CONNECTION/TABLE, or sqlite:PATH/TABLE, or http(s)://...
     #[arg(value_name = "SOURCE")]
     at: String,
     /// What kind of file it is, where its name doesn't say so
@@ -52,6 +55,12 @@ pub(crate) struct Args {
     /// Between fields of CSV, one character [default: a comma, or what the header has]
     #[arg(long, value_name = "CHAR")]
     delimiter: Option<char>,
+    /// Of an API: the keys that lead from an answer to its array of records, with dots between [default: the answer is it]
+    #[arg(long, value_name = "PATH")]
+    records: Option<String>,
+    /// Of an API: the name of the secret that is sent as a bearer token
+    #[arg(long, value_name = "SECRET")]
+    bearer: Option<String>,
     /// Read so many rows at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rows: Option<u64>,
@@ -129,16 +138,23 @@ fn declared(args: &Args) -> Result<Source> {
             columns: Vec::new(),
             chunk_bytes: CHUNK_BYTES,
             location: format!("{at}: {table}"),
+            incremental: None,
         })
     };
-    let kind = if let Some(rest) = text.strip_prefix("postgres:").filter(|rest| !rest.starts_with("//")) {
+    let server = [("postgres", DatabaseKind::Postgres), ("mysql", DatabaseKind::Mysql)];
+    let server = server.into_iter().find_map(|(word, kind)| {
+        let rest = text.strip_prefix(word)?.strip_prefix(':')?;
+        (!rest.starts_with("//")).then_some((word, kind, rest))
+    });
+    let kind = if let Some((word, kind, rest)) = server {
         let Some((at, table)) = rest
             .split_once('/')
             .filter(|(at, table)| !at.is_empty() && !table.is_empty())
         else {
-            return Err(Usage("write postgres:CONNECTION/TABLE, and --source CONNECTION=postgres://...".into()).into());
+            let help = format!("write {word}:CONNECTION/TABLE, and --source CONNECTION={word}://...");
+            return Err(Usage(help).into());
         };
-        database(DatabaseKind::Postgres, at, table)
+        database(kind, at, table)
     } else if let Some(rest) = text.strip_prefix("sqlite:") {
         let Some((at, table)) = rest
             .rsplit_once('/')
@@ -147,9 +163,12 @@ fn declared(args: &Args) -> Result<Source> {
             return Err(Usage("write sqlite:PATH/TABLE".into()).into());
         };
         database(DatabaseKind::Sqlite, at, table)
-    } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        let help = "an address may hold a password: give it as --source crm=ADDRESS and write postgres:crm/TABLE";
-        return Err(Usage(help.into()).into());
+    } else if let Some(word) = address_of(text) {
+        let help =
+            format!("an address may hold a password: give it as --source crm=ADDRESS and write {word}:crm/TABLE");
+        return Err(Usage(help).into());
+    } else if text.starts_with("http://") || text.starts_with("https://") {
+        SourceKind::Rest(api(args)?)
     } else {
         files(args)?
     };
@@ -157,7 +176,51 @@ fn declared(args: &Args) -> Result<Source> {
         name,
         lookup: false,
         kind,
+        contract: Default::default(),
+        planned: None,
         place: Place::default(),
+    })
+}
+
+/// The word for the server that an address leads to, if it is one.
+fn address_of(text: &str) -> Option<&'static str> {
+    let schemes = [
+        ("postgres://", "postgres"),
+        ("postgresql://", "postgres"),
+        ("mysql://", "mysql"),
+        ("mariadb://", "mysql"),
+    ];
+    schemes
+        .into_iter()
+        .find(|(scheme, _)| text.starts_with(scheme))
+        .map(|(_, word)| word)
+}
+
+/// An API, of which one answer is read.
+fn api(args: &Args) -> Result<RestSource> {
+    let location = args.at.split(['?', '#']).next().unwrap_or_default();
+    if location.split('/').nth(2).is_some_and(|host| host.contains('@')) {
+        return Err(Usage("the URL holds a user or a password; a pipeline file holds none".into()).into());
+    }
+    let records = args.records.as_deref().unwrap_or_default();
+    let bearer = args.bearer.as_deref();
+    let bearer = bearer.map(|name| name.strip_prefix("secret://").unwrap_or(name).to_owned());
+    Ok(RestSource {
+        url: args.at.clone(),
+        query: Vec::new(),
+        headers: Vec::new(),
+        auth: bearer.map(|name| RestAuth::Bearer(SecretName(name))),
+        records: records
+            .split('.')
+            .filter(|key| !key.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        pagination: Pagination::None,
+        pause: Duration::ZERO,
+        timeout: Duration::from_secs(30),
+        max_response: 16 << 20,
+        columns: Vec::new(),
+        location: location.to_owned(),
     })
 }
 
@@ -204,8 +267,10 @@ fn files(args: &Args) -> Result<SourceKind> {
 
 /// A source's name, from that of its file or table: its letters and digits up to the first wildcard or dot.
 fn name_of(source: &str) -> String {
-    let file = if source.starts_with("postgres:") {
+    let file = if source.starts_with("postgres:") || source.starts_with("mysql:") {
         source.rsplit(['/', '.']).next()
+    } else if source.starts_with("http://") || source.starts_with("https://") {
+        source.split(['?', '#']).next().and_then(|url| url.rsplit('/').next())
     } else {
         Path::new(source).file_name().and_then(|name| name.to_str())
     };
@@ -266,6 +331,16 @@ fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
         }
         SourceKind::Json(json) => lines.push(format!("    json: {}", quoted(&json.path))),
         SourceKind::Parquet(parquet) => lines.push(format!("    parquet: {}", quoted(&parquet.path))),
+        SourceKind::Rest(rest) => {
+            lines.push(format!("    rest: {}", quoted(&rest.url)));
+            if let Some(RestAuth::Bearer(SecretName(name))) = &rest.auth {
+                lines.push(format!("    auth: {{bearer: {}}}", quoted(&format!("secret://{name}"))));
+            }
+            if !rest.records.is_empty() {
+                let keys: Vec<String> = rest.records.iter().map(|key| quoted(key)).collect();
+                lines.push(format!("    records: [{}]", keys.join(", ")));
+            }
+        }
         SourceKind::Database(database) => {
             lines.push(format!("    {}: {}", source.kind.word(), quoted(&database.at)));
             if let DatabaseRows::Table(table) = &database.rows {
@@ -347,7 +422,9 @@ mod tests {
             ("2024.csv", "raw"),
             ("*.csv", "raw"),
             ("postgres:crm/public.orders", "orders"),
+            ("mysql:shop/db.orders", "orders"),
             ("sqlite:notes.db/notes", "notes"),
+            ("https://api.example.com/v1/orders?limit=1/2", "orders"),
         ] {
             assert_eq!(name_of(source), expected, "{source}");
         }

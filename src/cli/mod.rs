@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Usage};
 use crate::output::{Format, Output};
 use crate::telemetry::{LogFormat, Role};
 
@@ -22,15 +22,18 @@ pub(crate) mod node_options;
 pub(crate) mod nodes;
 pub(crate) mod pipeline_options;
 pub(crate) mod plan;
+pub(crate) mod prune;
 pub(crate) mod reach;
 pub(crate) mod receipt;
 pub(crate) mod rejects;
+pub(crate) mod replay;
 pub(crate) mod revert;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod saga;
 pub(crate) mod show;
 pub(crate) mod sources;
+pub(crate) mod state;
 pub(crate) mod submit;
 pub(crate) mod validate;
 pub(crate) mod verify;
@@ -54,6 +57,7 @@ Start here:
   haulage run pipeline.yaml         run it in this process; what it keeps is under .haulage/
   haulage rejects RUN               the rows that did not make it, with file, line and reason
   haulage verify RUN                whether its tables still have every row that it published
+  haulage replay RUN pipeline.yaml  read them again by a corrected pipeline, and load what now passes
 
 The same file on a cluster:
   haulage coordinator --ledger postgres://haulage@db/haulage
@@ -85,7 +89,8 @@ pub(crate) struct Cli {
 /// Options of every verb.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Globals {
-    /// How results are printed: tables for people, JSON for programs (one object per line, or one document)
+    /// How results are printed: tables for people, JSON for programs (one object per line, or one document), and CSV for
+    /// rejected rows
     #[arg(
         long,
         value_enum,
@@ -165,6 +170,12 @@ pub(crate) enum Verb {
     Verify(verify::Args),
     /// Say where a row of a table is from: run, source object and line
     Why(why::Args),
+    /// Show how far incremental sources have been read, or set that by hand
+    State(state::Args),
+    /// Read the rejected rows of a run again by a corrected pipeline, and load what now passes
+    Replay(replay::Args),
+    /// Delete what old runs have left in the checkpoint store, their rejected rows among it
+    Prune(prune::Args),
     /// List the nodes of a cluster
     Nodes(nodes::Args),
     /// Ask a node to leave: it hands its work back and ends
@@ -179,7 +190,7 @@ impl Cli {
     /// What this process is, for logs and traces.
     pub(crate) fn role(&self) -> Role {
         match &self.verb {
-            Verb::Run(_) if self.globals.coordinator.is_none() => Role {
+            Verb::Run(_) | Verb::Replay(_) if self.globals.coordinator.is_none() => Role {
                 name: "run",
                 instance: None,
                 daemon: false,
@@ -195,6 +206,8 @@ impl Cli {
                 daemon: true,
             },
             Verb::Run(_)
+            | Verb::Replay(_)
+            | Verb::Prune(_)
             | Verb::Validate(_)
             | Verb::Plan(_)
             | Verb::Infer(_)
@@ -209,6 +222,7 @@ impl Cli {
             | Verb::Receipt(_)
             | Verb::Verify(_)
             | Verb::Why(_)
+            | Verb::State(_)
             | Verb::Nodes(_)
             | Verb::Drain(_) => Role {
                 name: "client",
@@ -221,6 +235,9 @@ impl Cli {
     /// Does what was asked for.
     pub(crate) async fn dispatch(self) -> Result<Exit> {
         let Self { globals, verb } = self;
+        if globals.output == Format::Csv && !matches!(verb, Verb::Rejects(_)) {
+            return Err(Usage("--output csv is for `haulage rejects` alone; use table or json".into()).into());
+        }
         // Boxed: the largest verb would otherwise lie on the stack for all of them.
         match verb {
             Verb::Run(args) => Box::pin(run::run(args, &globals)).await,
@@ -238,6 +255,9 @@ impl Cli {
             Verb::Receipt(args) => Box::pin(receipt::run(args, &globals)).await,
             Verb::Verify(args) => Box::pin(verify::run(args, &globals)).await,
             Verb::Why(args) => Box::pin(why::run(args, &globals)).await,
+            Verb::State(args) => Box::pin(state::run(args, &globals)).await,
+            Verb::Prune(args) => Box::pin(prune::run(args, &globals)).await,
+            Verb::Replay(args) => Box::pin(replay::run(args, &globals)).await,
             Verb::Nodes(args) => Box::pin(nodes::run(args, &globals)).await,
             Verb::Drain(args) => Box::pin(drain::run(args, &globals)).await,
             Verb::Coordinator(args) => Box::pin(coordinator::run(args, &globals)).await,

@@ -15,12 +15,12 @@ use crate::exit::Usage;
 /// How a node reaches destinations and S3, and how much it may use.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NodeOptions {
-    /// Where a destination of the pipeline is: postgres://..., sqlite:PATH or secret://NAME; may be given several times
+    /// Where a destination of the pipeline is: postgres://..., sqlite:PATH, file:///FOLDER, s3://BUCKET/PREFIX or secret://NAME; may be given several times
     /// (or one variable `HAULAGE_DESTINATION_NAME` each)
     #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
     pub(crate) destination: Vec<AddressArg>,
-    /// Where the database of a source is, by the name of its connection: postgres://... or secret://NAME; may be given
-    /// several times (or one variable `HAULAGE_SOURCE_NAME` each)
+    /// Where the database of a source is, by the name of its connection: postgres://..., mysql://... or secret://NAME; may
+    /// be given several times (or one variable `HAULAGE_SOURCE_NAME` each)
     #[arg(long, value_name = "NAME=URL", value_parser = unchecked)]
     pub(crate) source: Vec<AddressArg>,
     /// A folder with one file per secret, for secret://NAME; the variable `HAULAGE_SECRET_NAME` comes first

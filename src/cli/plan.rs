@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use haulage_core::event::PlannedStage;
 use haulage_node::check::{self, LoadPreview, Preview};
+use haulage_node::source::Drift;
 use haulage_plan::render;
 use serde_json::{Value, json};
 
@@ -97,8 +98,55 @@ fn document_of(preview: &Preview) -> Result<Value> {
     if let Value::Object(fields) = &mut document {
         fields.insert("stages".into(), stages.into());
         fields.insert("destinations".into(), loads.into());
+        fields.insert("drift".into(), drift_json(preview)?);
     }
     Ok(document)
+}
+
+/// How each source differs from what it declares.
+fn drift_json(preview: &Preview) -> Result<Value> {
+    let mut all = Vec::new();
+    for (source, drift) in &preview.drift {
+        for drift in drift {
+            let mut one = serde_json::to_value(drift)?;
+            if let Value::Object(fields) = &mut one {
+                fields.insert("source".into(), source.as_str().into());
+            }
+            all.push(one);
+        }
+    }
+    Ok(all.into())
+}
+
+fn drift_text(source: &str, drift: &Drift) -> String {
+    let Drift {
+        object,
+        objects,
+        column,
+        change,
+        ..
+    } = drift;
+    let word = |found: &Option<String>| found.as_ref().map(|found| format!(" ({found})")).unwrap_or_default();
+    let what = match *change {
+        "widened" => format!(
+            "column {column} is widened from {} to {}",
+            drift.declared.as_deref().unwrap_or("?"),
+            drift.found.as_deref().unwrap_or("?")
+        ),
+        "missing" => format!("column {column}{} is missing: no value", word(&drift.declared)),
+        "added" => format!("column {column}{} is new: added", word(&drift.found)),
+        "quarantined" => format!(
+            "column {column}{} is new: its rows go to quarantine",
+            word(&drift.found)
+        ),
+        other => format!("column {column}{} is new: {other}", word(&drift.found)),
+    };
+    let more = if *objects > 1 {
+        format!(" and {} more", objects - 1)
+    } else {
+        String::new()
+    };
+    format!("source {source}: {what}, in {object}{more}")
 }
 
 fn load_json(load: &LoadPreview) -> Value {
@@ -115,6 +163,7 @@ fn load_json(load: &LoadPreview) -> Value {
             "rows": found.rows,
             "ddl": found.ddl,
             "changes": found.changes,
+            "columns": found.columns,
             "misfits": found.misfits,
         }),
         Err(failure) => json!({"error": failure.message}),
@@ -135,6 +184,9 @@ fn text(preview: &Preview, output: Output) -> Vec<String> {
     lines.push(String::new());
     for stage in &preview.stages {
         lines.extend(chunks(stage));
+    }
+    for (source, drift) in &preview.drift {
+        lines.extend(drift.iter().map(|drift| drift_text(source, drift)));
     }
     for load in &preview.loads {
         lines.push(String::new());
@@ -194,6 +246,7 @@ fn load_text(preview: &LoadPreview, output: Output) -> Vec<String> {
         (true, None) => "  the table is there already".to_owned(),
     });
     lines.extend(found.changes.iter().map(|change| format!("  {change}")));
+    lines.extend(found.columns.iter().map(|change| format!("  {change}")));
     for statement in &found.ddl {
         lines.extend(statement.lines().map(|line| format!("    {line}")));
     }

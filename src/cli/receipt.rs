@@ -61,6 +61,9 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         one_line(&receipt.file),
         receipt.definition
     ))?;
+    if !receipt.replays.is_empty() {
+        output.line(format!("replays rejected rows of {}", receipt.replays))?;
+    }
     if !receipt.trace_id.is_empty() {
         output.line(format!("trace {}", receipt.trace_id))?;
     }
@@ -147,6 +150,7 @@ fn document(receipt: &Receipt) -> Value {
         "state": word(receipt),
         "submitted_at": receipt.submitted_at,
         "finished_at": (receipt.finished_at > 0).then_some(receipt.finished_at),
+        "replays": (!receipt.replays.is_empty()).then_some(&receipt.replays),
         "loads": receipt.loads.iter().map(load).collect::<Vec<_>>(),
     })
 }

@@ -13,16 +13,23 @@ use crate::api::{self, Client, Explain as _};
 use crate::cli::{Globals, reach};
 use crate::exit::Exit;
 use crate::output::table::visible;
-use crate::output::{Output, Tone, human, json, note, summary};
+use crate::output::{Format, Output, Tone, human, json, note, summary};
 
 const AFTER_HELP: &str = "\
 Examples:
   haulage rejects flights-0a1b2c3d4e
   haulage rejects flights-0a1b2c3d4e --reason no_carrier --limit 20
   haulage rejects flights-0a1b2c3d4e --output json    one object a line, with file, line, column, reason and raw row
+  haulage rejects flights-0a1b2c3d4e --output csv     the same as a table with a header, for a spreadsheet
+  haulage replay flights-0a1b2c3d4e pipeline.yaml     reads them again, once the pipeline is corrected
 
 Reasons are the names of the pipeline's reject rules, and words like ragged, bad_int, bad_utf8 or null_in_required for
 rows that could not be read.";
+
+/// The header of CSV: the names that JSON has.
+const COLUMNS: [&str; 10] = [
+    "pipeline", "run_id", "source", "file", "line", "column", "step", "reason", "detail", "raw",
+];
 
 /// Arguments of `rejects`.
 #[derive(Debug, clap::Args)]
@@ -51,12 +58,26 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         reason: args.reason.unwrap_or_default(),
         left: args.limit.unwrap_or(u64::MAX),
         shown: 0,
+        headed: false,
     };
+    if let Some(pruned) = response.run.as_ref().filter(|run| run.pruned_at > 0) {
+        let by = if pruned.pruned_by.is_empty() {
+            "somebody"
+        } else {
+            &pruned.pruned_by
+        };
+        bail!(
+            "the rejected rows of run {} were pruned on {} by {by}",
+            args.run,
+            human::moment(pruned.pruned_at)
+        );
+    }
     if globals.coordinator.is_some() {
         through_coordinator(reach.client.clone(), &args.run, &mut printer).await?;
     } else {
         from_home(globals, &response, &mut printer).await?;
     }
+    printer.header()?;
     printer.close(&response.run.unwrap_or_default());
     Ok(Exit::Success)
 }
@@ -135,6 +156,7 @@ struct Printer {
     reason: String,
     left: u64,
     shown: u64,
+    headed: bool,
 }
 
 impl Printer {
@@ -142,14 +164,37 @@ impl Printer {
         if self.left == 0 || (!self.reason.is_empty() && self.reason != reject.reason) {
             return Ok(());
         }
+        self.header()?;
         self.left -= 1;
         self.shown += 1;
-        if self.output.is_json() {
+        if self.output.format == Format::Csv {
+            let line = reject.line.to_string();
+            self.output.csv([
+                reject.pipeline.as_str(),
+                &reject.run_id,
+                &reject.source,
+                &reject.file,
+                &line,
+                &reject.column,
+                &reject.step,
+                &reject.reason,
+                &reject.detail,
+                &reject.raw,
+            ])?;
+        } else if self.output.is_json() {
             self.output.json(&json::reject(reject))?;
         } else {
             for line in lines(reject, self.output) {
                 self.output.line(line)?;
             }
+        }
+        Ok(())
+    }
+
+    /// The header of CSV, before the first row and also where there is none.
+    fn header(&mut self) -> Result<()> {
+        if self.output.format == Format::Csv && !std::mem::replace(&mut self.headed, true) {
+            self.output.csv(COLUMNS)?;
         }
         Ok(())
     }
@@ -198,7 +243,6 @@ mod tests {
     use haulage_proto::v1::RunEvent;
 
     use super::*;
-    use crate::output::Format;
 
     #[test]
     fn keys_follow_the_order_of_chunks_and_not_of_events() {

@@ -20,7 +20,7 @@ Examples:
 /// So many of the last events are shown without `--all`.
 const LAST: usize = 12;
 /// Kinds of events that are always shown: they explain what is out of the ordinary.
-const REMARKABLE: [&str; 12] = [
+const REMARKABLE: [&str; 13] = [
     "submitted",
     "planned",
     "attempt_failed",
@@ -32,6 +32,7 @@ const REMARKABLE: [&str; 12] = [
     "abandoned",
     "revert_requested",
     "revert_refused",
+    "rejects_pruned",
     "finished",
 ];
 
@@ -86,6 +87,9 @@ fn facts(run: &Run, output: Output, now: u64) -> std::io::Result<()> {
             human::ago(run.submitted_at, now)
         ),
     )?;
+    if !run.replays.is_empty() {
+        fact("replays", &format!("the rejected rows of {}", run.replays))?;
+    }
     for (name, value) in json::sorted(&run.params) {
         fact("param", &format!("{}={}", one_line(name), visible(value)))?;
     }

@@ -80,7 +80,9 @@ impl Checked {
                 .map(|(name, place)| (name.clone(), place.clone()))
                 .collect(),
             loads,
+            incremental: false,
             traceparent: String::new(),
+            replay: None,
         };
         // The ids of all runs of a submission hold the same part; only their numbers differ.
         let first = submission.run_id("", 1).0;

@@ -217,7 +217,17 @@ fn show(origin: &Origin<'_>, found: &LookUpResponse, output: Output) -> Result<(
     fact("run", &run)?;
     if let Some((_, chunk)) = chunk {
         let line = origin.row.line.map(|line| format!(", line {line}")).unwrap_or_default();
-        fact("source", &format!("{}: {}{line}", chunk.source, chunk.object))?;
+        if receipt.replays.is_empty() {
+            fact("source", &format!("{}: {}{line}", chunk.source, chunk.object))?;
+        } else {
+            // The line is that of the file, which the rejected row names.
+            let rejected = format!("a rejected row of run {} in {}", receipt.replays, chunk.object);
+            fact(
+                "source",
+                &format!("{}{line} of the object that the rejected row names", chunk.source),
+            )?;
+            fact("replayed", &rejected)?;
+        }
         fact(
             "chunk",
             &format!("{}, {}, version {}", chunk.chunk, range(chunk), chunk.version),
@@ -279,6 +289,7 @@ fn document(found: &LookUpResponse, destination: &str, origins: &[Origin<'_>]) -
             "source": chunk.map(|(_, chunk)| &chunk.source),
             "object": chunk.map(|(_, chunk)| &chunk.object),
             "version": chunk.map(|(_, chunk)| &chunk.version),
+            "replays": origin.receipt.map(|receipt| &receipt.replays).filter(|run| !run.is_empty()),
             "state": origin.receipt.map(word),
             "published_at": chunk.map(|(published, _)| published),
             "pipeline": origin.receipt.map(|receipt| &receipt.pipeline),

@@ -89,6 +89,8 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
         "restarts": run.restarts,
         "bytes_read_again": run.bytes_read_again,
         "undoing": text(&run.undoing),
+        "replays": text(&run.replays),
+        "pruned_at": some(run.pruned_at),
         "trace_id": text(&run.trace_id),
         "params": sorted(&run.params).into_iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
         "seq": run.seq,

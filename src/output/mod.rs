@@ -22,6 +22,8 @@ pub(crate) enum Format {
     Table,
     /// For machines: one document, or one object a line where there are many.
     Json,
+    /// For spreadsheets: the rows of `haulage rejects`.
+    Csv,
 }
 
 /// Stdout, with the format that was asked for.
@@ -69,6 +71,11 @@ impl Output {
         self.write(format!("{}\n", text.as_ref()).as_bytes())
     }
 
+    /// One record of CSV, as RFC 4180 has it.
+    pub(crate) fn csv<'f>(self, fields: impl IntoIterator<Item = &'f str>) -> io::Result<()> {
+        self.write(csv_record(fields).as_bytes())
+    }
+
     /// One JSON value on one line.
     pub(crate) fn json(self, value: &serde_json::Value) -> io::Result<()> {
         self.line(value.to_string())
@@ -85,6 +92,24 @@ impl Output {
                 _ => error,
             })
     }
+}
+
+fn csv_record<'f>(fields: impl IntoIterator<Item = &'f str>) -> String {
+    let mut record = String::new();
+    for (place, field) in fields.into_iter().enumerate() {
+        if place > 0 {
+            record.push(',');
+        }
+        if field.contains(['"', ',', '\r', '\n']) {
+            record.push('"');
+            record.push_str(&field.replace('"', "\"\""));
+            record.push('"');
+        } else {
+            record.push_str(field);
+        }
+    }
+    record.push_str("\r\n");
+    record
 }
 
 /// Whether the environment allows colors (<https://no-color.org>).
@@ -107,4 +132,22 @@ pub(crate) fn paint(tone: Tone, text: &str) -> String {
 /// A line on stderr, above the progress bars if there are any.
 pub(crate) fn note(text: impl AsRef<str>) {
     crate::progress::stderr(format!("{}\n", text.as_ref()).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_where_they_have_to_be() {
+        for (fields, record) in [
+            (&["a", "", "b c"][..], "a,,b c\r\n"),
+            (
+                &["1,2", "say \"x\"", "a\nb", "c\r"],
+                "\"1,2\",\"say \"\"x\"\"\",\"a\nb\",\"c\r\"\r\n",
+            ),
+        ] {
+            assert_eq!(csv_record(fields.iter().copied()), record);
+        }
+    }
 }

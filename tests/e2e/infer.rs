@@ -224,6 +224,11 @@ async fn what_can_not_be_looked_at_is_said() -> Result<()> {
         (&["missing.csv"][..], &["missing.csv"][..]),
         (&["data.txt"], &["doesn't say what kind of file it is", "--as csv"]),
         (&["postgres://u:secret@h/db"], &["give it as --source"]),
+        (
+            &["mariadb://u:secret@h/db"],
+            &["give it as --source", "mysql:crm/TABLE"],
+        ),
+        (&["mysql:shop"], &["mysql:CONNECTION/TABLE", "CONNECTION=mysql://"]),
         (&["postgres:crm"], &["postgres:CONNECTION/TABLE"]),
         (&["postgres:crm/orders"], &["crm", "--source"]),
         (

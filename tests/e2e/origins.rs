@@ -6,11 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use datafusion::arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, Int32Array, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{Int32Type, Int64Type};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use super::receipts::World;
+use super::support::process::{Verb, newest_run};
 
 const ORIGINS: &str = r#"pipeline: origins
 checkpoint_rows: 50
@@ -164,4 +167,101 @@ async fn a_row_says_which_line_it_is_from_also_after_another_run() -> Result<()>
     let said = world.verify(&second, "c").await?;
     said.failure(&["is not published"])?;
     Ok(())
+}
+
+const REPLAYED: &str = r#"pipeline: replayed
+sources:
+  raw: {csv: raw.csv, columns: {id: int!, much: LIMIT}}
+loads:
+  kept: {from: raw, to: warehouse, table: kept, mode: replace, provenance: true}
+  files: {from: raw, to: lake, table: kept, mode: append, provenance: true}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replayed_row_says_the_line_of_its_file_and_rows_in_files_say_theirs() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let verb = |args: &[&str]| {
+        let verb = Verb::new(folder.path()).args(args.iter().copied());
+        verb.args([
+            "--destination",
+            &format!("lake=file://{}", folder.path().join("lake").display()),
+        ])
+    };
+    std::fs::create_dir(folder.path().join("lake"))?;
+    std::fs::write(
+        folder.path().join("raw.csv"),
+        "id,much\n1,5\n2,9000000000\n3,7\n4,8000000000\n",
+    )?;
+    std::fs::write(folder.path().join("pipeline.yaml"), REPLAYED.replace("LIMIT", "int"))?;
+    verb(&["run", "pipeline.yaml"]).output().await?.success()?;
+    let first = newest_run(folder.path()).await?;
+    // The wider type takes a table of its own.
+    let wider = REPLAYED
+        .replace("LIMIT", "bigint")
+        .replace("table: kept", "table: kept2");
+    std::fs::write(folder.path().join("wider.yaml"), wider)?;
+    verb(&["replay", &first, "wider.yaml"]).output().await?.success()?;
+    let replay = newest_run(folder.path()).await?;
+    let why = async |table: &str, id: &str| -> Result<Value> {
+        let said = verb(&["why", table, id, "--to", "warehouse", "--output", "json"]);
+        let said = said.output().await?.success()?.json()?;
+        Ok(said["rows"][0].clone())
+    };
+    let row = why("kept", "id=3").await?;
+    ensure!(
+        row["run_id"] == first && row["line"] == 4 && row["replays"].is_null(),
+        "{row}"
+    );
+    let row = why("kept2", "id=4").await?;
+    ensure!(
+        row["run_id"] == replay && row["line"] == 5 && row["replays"] == *first,
+        "{row}"
+    );
+    let said = verb(&["why", "kept2", "id=4", "--to", "warehouse"])
+        .output()
+        .await?
+        .success()?;
+    ensure!(
+        said.stdout
+            .contains("raw, line 5 of the object that the rejected row names")
+            && said.stdout.contains(&format!("a rejected row of run {first} in ")),
+        "{}",
+        said.stdout
+    );
+    verb(&["verify", &replay, "--load", "kept"]).output().await?.success()?;
+
+    // Files have the columns, and say where rows are from to whoever reads them.
+    let said = verb(&["verify", &first, "--load", "files"]).output().await?;
+    said.failure(&["rows are not read back from files"])?;
+    let said = verb(&["why", "kept", "id=1", "--to", "lake"]).output().await?;
+    said.failure(&["destination lake is of files", "_haulage_line"])?;
+    let rows = rows(&folder.path().join("lake/kept"))?;
+    let expected: Vec<_> = [(1, 2), (3, 4)].map(|(id, line)| (id, first.clone(), line)).into();
+    ensure!(rows == expected, "{rows:?}");
+    Ok(())
+}
+
+/// Id, run and line of each row in the table's files.
+fn rows(table: &Path) -> Result<Vec<(i32, String, i64)>> {
+    let state: Value = serde_json::from_slice(&std::fs::read(table.join("_haulage/table.json"))?)?;
+    let manifest = state["head"]["manifest"].as_str().context("no table")?;
+    let manifest: Value = serde_json::from_slice(&std::fs::read(table.join(manifest))?)?;
+    let mut rows = Vec::new();
+    for file in manifest["files"].as_array().context("no files")? {
+        let file = File::open(table.join(file["path"].as_str().context("no path")?))?;
+        for batch in ParquetRecordBatchReaderBuilder::try_new(file)?.build()? {
+            let batch = batch?;
+            let column = |name: &str| batch.column_by_name(name).with_context(|| format!("no column {name}"));
+            let (ids, runs, lines) = (column("id")?, column("_haulage_run")?, column("_haulage_line")?);
+            for row in 0..batch.num_rows() {
+                rows.push((
+                    ids.as_primitive::<Int32Type>().value(row),
+                    runs.as_string::<i32>().value(row).to_owned(),
+                    lines.as_primitive::<Int64Type>().value(row),
+                ));
+            }
+        }
+    }
+    rows.sort();
+    Ok(rows)
 }

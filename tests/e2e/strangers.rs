@@ -157,7 +157,7 @@ async fn strangers_at_the_port_cost_little_memory_few_lines_and_no_run() -> Resu
     let (run, _) = cluster.submit(&numbers.pipeline(), &[]).await?;
     let loading = |shown: &serde_json::Value| !events(shown, "chunk_staged").is_empty();
     cluster.until_run(&run, "a chunk is staged", MINUTE, loading).await?;
-    let (before, url) = (cluster.coordinator.memory_peak()?, cluster.address.clone());
+    let (before, url) = (cluster.coordinator.memory()?.1, cluster.address.clone());
     let address = url.trim_start_matches("http://");
 
     foreign_protocols(address).await?;
@@ -208,7 +208,7 @@ async fn strangers_at_the_port_cost_little_memory_few_lines_and_no_run() -> Resu
         .lines()
         .filter(|line| line.contains("WARN") || line.contains("ERROR"))
         .count();
-    let peak = cluster.coordinator.memory_peak()?;
+    let peak = cluster.coordinator.memory()?.1;
     println!(
         "strangers at the port (the run {} them): peak memory {} MiB before, {} MiB after; {lines} lines of warning",
         if was_running { "outlasted" } else { "ended during" },

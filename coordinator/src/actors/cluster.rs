@@ -74,8 +74,6 @@ pub(crate) enum ClusterMessage {
     List(RpcReplyPort<Vec<NodeView>>),
     /// Agents of nodes that are alive.
     Agents(RpcReplyPort<Vec<ActorRef<AgentMessage>>>),
-    /// Those of them that speak this protocol or a newer one.
-    AgentsSpeaking(u32, RpcReplyPort<Vec<ActorRef<AgentMessage>>>),
 }
 
 pub(crate) struct ClusterState {
@@ -149,8 +147,7 @@ impl Actor for Cluster {
                 state.look_for_agents();
             }
             ClusterMessage::List(port) => drop(port.send(state.list(now))),
-            ClusterMessage::Agents(port) => drop(port.send(state.alive_agents(now, 0))),
-            ClusterMessage::AgentsSpeaking(protocol, port) => drop(port.send(state.alive_agents(now, protocol))),
+            ClusterMessage::Agents(port) => drop(port.send(state.alive_agents(now))),
         }
         state.carry_out_due();
         state.show();
@@ -340,8 +337,8 @@ impl ClusterState {
         });
     }
 
-    fn alive_agents(&self, now: Millis, protocol: u32) -> Vec<ActorRef<AgentMessage>> {
-        let alive = self.dispatch.agents_speaking(now, protocol).into_iter();
+    fn alive_agents(&self, now: Millis) -> Vec<ActorRef<AgentMessage>> {
+        let alive = self.dispatch.alive_agents(now).into_iter();
         alive.filter_map(|agent| self.agents.get(&agent).cloned()).collect()
     }
 

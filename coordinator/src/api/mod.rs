@@ -10,8 +10,10 @@ mod cancel;
 pub(crate) mod door;
 mod forward;
 mod nodes;
+mod prune;
 mod receipts;
 mod rejects;
+mod replay;
 mod resolve;
 mod revert;
 pub(crate) mod role;
@@ -20,6 +22,7 @@ pub(crate) mod server;
 mod status;
 mod submit;
 mod watch;
+mod watermarks;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -131,11 +134,19 @@ impl Haulage for Api {
     type WatchStream = Outgoing<v1::WatchResponse>;
     type ListRejectsStream = Outgoing<v1::Reject>;
     type VerifyRunStream = Outgoing<v1::LoadVerdict>;
+    type PruneStream = Outgoing<v1::PrunedRun>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         match self.route(request.metadata())? {
             Route::Here(leader) => submit::submit(&leader, request).await.map(Response::new),
             Route::There(mut client) => forward::answered(client.submit(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn replay(&self, request: Request<v1::ReplayRequest>) -> Result<Response<v1::ReplayResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => replay::replay(self, &leader, request).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.replay(forward::passed_on(request)).await),
         }
     }
 
@@ -217,6 +228,38 @@ impl Haulage for Api {
             Route::There(mut client) => {
                 let loads = forward::answered(client.verify_run(forward::passed_on(request)).await)?.into_inner();
                 Ok(Response::new(Box::pin(loads)))
+            }
+        }
+    }
+
+    async fn list_watermarks(
+        &self,
+        request: Request<v1::ListWatermarksRequest>,
+    ) -> Result<Response<v1::ListWatermarksResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => watermarks::list(&leader, request.into_inner()).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.list_watermarks(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn set_watermark(
+        &self,
+        request: Request<v1::SetWatermarkRequest>,
+    ) -> Result<Response<v1::SetWatermarkResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => watermarks::set(&leader, request.into_inner()).await.map(Response::new),
+            Route::There(mut client) => forward::answered(client.set_watermark(forward::passed_on(request)).await),
+        }
+    }
+
+    async fn prune(&self, request: Request<v1::PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => prune::prune(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => {
+                let runs = forward::answered(client.prune(forward::passed_on(request)).await)?.into_inner();
+                Ok(Response::new(Box::pin(runs)))
             }
         }
     }

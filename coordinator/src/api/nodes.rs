@@ -80,14 +80,6 @@ pub(super) async fn agents(leader: Option<&Leader>) -> Result<Vec<ActorRef<Agent
     }
 }
 
-/// Agents of nodes that are alive and speak this protocol.
-pub(super) async fn agents_speaking(leader: &Leader, protocol: u32) -> Result<Vec<ActorRef<AgentMessage>>, Status> {
-    let asked = leader
-        .cluster
-        .call(|port| ClusterMessage::AgentsSpeaking(protocol, port), Some(TIMEOUT));
-    status::answered(asked.await)
-}
-
 fn node(view: NodeView) -> Node {
     // One that falls silent while it drains is looked for like any other.
     let state = match view.standing {

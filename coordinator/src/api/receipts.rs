@@ -8,7 +8,6 @@ use haulage_core::ids::RunId;
 use haulage_core::receipt::{LoadReceipt, Receipt};
 use haulage_proto::link::actor::AgentMessage;
 use haulage_proto::link::message::{Examination, Examine, Examined, LookUp, VerifyLoad};
-use haulage_proto::link::protocol::EXAMINING;
 use haulage_proto::link::wire::Meta;
 use haulage_proto::{convert, receipt, v1};
 use ractor::ActorRef;
@@ -124,10 +123,10 @@ pub(super) async fn look_up(leader: &Leader, request: v1::LookUpRequest) -> Resu
 }
 
 async fn agents(leader: &Leader) -> Result<Vec<ActorRef<AgentMessage>>, Status> {
-    let agents = nodes::agents_speaking(leader, EXAMINING).await?;
+    let agents = nodes::agents(Some(leader)).await?;
     if agents.is_empty() {
         return Err(Status::unavailable(
-            "targets are read by a node, and none of this release is attached; start one with `haulage node`",
+            "targets are read by a node, and none is attached; start one with `haulage node`",
         ));
     }
     Ok(agents)

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::role::Leader;
-use super::{Api, Outgoing, nodes, status};
+use super::{Api, Outgoing, nodes, prune, status};
 use crate::actors::calls::call_within;
 
 /// A node may have to fetch the object from far away.
@@ -31,6 +31,7 @@ pub(super) async fn list(
 ) -> Result<Outgoing<v1::Reject>, Status> {
     let run = RunId::new(request.run_id);
     let log = api.read(&run).await?;
+    prune::refuse_pruned(&run, &log)?;
     let keys: Vec<String> = log
         .state
         .chunk_reports()

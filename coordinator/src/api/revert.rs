@@ -23,6 +23,17 @@ pub(super) async fn revert(api: &Api, leader: &Leader, request: RevertRequest) -
         none if none.is_empty() => NO_REASON.to_owned(),
         reason => reason,
     };
+    let replaying = leader.shared.ledger.replaying(&run).await;
+    if let Some(replay) = replaying.map_err(|error| status::ledger(&error))? {
+        // The ledger refuses it too; here it is said why.
+        let (replay, first) = match replay.published {
+            true => (replay.run, "revert that run first"),
+            false => (replay.run, "cancel that run first, or wait for it and revert it"),
+        };
+        return Err(Status::failed_precondition(format!(
+            "run {run}: its rejected rows were given to {replay}, which adds to what it published; {first}"
+        )));
+    }
     let input = Input::Revert { reason, by };
     if leader.shared.table.place(&run).is_some() {
         match ask::ask(api, leader, &run, input.clone(), "revert").await {

@@ -5,6 +5,7 @@ use ractor::MessagingErr;
 use ractor::rpc::CallResult;
 use tonic::Status;
 
+use crate::ledger::admit::Unreplayable;
 use crate::ledger::{Error, Led};
 
 /// What the ledger said.
@@ -12,6 +13,10 @@ pub(super) fn ledger(error: &Error) -> Status {
     match error {
         Error::Deposed { .. } => deposed(&error.to_string()),
         Error::Unreadable { .. } => Status::data_loss(error.to_string()),
+        Error::Unreplayable(why @ Unreplayable::Unknown(_)) => {
+            Status::not_found(format!("{why}; `haulage runs` lists those that are"))
+        }
+        Error::Unreplayable(why) => Status::failed_precondition(why.to_string()),
         _ if error.is_transient() => Status::unavailable(format!("{error}; try again")),
         _ => Status::internal(error.to_string()),
     }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use haulage_core::event::StuckDecision;
 use haulage_core::run::Input;
 use haulage_core::submission::{LoadOutline, Submission};
+use haulage_plan::definition::Definition;
 use haulage_plan::{Diagnostics, Draft};
 use haulage_proto::v1::submit_response::Disposition as Answer;
 use haulage_proto::v1::{SubmitRequest, SubmitResponse};
@@ -35,15 +36,29 @@ const STATUS_BYTES: usize = 12 * 1024;
 pub(super) async fn submit(leader: &Leader, request: Request<SubmitRequest>) -> Result<SubmitResponse, Status> {
     let (span, traceparent) = root(&carrier(request.metadata()));
     let rerun = request.get_ref().rerun;
+    let (submission, _) = checked(request.into_inner(), span, traceparent).await?;
+    enter(leader, &submission, rerun).await
+}
+
+/// A sound submission and its definition, or everything that is wrong with it.
+pub(super) async fn checked(
+    request: SubmitRequest,
+    span: Span,
+    traceparent: String,
+) -> Result<(Submission, Definition), Status> {
     // Planning SQL is work for a processor, and this task shares its thread with heartbeats.
-    let checking = tokio::task::spawn_blocking(move || span.in_scope(|| check(request.into_inner(), traceparent)));
-    let submission = checking
+    let checking = tokio::task::spawn_blocking(move || span.in_scope(|| check(request, traceparent)));
+    checking
         .await
-        .map_err(|error| Status::internal(format!("the pipeline's check failed: {error}")))??;
+        .map_err(|error| Status::internal(format!("the pipeline's check failed: {error}")))?
+}
+
+/// The run that answers for the submission, which is started if it is new.
+pub(super) async fn enter(leader: &Leader, submission: &Submission, rerun: bool) -> Result<SubmitResponse, Status> {
     let shared = &leader.shared;
     let submitted = shared
         .ledger
-        .submit(shared.epoch(), &submission, rerun, clock::wall())
+        .submit(shared.epoch(), submission, rerun, clock::wall())
         .await
         .map_err(|error| {
             shared.leadership.heed(&error);
@@ -88,7 +103,7 @@ pub(super) async fn submit(leader: &Leader, request: Request<SubmitRequest>) -> 
 }
 
 /// The span of this submission and the context that the run's log keeps.
-fn root(client: &Carrier) -> (Span, String) {
+pub(super) fn root(client: &Carrier) -> (Span, String) {
     if let Some(traceparent) = client.get("traceparent") {
         let span = tracing::info_span!(parent: None, "plan");
         trace::follow(&span, client);
@@ -100,7 +115,7 @@ fn root(client: &Carrier) -> (Span, String) {
     (tracing::info_span!(parent: &submit, "plan"), traceparent)
 }
 
-fn carrier(metadata: &MetadataMap) -> Carrier {
+pub(super) fn carrier(metadata: &MetadataMap) -> Carrier {
     let take = |name: &str| {
         metadata
             .get(name)
@@ -119,9 +134,8 @@ fn carrier(metadata: &MetadataMap) -> Carrier {
     ])
 }
 
-/// A sound submission, or everything that is wrong with it.
 #[allow(clippy::result_large_err, reason = "a Status is what the caller sends")]
-fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Status> {
+fn check(request: SubmitRequest, traceparent: String) -> Result<(Submission, Definition), Status> {
     if request.base.is_empty() {
         return Err(Status::invalid_argument(
             "`base` is empty: say what relative source paths are relative to, a folder on the nodes or s3://bucket/prefix",
@@ -137,7 +151,7 @@ fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Stat
     // Only nodes look into sources: columns that are not declared are unknown here.
     let definition = draft.check(&BTreeMap::new()).map_err(unsound)?.definition;
     let loads = haulage_plan::outline(&definition);
-    Ok(Submission {
+    let submission = Submission {
         pipeline: definition.pipeline.clone(),
         places: places(request.destinations, &loads)?,
         loads,
@@ -145,8 +159,11 @@ fn check(request: SubmitRequest, traceparent: String) -> Result<Submission, Stat
         file,
         base: request.base,
         params,
+        incremental: definition.is_incremental(),
         traceparent,
-    })
+        replay: None,
+    };
+    Ok((submission, definition))
 }
 
 /// Of the destinations that the client names, those that the pipeline loads: others don't make it another submission.

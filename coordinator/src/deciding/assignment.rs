@@ -20,6 +20,7 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
                 expected_rows: expected.rows,
                 expected_segments: expected.segments,
                 judged: Some(state.judged(&step.load)),
+                advances: state.advances(&step.load),
                 load: step.load.clone(),
                 round: match step.kind {
                     StepKind::Prepare | StepKind::Verify | StepKind::Publish | StepKind::Cleanup => state.round(),
@@ -34,9 +35,13 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
             work: work.clone(),
             attempt,
         },
-        submission: state.submission()?.clone(),
+        submission: match work {
+            Work::Discover => state.submission()?.clone(),
+            Work::Chunk(_) | Work::Step(_) | Work::Compensate(_) => state.submission()?.without_objects(),
+        },
         submitted_at: state.submitted_at(),
         replaces: state.replaces().cloned(),
+        columns: state.stages().iter().flat_map(|stage| stage.columns.clone()).collect(),
         task,
     })
 }

@@ -325,16 +325,11 @@ impl Dispatch {
 
     /// Agents of nodes that are alive.
     pub fn alive_agents(&self, now: Millis) -> Vec<AgentId> {
-        self.agents_speaking(now, 0)
-    }
-
-    /// Those of them that speak this protocol or a newer one.
-    pub fn agents_speaking(&self, now: Millis, protocol: u32) -> Vec<AgentId> {
         let alive = self
             .nodes
             .members
             .values()
-            .filter(|member| member.protocol >= protocol && self.nodes.standing(member, now) == Standing::Alive);
+            .filter(|member| self.nodes.standing(member, now) == Standing::Alive);
         alive
             .filter_map(|member| member.agent)
             .filter(|agent| self.agents.contains_key(agent))

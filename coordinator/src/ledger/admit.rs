@@ -124,10 +124,14 @@ pub fn admit<'a>(appends: &'a [Encoded<'a>], mut heads: HashMap<RunId, Head>) ->
     admission
 }
 
-/// Whether a log may go on with these events. One that has ended does so in one way only: a published run is reverted.
+/// Whether a log may go on with these events. One that has ended does so in two ways only: a published run is reverted, or
+/// its rejected rows are pruned, which ends it again as it was.
 fn goes_on(head: &Head, events: &[Event]) -> bool {
     match head.at_rest {
         None => true,
+        Some(outcome) if matches!(events.first(), Some(Event::RejectsPruned { .. })) => {
+            matches!(events, [_, Event::Finished { outcome: again, .. }] if *again == outcome)
+        }
         Some(Outcome::Published) => matches!(events.first(), Some(Event::RevertRequested { .. })),
         Some(Outcome::Failed | Outcome::Cancelled | Outcome::Reverted) => false,
     }
@@ -145,6 +149,86 @@ pub fn stands(refused: &Encoded<'_>, epoch: Epoch, stored: &[Stored]) -> bool {
             place = place.next();
             event.seq == place && event.epoch == epoch && event.body == *body
         })
+}
+
+/// A replay that stands, or may yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaying {
+    /// Its run.
+    pub run: RunId,
+    /// Its submission.
+    pub key: String,
+    /// Whether it is published; else it isn't over.
+    pub published: bool,
+}
+
+/// Why the rejected rows of a run can't be replayed now, or what stands on a run because they were. The first run named is
+/// the one that was asked about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unreplayable {
+    /// There is no such run.
+    #[error("there is no run {0}")]
+    Unknown(RunId),
+    /// Nothing of it stands, so there is nothing to add rows to.
+    #[error("run {0} {how}: only the rejected rows of a published run can be replayed", how = standing(.1))]
+    NotPublished(RunId, Option<Outcome>),
+    /// Its submission was run again.
+    #[error("run {0} was run again as {1}, which takes its place; replay the rejected rows of that one")]
+    Replaced(RunId, RunId),
+    /// Another replay reads them.
+    #[error("the rejected rows of run {0} are being replayed by {1}; wait for it to end, or cancel it")]
+    Running(RunId, RunId),
+    /// They have been replayed by now.
+    #[error("the rejected rows of run {0} were replayed by {1} at the same moment; ask again")]
+    Moved(RunId, RunId),
+    /// What it published is built on.
+    #[error("{1} has replayed the rejected rows of run {0}, which it would load once more; revert {1} first")]
+    BuiltOn(RunId, RunId),
+}
+
+fn standing(outcome: &Option<Outcome>) -> &'static str {
+    match outcome {
+        None => "is not over",
+        Some(Outcome::Published) => "is published",
+        Some(Outcome::Failed) => "has failed",
+        Some(Outcome::Cancelled) => "was cancelled",
+        Some(Outcome::Reverted) => "was reverted",
+    }
+}
+
+/// Whether a submission with this key may replay a run, as the ledger has it under its locks. `prior` is what it knows of
+/// the run's own submission. What a replay that stands has loaded must not be loaded again, so there is at most one; what
+/// it rejected is what is left to replay, and a replay of that one.
+pub fn may_replay(
+    run: &RunId,
+    head: Option<Head>,
+    prior: &Prior,
+    replaying: Option<&Replaying>,
+    key: &str,
+) -> Result<(), Unreplayable> {
+    let Some(head) = head else {
+        return Err(Unreplayable::Unknown(run.clone()));
+    };
+    if head.at_rest != Some(Outcome::Published) {
+        return Err(Unreplayable::NotPublished(run.clone(), head.at_rest));
+    }
+    // A later run of the same submission takes the place of this one's rows, and rejects the same rows by itself.
+    let later = prior.published.iter().chain(
+        prior
+            .newest
+            .iter()
+            .filter(|(_, _, outcome)| outcome.is_none())
+            .map(|(newest, _, _)| newest),
+    );
+    if let Some(later) = later.into_iter().find(|later| *later != run) {
+        return Err(Unreplayable::Replaced(run.clone(), later.clone()));
+    }
+    match replaying {
+        Some(other) if other.key != key && other.published => Err(Unreplayable::Moved(run.clone(), other.run.clone())),
+        Some(other) if other.key != key => Err(Unreplayable::Running(run.clone(), other.run.clone())),
+        // The same one: who answers for it is found by its key.
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What the ledger knows of a submission.
@@ -165,8 +249,9 @@ pub enum Answer {
     Start { number: u32, replaces: Option<RunId> },
 }
 
-/// Finds out who answers; the rules are [`super::Ledger::submit`]'s.
-pub fn answer(prior: Prior, rerun: bool) -> Answer {
+/// Finds out who answers; the rules are [`super::Ledger::submit`]'s. An `incremental` submission that is published is
+/// no answer to the next one, which reads what is new.
+pub fn answer(prior: Prior, rerun: bool, incremental: bool) -> Answer {
     let (newest, number, outcome) = match prior.newest {
         None => {
             return Answer::Start {
@@ -183,6 +268,10 @@ pub fn answer(prior: Prior, rerun: bool) -> Answer {
         });
     }
     match prior.published {
+        Some(_) if incremental && !rerun => Answer::Start {
+            number: number.saturating_add(1),
+            replaces: None,
+        },
         Some(run) if !rerun => Answer::Existing(Submitted {
             run,
             disposition: Disposition::AlreadyPublished,

@@ -8,9 +8,9 @@
 //! gathers the appends of all runs. The writing transactions (`write`), what may stand (`admit`) and what rows mean
 //! (`rows`) exist once for both databases; `postgres` and `sqlite` hold their connections and their SQL.
 //!
-//! Only this module touches the ledger's tables. It does not fold events and does not know what they mean, but for three:
+//! Only this module touches the ledger's tables. It does not fold events and does not know what they mean, but for four:
 //! `submitted` opens a run's log and `finished` closes it, and nothing stands after that, but that `revert_requested`
-//! opens the log of a published run once more.
+//! opens the log of a published run once more, and `rejects_pruned` any that is closed, to be closed again at once.
 
 mod address;
 pub mod admit;
@@ -101,6 +101,9 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// A replay that can't be started now, or what stands in the way of a run because one was.
+    #[error(transparent)]
+    Unreplayable(#[from] admit::Unreplayable),
     /// The address names no ledger this release knows. Holds no part of the address that could be a password.
     #[error("ledger address: {0}")]
     Address(String),
@@ -124,6 +127,7 @@ impl Error {
             | Self::Migrate(_)
             | Self::Unreadable { .. }
             | Self::Unwritable { .. }
+            | Self::Unreplayable(_)
             | Self::Address(_) => false,
         }
     }
@@ -264,6 +268,9 @@ pub trait Ledger: Send + Sync {
     /// left that one standing). Else the next number starts, and its `submitted` event names the newest published run
     /// of the submission in `replaces`. Two callers at once get the same run, and a caller that lost the answer can
     /// ask again.
+    ///
+    /// A submission that replays a run starts only while that run is published, was not run again, and has no other
+    /// replay that stands; else [`Error::Unreplayable`], as for a rerun of a run that was replayed.
     async fn submit(&self, epoch: Epoch, submission: &Submission, rerun: bool, at: Millis) -> Result<Submitted, Error>;
 
     /// Appends for many runs in one transaction. The answers are in the order of `appends`; several appends of one run
@@ -272,8 +279,12 @@ pub trait Ledger: Send + Sync {
     /// Repeating an append whose answer was lost is a success: events that already stand at exactly the expected places,
     /// written in the same epoch with the same content, are answered with [`Appended::At`], not with a conflict.
     /// An append to a run that has finished, or that doesn't exist, is a conflict; but for one that begins with
-    /// `revert_requested`, to a run that has finished as published: that one is open again.
+    /// `revert_requested`, to a run that has finished as published and has no replay that stands: that one is open again;
+    /// and for `rejects_pruned` with the same `finished` again, while no replay reads the run's rejected rows.
     async fn append(&self, epoch: Epoch, appends: &[Append]) -> Result<Vec<Appended>, Error>;
+
+    /// The replay of a run's rejected rows that is published, or not over.
+    async fn replaying(&self, run: &RunId) -> Result<Option<admit::Replaying>, Error>;
 
     /// A run's events after a place, in order and without a gap. Empty if the run doesn't exist.
     async fn read(&self, run: &RunId, after: Seq) -> Result<Vec<(Seq, Event)>, Error>;

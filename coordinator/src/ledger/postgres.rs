@@ -20,7 +20,7 @@ use sqlx::migrate::{Migrate as _, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, Transaction};
 
-use super::admit::{Advance, Head, NewEvent, Prior, Stored};
+use super::admit::{Advance, Head, NewEvent, Prior, Replaying, Stored};
 use super::leader::{Campaign, Candidate, Led};
 use super::rows::{self, signed, unsigned};
 use super::write::{self, NewRun, Session};
@@ -45,6 +45,10 @@ const LIMITS: &str =
 /// Migrations may wait for another process that migrates, and may take long themselves.
 const MIGRATION_LIMITS: &str = "SET lock_timeout = '60s'";
 const SCHEMA: &str = "haulage_ledger";
+
+/// The replay of a run that stands, or may yet.
+const REPLAYING: &str = "SELECT run, submission_key, outcome FROM haulage_ledger.runs
+    WHERE replays = $1 AND (outcome IS NULL OR outcome = 'published') ORDER BY ordinal DESC LIMIT 1";
 
 /// A ledger in PostgreSQL.
 pub(super) struct Postgres {
@@ -192,6 +196,12 @@ impl Ledger for Postgres {
 
     async fn append(&self, epoch: Epoch, appends: &[Append]) -> Result<Vec<Appended>, Error> {
         write::append(self.begin(), epoch, appends).await
+    }
+
+    async fn replaying(&self, run: &RunId) -> Result<Option<Replaying>, Error> {
+        let query = sqlx::query_as(REPLAYING).bind(run.as_str());
+        let replaying = self.in_time(query.fetch_optional(&self.pool)).await?;
+        Ok(replaying.map(rows::replaying))
     }
 
     async fn read(&self, run: &RunId, after: Seq) -> Result<Vec<(Seq, Event)>, Error> {
@@ -342,16 +352,34 @@ impl Session for PostgresSession {
         rows::prior(newest, published)
     }
 
+    async fn replaying(&mut self, run: &RunId) -> Result<Option<Replaying>, Error> {
+        let replaying = sqlx::query_as(REPLAYING)
+            .bind(run.as_str())
+            .fetch_optional(&mut *self.transaction)
+            .await?;
+        Ok(replaying.map(rows::replaying))
+    }
+
+    async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error> {
+        Ok(
+            sqlx::query_scalar("SELECT submission_key FROM haulage_ledger.runs WHERE run = $1")
+                .bind(run.as_str())
+                .fetch_optional(&mut *self.transaction)
+                .await?,
+        )
+    }
+
     async fn start(&mut self, new: NewRun<'_>) -> Result<bool, Error> {
         let started = sqlx::query(
-            "INSERT INTO haulage_ledger.runs (run, submission_key, number, pipeline, submitted_at, last_seq)
-             VALUES ($1, $2, $3, $4, $5, 1) ON CONFLICT (run) DO NOTHING",
+            "INSERT INTO haulage_ledger.runs (run, submission_key, number, pipeline, submitted_at, last_seq, replays)
+             VALUES ($1, $2, $3, $4, $5, 1, $6) ON CONFLICT (run) DO NOTHING",
         )
         .bind(new.run.as_str())
         .bind(new.key)
         .bind(i64::from(new.number))
         .bind(new.pipeline)
         .bind(signed(new.submitted_at.0))
+        .bind(new.replays.map(RunId::as_str))
         .execute(&mut *self.transaction)
         .await?;
         Ok(started.rows_affected() == 1)

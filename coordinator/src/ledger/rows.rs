@@ -4,7 +4,7 @@ use haulage_core::event::{Event, Outcome};
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use serde::de::Error as _;
 
-use super::admit::{Head, Prior, Stored};
+use super::admit::{Head, Prior, Replaying, Stored};
 use super::{Error, RunRow};
 
 /// Run, pipeline, submitted at, finished at, outcome.
@@ -79,6 +79,15 @@ pub(super) fn prior(newest: Option<(String, i64, Option<String>)>, published: Op
         newest,
         published: published.map(RunId),
     })
+}
+
+/// Run, key, and how it has finished, of a replay that stands or may yet.
+pub(super) fn replaying((run, key, how): (String, String, Option<String>)) -> Replaying {
+    Replaying {
+        run: RunId(run),
+        key,
+        published: how.is_some(),
+    }
 }
 
 /// An outcome as the `outcome` column has it.

@@ -17,7 +17,7 @@ use sqlx::migrate::{AppliedMigration, Migrate as _, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{QueryBuilder, SqliteConnection, Transaction};
 
-use super::admit::{Advance, Head, NewEvent, Prior, Stored};
+use super::admit::{Advance, Head, NewEvent, Prior, Replaying, Stored};
 use super::leader::{Campaign, Candidate, Led};
 use super::rows::{self, signed, unsigned};
 use super::write::{self, NewRun, Session};
@@ -33,6 +33,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(25);
 const READERS: u32 = 4;
 /// Six values a row; SQLite takes 32,766 values a statement.
 const ROWS_PER_INSERT: usize = 1000;
+
+/// The replay of a run that stands, or may yet.
+const REPLAYING: &str = "SELECT run, submission_key, outcome FROM runs
+    WHERE replays = ? AND (outcome IS NULL OR outcome = 'published') ORDER BY ordinal DESC LIMIT 1";
 
 /// A ledger in a SQLite file.
 pub(super) struct Sqlite {
@@ -210,6 +214,14 @@ impl Ledger for Sqlite {
         write::append(self.begin(), epoch, appends).await
     }
 
+    async fn replaying(&self, run: &RunId) -> Result<Option<Replaying>, Error> {
+        let replaying = sqlx::query_as(REPLAYING)
+            .bind(run.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        Ok(replaying.map(rows::replaying))
+    }
+
     async fn read(&self, run: &RunId, after: Seq) -> Result<Vec<(Seq, Event)>, Error> {
         let stored: Vec<(i64, String)> =
             sqlx::query_as("SELECT seq, body FROM events WHERE run = ? AND seq > ? ORDER BY seq")
@@ -334,16 +346,32 @@ impl Session for SqliteSession {
         rows::prior(newest, published)
     }
 
+    async fn replaying(&mut self, run: &RunId) -> Result<Option<Replaying>, Error> {
+        let replaying = sqlx::query_as(REPLAYING)
+            .bind(run.as_str())
+            .fetch_optional(&mut *self.transaction)
+            .await?;
+        Ok(replaying.map(rows::replaying))
+    }
+
+    async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error> {
+        Ok(sqlx::query_scalar("SELECT submission_key FROM runs WHERE run = ?")
+            .bind(run.as_str())
+            .fetch_optional(&mut *self.transaction)
+            .await?)
+    }
+
     async fn start(&mut self, new: NewRun<'_>) -> Result<bool, Error> {
         let started = sqlx::query(
-            "INSERT INTO runs (run, submission_key, number, pipeline, submitted_at, last_seq)
-             VALUES (?, ?, ?, ?, ?, 1) ON CONFLICT (run) DO NOTHING",
+            "INSERT INTO runs (run, submission_key, number, pipeline, submitted_at, last_seq, replays)
+             VALUES (?, ?, ?, ?, ?, 1, ?) ON CONFLICT (run) DO NOTHING",
         )
         .bind(new.run.as_str())
         .bind(new.key)
         .bind(i64::from(new.number))
         .bind(new.pipeline)
         .bind(signed(new.submitted_at.0))
+        .bind(new.replays.map(RunId::as_str))
         .execute(&mut *self.transaction)
         .await?;
         Ok(started.rows_affected() == 1)

@@ -14,7 +14,7 @@ use haulage_core::event::Event;
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::submission::Submission;
 
-use super::admit::{self, Advance, Answer, Head, NewEvent, Prior, Stored};
+use super::admit::{self, Advance, Answer, Head, NewEvent, Prior, Replaying, Stored, Unreplayable};
 use super::{Append, Appended, Disposition, Error, Submitted};
 
 /// A run to insert; its log ends at its first event.
@@ -24,6 +24,7 @@ pub(super) struct NewRun<'a> {
     pub(super) number: u32,
     pub(super) pipeline: &'a str,
     pub(super) submitted_at: Millis,
+    pub(super) replays: Option<&'a RunId>,
 }
 
 /// One open writing transaction of a database. Dropped without `commit`, it leaves nothing behind.
@@ -53,6 +54,12 @@ pub(super) trait Session: Send {
     /// The runs of a submission.
     async fn prior(&mut self, key: &str) -> Result<Prior, Error>;
 
+    /// The replay of a run's rejected rows that stands, or may yet.
+    async fn replaying(&mut self, run: &RunId) -> Result<Option<Replaying>, Error>;
+
+    /// The key of the submission of a run.
+    async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error>;
+
     /// Inserts a run; false if its id is taken.
     async fn start(&mut self, run: NewRun<'_>) -> Result<bool, Error>;
 
@@ -74,7 +81,19 @@ pub(super) async fn append(
     // One order for everybody: two transactions that lock the same runs never wait for each other in a circle.
     runs.sort_unstable();
     runs.dedup();
-    let heads = session.heads(&runs).await?;
+    let mut heads = session.heads(&runs).await?;
+    for Append { run, events, .. } in appends {
+        // A replay takes the head of the run that it replays before it starts, so one of the two comes first.
+        let stands = match events.first() {
+            Some(Event::RevertRequested { .. }) => session.replaying(run).await?.is_some(),
+            // One that reads them.
+            Some(Event::RejectsPruned { .. }) => session.replaying(run).await?.is_some_and(|replay| !replay.published),
+            _ => false,
+        };
+        if stands {
+            heads.remove(run);
+        }
+    }
     let admission = admit::admit(&encoded, heads);
     if !admission.events.is_empty() {
         session.insert(epoch, &admission.events).await?;
@@ -106,11 +125,28 @@ pub(super) async fn submit(
     let key = submission.key();
     let mut session = begin.await?;
     check_epoch(&mut *session, epoch).await?;
+    let replays = submission.replay.as_ref().map(|replay| &replay.run);
+    if let Some(replayed) = replays {
+        // Its submission first, so that it isn't run again meanwhile, then its head, so that it isn't reverted, then ours.
+        let Some(theirs) = session.key_of(replayed).await? else {
+            return Err(Unreplayable::Unknown(replayed.clone()).into());
+        };
+        session.lock_key(&theirs).await?;
+        let head = session.heads(&[replayed]).await?.remove(replayed);
+        let prior = session.prior(&theirs).await?;
+        let replaying = session.replaying(replayed).await?;
+        admit::may_replay(replayed, head, &prior, replaying.as_ref(), &key)?;
+    }
     session.lock_key(&key).await?;
-    let (first, replaces) = match admit::answer(session.prior(&key).await?, rerun) {
+    let (first, replaces) = match admit::answer(session.prior(&key).await?, rerun, submission.incremental) {
         Answer::Existing(submitted) => return Ok(submitted),
         Answer::Start { number, replaces } => (number, replaces),
     };
+    if let Some(replaced) = &replaces
+        && let Some(replaying) = session.replaying(replaced).await?
+    {
+        return Err(Unreplayable::BuiltOn(replaced.clone(), replaying.run).into());
+    }
     let mark = session.mark().await?;
     // A run's id holds ten digits of the key only. Another submission may have taken it, then the next number is ours.
     for number in first..=u32::MAX {
@@ -121,6 +157,7 @@ pub(super) async fn submit(
             number,
             pipeline: &submission.pipeline,
             submitted_at: at,
+            replays,
         };
         if !session.start(new).await? {
             continue;

@@ -14,7 +14,7 @@ use haulage_core::quarantine::Reject;
 use haulage_proto::link::actor::{AGENTS, AgentMessage, GATEWAYS, GatewayMessage};
 use haulage_proto::link::message::{
     Assignment, AssignmentReply, AttemptKey, Done, DoneReply, Drop as DropMessage, FetchRejects, Heartbeat, Hello,
-    HelloReply, LeaseGrant, Leave, Outcome, RejectsPage,
+    HelloReply, LeaseGrant, Leave, Outcome, RejectsPage, Watermarks, WatermarksReply,
 };
 use haulage_proto::link::protocol::Speaks;
 use haulage_proto::link::wire::{self, Meta, Wire};
@@ -294,6 +294,15 @@ impl Actor for FakeAgent {
             }
             // Nothing is published here.
             AgentMessage::Examine(_, port) => drop(port),
+            AgentMessage::Watermarks(wire, port) => {
+                let marks = match open::<Watermarks>(&wire).1 {
+                    Watermarks::List { .. } => Ok(Vec::new()),
+                    Watermarks::Set { .. } => Err(Failure::permanent("there is none")),
+                };
+                answer(port, &WatermarksReply { marks });
+            }
+            // No store.
+            AgentMessage::Prune(_, port) => drop(port),
             AgentMessage::FetchRejects(wire, port) => {
                 let (_, body) = open::<FetchRejects>(&wire);
                 answer(
@@ -440,6 +449,7 @@ fn answer<T: Serialize>(port: RpcReplyPort<Wire>, body: &T) {
 /// Three rows in every object, on pages of two.
 fn rejects(body: &FetchRejects) -> Vec<Reject> {
     let row = |line: u64| Reject {
+        kept: None,
         pipeline: "p".into(),
         run: RunId::from("r"),
         source: "raw".into(),
@@ -537,6 +547,7 @@ fn stage(chunks: u32) -> PlannedStage {
         start: Position::default(),
         end: None,
         bytes: 100,
+        window: None,
     };
     PlannedStage {
         stage: StageId(0),
@@ -544,5 +555,7 @@ fn stage(chunks: u32) -> PlannedStage {
         steps: vec!["clean".into()],
         loads: vec![LoadName::from("one"), LoadName::from("two")],
         chunks: (0..chunks).map(spec).collect(),
+        advances: Vec::new(),
+        columns: Default::default(),
     }
 }

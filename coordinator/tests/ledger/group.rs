@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
+use haulage_coordinator::ledger::admit::Replaying;
 use haulage_coordinator::ledger::group::{self, Ended, Writer};
 use haulage_coordinator::ledger::{self, Append, Appended, Campaign, Candidate, Error, Led, Ledger, RunRow, Submitted};
 use haulage_core::event::Event;
@@ -103,6 +104,10 @@ impl Ledger for Gated {
 
     async fn submit(&self, epoch: Epoch, submission: &Submission, rerun: bool, at: Millis) -> Result<Submitted, Error> {
         self.inner.submit(epoch, submission, rerun, at).await
+    }
+
+    async fn replaying(&self, run: &RunId) -> Result<Option<Replaying>, Error> {
+        self.inner.replaying(run).await
     }
 
     async fn read(&self, run: &RunId, after: Seq) -> Result<Vec<(Seq, Event)>, Error> {

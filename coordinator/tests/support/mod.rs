@@ -113,7 +113,9 @@ pub(crate) fn submission(n: u32) -> Submission {
         params: BTreeMap::from([("n".to_owned(), n.to_string())]),
         loads: Vec::new(),
         places: BTreeMap::new(),
+        incremental: false,
         traceparent: String::new(),
+        replay: None,
     }
 }
 

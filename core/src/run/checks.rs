@@ -6,6 +6,7 @@ use super::State;
 use crate::event::CheckResult;
 use crate::failure::Failure;
 use crate::ids::{LoadName, StepKind};
+use crate::watermark::Advance;
 use crate::words::counted;
 
 /// Failed checks that the reason for a rollback names; the rest are counted.
@@ -31,6 +32,12 @@ impl State {
             }
         }
         judged
+    }
+
+    /// What a publish of this load makes of the watermarks of its incremental sources.
+    pub fn advances(&self, load: &LoadName) -> Vec<Advance> {
+        let all = self.stages().iter().flat_map(|stage| &stage.advances);
+        all.filter(|advance| advance.load == *load).cloned().collect()
     }
 
     /// What the checks of a load found, in the order of the file; also once the run has failed on account of them.

@@ -131,6 +131,7 @@ pub struct State {
     reverts: u32,
     refused: Option<Failure>,
     finished: Option<(Outcome, Millis)>,
+    pruned: Option<(String, Millis)>,
     retries: u32,
     restarts: u32,
     bytes_read_again: u64,
@@ -253,6 +254,7 @@ impl State {
                 self.undoing_waits = None;
                 self.refused = Some(failure.clone());
             }
+            Event::RejectsPruned { by, at } => self.pruned = Some((by.clone(), *at)),
             Event::Finished { outcome, at } => self.finished = Some((*outcome, *at)),
         }
     }
@@ -418,6 +420,11 @@ impl State {
     /// What every staged chunk reported, in order.
     pub fn chunk_reports(&self) -> impl Iterator<Item = (ChunkId, &ChunkReport)> {
         self.reports.iter().map(|(chunk, report)| (*chunk, report))
+    }
+
+    /// Who had the rejected rows deleted, and when, if that has happened.
+    pub fn pruned(&self) -> Option<(&str, Millis)> {
+        self.pruned.as_ref().map(|(by, at)| (by.as_str(), *at))
     }
 
     /// What a finished step reported.

@@ -29,7 +29,9 @@ pub(super) fn submission(loads: &[&str]) -> Submission {
             })
             .collect(),
         places: BTreeMap::new(),
+        incremental: false,
         traceparent: String::new(),
+        replay: None,
     }
 }
 
@@ -52,6 +54,7 @@ pub(super) fn plan(loads: &[&str], chunks: u32) -> Vec<PlannedStage> {
         },
         end: None,
         bytes: 10,
+        window: None,
     };
     vec![PlannedStage {
         stage: StageId(0),
@@ -59,6 +62,8 @@ pub(super) fn plan(loads: &[&str], chunks: u32) -> Vec<PlannedStage> {
         steps: vec!["clean".to_owned()],
         loads: loads.iter().map(|load| LoadName::from(*load)).collect(),
         chunks: (0..chunks).map(spec).collect(),
+        advances: Vec::new(),
+        columns: Default::default(),
     }]
 }
 

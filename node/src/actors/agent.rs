@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{
-    Assignment, AssignmentReply, Drop as DropRuns, Examine, Examined, FetchRejects, Hello, Leave, RejectsPage,
+    Assignment, AssignmentReply, Drop as DropRuns, Examine, Examined, FetchRejects, Hello, Leave, Prune, Pruned,
+    RejectsPage, Watermarks, WatermarksReply,
 };
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -18,6 +19,8 @@ use super::heartbeater::HeartbeaterMessage;
 use super::shared::Shared;
 use super::supervisor::SupervisorMessage;
 use crate::receipt;
+use crate::store::prune;
+use crate::watermarks;
 use crate::work::Toolbox;
 use crate::work::quarantine;
 
@@ -103,6 +106,34 @@ impl Actor for NodeAgent {
                 with.data.spawn(async move {
                     let answer = receipt::examine(&tools, &question).await;
                     shared.answer(reply, &Examined { answer });
+                });
+            }
+            AgentMessage::Watermarks(wire, reply) => {
+                let Some((_, ask)) = open::<Watermarks>(&wire, "question about watermarks") else {
+                    return Ok(());
+                };
+                let (shared, tools) = (with.shared.clone(), with.tools.clone());
+                with.data.spawn(async move {
+                    let marks = match ask {
+                        Watermarks::List { pipeline } => watermarks::all(&tools, pipeline.as_deref()).await,
+                        Watermarks::Set { mark, was } => {
+                            let set = watermarks::one(&tools, &mark, was.as_deref()).await;
+                            set.map(|()| vec![mark])
+                        }
+                    };
+                    shared.answer(reply, &WatermarksReply { marks });
+                });
+            }
+            AgentMessage::Prune(wire, reply) => {
+                let Some((_, what)) =
+                    open::<Prune>(&wire, "prune").filter(|(meta, _)| admitted(&with.shared, meta, "prune"))
+                else {
+                    return Ok(());
+                };
+                let (shared, tools) = (with.shared.clone(), with.tools.clone());
+                with.data.spawn(async move {
+                    let part = async { prune::prune(tools.store().await?.as_ref(), what).await }.await;
+                    shared.answer(reply, &Pruned { part });
                 });
             }
             AgentMessage::FetchRejects(wire, reply) => {

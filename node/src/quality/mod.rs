@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use haulage_core::event::CheckResult;
 use haulage_core::failure::{Class, Failure};
+use haulage_core::ids::LoadName;
 use haulage_core::run::Judged;
 use haulage_core::words::counted;
 use haulage_plan::checks::{Check, Method, OnFail, Rule};
-use haulage_plan::definition::Definition;
+use haulage_plan::definition::{Definition, Place};
 
-use crate::sink::{Destination, Expected, LoadContext};
+use crate::sink::{Destination, Dialect, Expected, LoadContext};
 use questions::Asker;
 
 /// What one check found.
@@ -32,6 +33,19 @@ impl Found {
             words: format!("{} {what}", counted(rows, "row")),
         }
     }
+}
+
+/// Checks of a load that its destination can't answer at all, each with its place: to be said before a row moves.
+pub(crate) fn unanswerable(definition: &Definition, load: &LoadName, dialect: Dialect) -> Vec<(Place, String)> {
+    let references = |check: &&Check| matches!(check.rule, Rule::References { .. });
+    let refused = match dialect {
+        Dialect::Postgres | Dialect::Sqlite => return Vec::new(),
+        Dialect::DataFusion => definition.checks.iter().filter(references),
+    };
+    refused
+        .filter(|check| check.load == *load && check.on_fail == OnFail::Fail)
+        .map(|check| (check.place, questions::no_references(load)))
+        .collect()
 }
 
 /// Makes the checks of a load that is verified. What they find is no failure; that one can't be made is.

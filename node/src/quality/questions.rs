@@ -4,8 +4,10 @@
 use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 use haulage_core::failure::Failure;
+use haulage_core::ids::LoadName;
 use haulage_plan::types;
 
+use crate::sink::files::RECORDS;
 use crate::sink::name::{TableName, quote, quote_all};
 use crate::sink::sqlite::moment;
 use crate::sink::{Destination, Dialect, Expected, LoadContext};
@@ -35,7 +37,7 @@ impl Asker<'_> {
     /// The same, where every value is a number; none is 0.
     async fn numbers<const N: usize>(&self, values: [&str; N], rest: &str) -> Result<[f64; N], Failure> {
         let question = match self.dialect() {
-            Dialect::Postgres => select(&values, rest, |value| format!("CAST({value} AS text)")),
+            Dialect::Postgres | Dialect::DataFusion => select(&values, rest, |value| format!("CAST({value} AS text)")),
             // Its cast cuts a number after 15 digits, which is another number.
             Dialect::Sqlite => select(&values, rest, |value| format!("printf('%!.17g', {value})")),
         };
@@ -101,7 +103,7 @@ impl Asker<'_> {
             return Ok((0, String::new()));
         }
         let together = match self.dialect() {
-            Dialect::Postgres => "string_agg",
+            Dialect::Postgres | Dialect::DataFusion => "string_agg",
             Dialect::Sqlite => "group_concat",
         };
         // By value first, and then as texts: 10 comes behind 9.
@@ -146,6 +148,9 @@ impl Asker<'_> {
                      staged.{name})"
                 )
             }
+            (Dialect::DataFusion, _) => {
+                return Err(Failure::permanent(no_references(&self.load.load)));
+            }
             // As a target may be written. It builds one index for IN, and none for EXISTS.
             (Dialect::Sqlite, None | Some("main" | "public")) => {
                 format!("{name} NOT IN (SELECT {to} FROM main.{bare} WHERE {to} IS NOT NULL)")
@@ -173,6 +178,11 @@ impl Asker<'_> {
         let newest = format!("max({})", quote(column));
         let age = match self.dialect() {
             Dialect::Postgres => format!("(extract(epoch FROM now()) - extract(epoch FROM {newest}))"),
+            Dialect::DataFusion => {
+                let epoch = |moment: &str| format!("CAST(extract(epoch FROM {moment}) AS double)");
+                let newest = format!("CAST({newest} AS timestamp)");
+                format!("({} - {})", epoch("now()"), epoch(&newest))
+            }
             Dialect::Sqlite => format!("((julianday('now') - julianday({newest})) * 86400.0)"),
         };
         let found = self.ask(&[&age], "FROM staged").await?.into_iter().next().flatten();
@@ -184,6 +194,7 @@ impl Asker<'_> {
         let (records, collate) = match self.dialect() {
             Dialect::Postgres => ("haulage.loads", ""),
             Dialect::Sqlite => ("_haulage_loads", "COLLATE NOCASE"),
+            Dialect::DataFusion => (RECORDS, ""),
         };
         let (run, load) = (text(self.load.run.as_str()), text(self.load.load.as_str()));
         // What was replaced says nothing about how many there should be, least of all to what replaces it.
@@ -228,7 +239,7 @@ impl Asker<'_> {
         let value = from.map_or_else(|| number.clone(), |from| format!("abs({number} - {from:e})"));
         let known = self.is_number(column);
         let [quantile] = match self.dialect() {
-            Dialect::Postgres => {
+            Dialect::Postgres | Dialect::DataFusion => {
                 let quantile = format!("percentile_cont({at}) WITHIN GROUP (ORDER BY {value})");
                 self.numbers([&quantile], &format!("FROM staged WHERE {known}")).await?
             }
@@ -247,6 +258,18 @@ impl Asker<'_> {
 
     /// What a user's own query gives.
     pub(super) async fn custom(&self, query: &str) -> Result<Option<String>, Failure> {
+        if self.dialect() == Dialect::DataFusion {
+            // As it stands: `staged` is a table there, and one row is seen to.
+            let query = query.trim().trim_end_matches(';');
+            let values = self.destination.ask(self.load, self.expected, query).await?;
+            return match <[Option<String>; 1]>::try_from(values) {
+                Ok([value]) => Ok(value),
+                Err(values) => Err(Failure::permanent(format!(
+                    "its query gives {} columns; it has to give one value",
+                    values.len()
+                ))),
+            };
+        }
         // On lines of its own, so that a comment at its end ends.
         let query = format!("(\n{}\n)", query.trim().trim_end_matches(';'));
         if self.dialect() == Dialect::Sqlite {
@@ -281,6 +304,7 @@ impl Asker<'_> {
     fn number(&self, column: &str) -> String {
         match self.dialect() {
             Dialect::Postgres => format!("{}::double precision", quote(column)),
+            Dialect::DataFusion => format!("CAST({} AS double)", quote(column)),
             Dialect::Sqlite => format!("CAST({} AS REAL)", quote(column)),
         }
     }
@@ -289,6 +313,9 @@ impl Asker<'_> {
     fn is_number(&self, column: &str) -> String {
         let name = quote(column);
         match self.type_of(column) {
+            Some(DataType::Float32 | DataType::Float64) if self.dialect() == Dialect::DataFusion => {
+                format!("{name} IS NOT NULL AND NOT isnan({name})")
+            }
             Some(DataType::Float32 | DataType::Float64) => format!("{name} IS NOT NULL AND {name} <> 'NaN'"),
             _ => format!("{name} IS NOT NULL"),
         }
@@ -322,6 +349,14 @@ impl Asker<'_> {
             _ => format!("({})", written.trim()),
         })
     }
+}
+
+/// Why files can't be asked for what another table has.
+pub(super) fn no_references(load: &LoadName) -> String {
+    format!(
+        "`references` can't be made of load {load}: its destination is one of files, where no other table can be asked; join \
+         that table's source as a lookup in a step, and reject what has no partner"
+    )
 }
 
 fn select(values: &[&str], rest: &str, shown: impl Fn(&str) -> String) -> String {

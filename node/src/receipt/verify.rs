@@ -23,7 +23,7 @@ use crate::config::NodeConfig;
 use crate::sink::{LoadContext, Publication, Rows, Standing};
 use crate::source::database;
 use crate::work::Toolbox;
-use crate::work::run::{Request, RunContext, bare};
+use crate::work::run::{Request, RunContext, bare, mode};
 
 /// Chunks that differ are named up to so many.
 const NAMED: usize = 10;
@@ -131,9 +131,12 @@ fn load_of(asked: &VerifyLoad) -> Result<(LoadContext, String), Failure> {
         base: &submission.base,
         params: &submission.params,
         started: Millis(0),
+        columns: None,
+        replay: None,
     })?;
     let by = (Epoch(0), Attempt(0));
     let mut load = bare(&definition, &asked.load, &asked.run, by, asked.replaces.clone())?;
+    load.mode = mode(&load, submission.replay.is_some());
     let mut fields = Vec::new();
     for (name, text) in &asked.columns {
         let data_type = type_of(text).ok_or_else(|| {

@@ -14,6 +14,7 @@
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
 mod fence;
+pub(crate) mod files;
 mod kept;
 pub(crate) mod name;
 pub(crate) mod postgres;
@@ -21,6 +22,7 @@ pub mod registry;
 pub(crate) mod sqlite;
 mod staged;
 pub(crate) mod standing;
+mod watermark;
 
 use std::sync::Arc;
 
@@ -32,7 +34,10 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
 use haulage_core::receipt::Looked;
-use haulage_plan::definition::Mode;
+use haulage_core::watermark::{Advance, Watermark};
+use haulage_plan::contract::Evolution;
+use haulage_plan::definition::{Layout, Mode};
+use serde::{Deserialize, Serialize};
 
 pub use self::standing::{Publication, Rows, Standing};
 
@@ -63,9 +68,15 @@ pub struct LoadContext {
     pub keep_previous: u32,
     /// Whether the last three of its columns say where each row is from, see [`haulage_plan::PROVENANCE`].
     pub provenance: bool,
+    /// What it may do to the columns of the target.
+    pub evolution: Evolution,
+    /// What the load says of its files; only a destination of files takes any of it.
+    pub layout: Layout,
     /// How often the run has staged again what was lost; for recall and release, how often it was asked to be reverted.
     /// Steps of an earlier round are fenced.
     pub round: u32,
+    /// What its publish makes of watermarks.
+    pub advances: Vec<Advance>,
 }
 
 impl LoadContext {
@@ -86,6 +97,23 @@ impl LoadContext {
             says_value: true,
             ..self.bad_row(at, Some(column), why)
         }
+    }
+
+    /// Why a database can't take the load, where it says something that only files have.
+    pub(crate) fn only_for_files(&self) -> Vec<String> {
+        let mut misfits = Vec::new();
+        if let Some(key) = self.layout.said().first() {
+            misfits.push(format!(
+                "`{key}` is for files, and the destination is a database; leave it out, or load into a destination of files"
+            ));
+        }
+        if self.table.contains('/') && !self.table.contains('"') {
+            misfits.push(format!(
+                "table {} is a path, and the destination is a database; write `table` or `schema.table`",
+                self.table
+            ));
+        }
+        misfits
     }
 
     /// A row that is not taken.
@@ -176,7 +204,10 @@ mod tests {
             replaces: None,
             keep_previous: 1,
             provenance: false,
+            evolution: Evolution::default(),
+            layout: Layout::default(),
             round: 0,
+            advances: Vec::new(),
         }
     }
 
@@ -206,6 +237,50 @@ impl Identity {
     }
 }
 
+/// What a publish does to a column of its target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnChange {
+    /// The column.
+    pub column: String,
+    /// What.
+    pub change: Change,
+    /// The column's type before, as the destination calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Its type afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+}
+
+/// See [`ColumnChange`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// The target has it from now on.
+    Added,
+    /// Its type holds more than it did.
+    Widened,
+    /// The load has nothing for it: new rows have its default, or no value.
+    Unfilled,
+}
+
+impl std::fmt::Display for ColumnChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (column, from, to) = (&self.column, self.from.as_deref(), self.to.as_deref());
+        let (from, to) = (from.unwrap_or("?"), to.unwrap_or("?"));
+        match self.change {
+            Change::Added => write!(f, "adds column {column} {to}"),
+            Change::Widened => write!(f, "widens column {column} from {from} to {to}"),
+            Change::Unfilled => write!(f, "has nothing for column {column} {from}"),
+        }
+    }
+}
+
+/// What a publish did to its target's columns, behind what it says of the rows.
+fn with_columns(changes: &[ColumnChange]) -> String {
+    changes.iter().map(|change| format!(", {change}")).collect()
+}
+
 /// What a destination would do, found without touching anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
@@ -219,6 +294,8 @@ pub struct Inspection {
     pub ddl: Vec<String>,
     /// What would change, a line each, for a person.
     pub changes: Vec<String>,
+    /// Where the columns of the load and of a target that exists differ, and what becomes of it.
+    pub columns: Vec<ColumnChange>,
     /// Why the load can't fit: each names column, both types, and what to do. Empty if it fits.
     pub misfits: Vec<String>,
 }
@@ -239,9 +316,11 @@ pub enum Dialect {
     Postgres,
     /// SQLite's.
     Sqlite,
+    /// DataFusion's, over files.
+    DataFusion,
 }
 
-/// A question over `staged`: the load's columns of a staging table.
+/// A question over `staged`, for a database: the load's columns of a staging table.
 fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
     let names: Vec<&str> = load.schema.fields().iter().map(|field| field.name().as_str()).collect();
     format!(
@@ -293,6 +372,35 @@ pub trait Destination: Send + Sync {
     /// Makes the load visible in one transaction; says so again when it already is. Waits while the target is kept for
     /// another run that may take back what it published there; transient failure that names it if that takes long.
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure>;
+
+    /// How far the incremental sources of a pipeline have been read for this load's target: what publishes to it have
+    /// written. `None` if this kind of destination keeps no watermarks.
+    async fn watermarks_of(&self, load: &LoadContext) -> Result<Option<Vec<Watermark>>, Failure> {
+        let _ = load;
+        Ok(None)
+    }
+
+    /// What the publish of this load by `run` has made of watermarks; empty if there is none.
+    async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
+        let _ = (run, load);
+        Ok(Vec::new())
+    }
+
+    /// Every watermark here, of one pipeline or of all.
+    async fn watermarks(&self, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {
+        let _ = pipeline;
+        Ok(Vec::new())
+    }
+
+    /// Sets a watermark that stands at `was`, or forgets it (`None`); makes it, if it has a column. Permanent failure if there
+    /// is none, or it stands elsewhere by now.
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        let _ = was;
+        Err(Failure::permanent(format!(
+            "destination {} keeps no watermarks",
+            mark.destination
+        )))
+    }
 
     /// Whether the publish of this run, if it happened, could be undone now. If so, the target is kept until it is, or is
     /// released: no other run publishes there what would stand in the way. Repeatable; permanent failure with what to do

@@ -7,11 +7,14 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{ChunkId, StageId};
-use haulage_plan::definition::Column;
+use haulage_plan::contract::Contract;
+use haulage_plan::definition::{Column, Source as Declared};
 use tokio::sync::OnceCell;
 
+use super::contract::{Drift, Found, Held, Terms};
 use super::object::{self, Object};
-use super::{Binding, EXCERPT, Misdeclared, SegmentReader, Source, Unreadable, excerpt};
+use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt};
+use crate::store::S3Settings;
 use crate::store::s3_client::changed;
 
 /// Objects that are looked at in parallel.
@@ -49,6 +52,14 @@ pub(super) trait Format: Send + Sync {
     /// The columns of a source that declares none. The objects are at least one.
     async fn columns(&self, objects: &[Object]) -> Result<Vec<Column>, Failure>;
 
+    /// The columns that the object has by itself; `None` if it doesn't say, and then it is taken to have all.
+    async fn found(&self, object: &Object) -> Result<Option<Vec<Found>>, Failure>;
+
+    /// Whether every row names its columns.
+    fn by_row(&self) -> bool {
+        false
+    }
+
     /// Looks whether the object is such a file and has the columns, without reading its rows.
     async fn check(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared>;
 
@@ -66,6 +77,9 @@ pub(super) trait Format: Send + Sync {
         from: Position,
         end: Option<u64>,
     ) -> Result<Box<dyn SegmentReader>, Failure>;
+
+    /// Reads rows of such files again, as [`Source::reread`].
+    async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], s3: &S3Settings) -> Result<Reread, Failure>;
 }
 
 /// The files of one kind that a source's path names.
@@ -73,6 +87,9 @@ pub(super) struct Files<F> {
     name: String,
     path: String,
     declared: Vec<Column>,
+    contract: Contract,
+    /// The columns that the run was planned with.
+    planned: Option<Vec<Column>>,
     binding: Binding,
     format: F,
     columns: OnceCell<Vec<Column>>,
@@ -85,9 +102,26 @@ impl<F: Format> Files<F> {
             name: name.to_owned(),
             path: path.to_owned(),
             declared: declared.to_vec(),
+            contract: Contract::default(),
+            planned: None,
             binding,
             format,
             columns: OnceCell::new(),
+        }
+    }
+
+    /// Under the contract that a pipeline has for them.
+    pub(super) fn under(mut self, source: &Declared) -> Self {
+        self.contract = source.contract;
+        self.planned.clone_from(&source.planned);
+        self
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        Terms {
+            declared: &self.declared,
+            contract: self.contract,
+            by_row: self.format.by_row(),
         }
     }
 
@@ -100,26 +134,80 @@ impl<F: Format> Files<F> {
         object::list(&self.path, base, s3).await.map_err(named)
     }
 
+    /// The objects; permanent failure if there is none.
+    async fn some_objects(&self) -> Result<Vec<Object>, Failure> {
+        let objects = self.objects().await?;
+        if objects.is_empty() {
+            return Err(Failure::permanent(format!(
+                "source {}: {} matches nothing",
+                self.name, self.path
+            )));
+        }
+        Ok(objects)
+    }
+
     async fn resolved(&self) -> Result<&Vec<Column>, Failure> {
         let resolve = || async {
-            if !self.declared.is_empty() {
+            if let Some(planned) = &self.planned {
+                return Ok(planned.clone());
+            }
+            if !self.declared.is_empty() && !self.contract.finds_columns() {
                 return Ok(self.declared.clone());
             }
-            let objects = self.objects().await?;
-            if objects.is_empty() {
-                return Err(Failure::permanent(format!(
-                    "source {}: {} matches nothing",
-                    self.name, self.path
-                )));
+            let objects = self.some_objects().await?;
+            if self.declared.is_empty() {
+                return self.format.columns(&objects).await;
             }
-            self.format.columns(&objects).await
+            self.terms().settle(&self.found(&objects).await?)
         };
         self.columns.get_or_try_init(resolve).await
     }
 
+    /// What columns each object has, of those that say so.
+    async fn found(&self, objects: &[Object]) -> Result<Vec<(String, Vec<Found>)>, Failure> {
+        let looks: Vec<_> = objects.iter().map(|object| self.format.found(object)).collect();
+        let found: Vec<_> = stream::iter(looks).buffered(PARALLEL).try_collect().await?;
+        let named = objects.iter().map(|object| object.address.clone()).zip(found);
+        Ok(named.filter_map(|(address, found)| Some((address, found?))).collect())
+    }
+
+    /// What of the run's columns is read of the object.
+    async fn held(&self, object: &Object, columns: &[Column]) -> Result<Held, Misdeclared> {
+        let as_declared = self.contract.is_plain() && self.planned.is_none();
+        if as_declared || self.declared.is_empty() {
+            return Ok(Held::whole(columns));
+        }
+        match self.format.found(object).await? {
+            Some(found) => self.terms().hold(columns, &found, &object.address),
+            None => Ok(Held::whole(columns)),
+        }
+    }
+
+    async fn check_object(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared> {
+        let held = self.held(object, columns).await?;
+        self.format.check(object, &held.present).await
+    }
+
+    async fn cut(&self, object: &Object, columns: &[Column]) -> Result<Vec<Part>, Failure> {
+        let held = self.held(object, columns).await?;
+        self.format.cut(object, &held.present).await
+    }
+
+    async fn reader(
+        &self,
+        object: &Object,
+        columns: &[Column],
+        from: Position,
+        end: Option<u64>,
+    ) -> Result<Box<dyn SegmentReader>, Failure> {
+        let held = self.held(object, columns).await?;
+        let reader = self.format.open(object, &held.present, from, end).await?;
+        Ok(held.reader(reader, columns))
+    }
+
     async fn read_object(&self, object: &Object, columns: &[Column]) -> Result<Vec<RecordBatch>, Failure> {
         let start = self.format.start(object).await?;
-        let mut reader = self.format.open(object, columns, start, None).await?;
+        let mut reader = self.reader(object, columns, start, None).await?;
         let mut batches = Vec::new();
         while let Some(segment) = reader.next().await? {
             if let Some(first) = segment.unreadable.first() {
@@ -159,7 +247,7 @@ impl<F: Format> Source for Files<F> {
         let looks: Vec<_> = objects
             .iter()
             .take(CHECKED)
-            .map(|object| self.format.check(object, columns))
+            .map(|object| self.check_object(object, columns))
             .collect();
         stream::iter(looks).buffered(PARALLEL).try_collect().await
     }
@@ -167,7 +255,7 @@ impl<F: Format> Source for Files<F> {
     async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure> {
         let columns = self.resolved().await?;
         let objects = self.objects().await?;
-        let cuts: Vec<_> = objects.iter().map(|object| self.format.cut(object, columns)).collect();
+        let cuts: Vec<_> = objects.iter().map(|object| self.cut(object, columns)).collect();
         let parts: Vec<_> = stream::iter(cuts).buffered(PARALLEL).try_collect().await?;
         let parts = objects
             .iter()
@@ -183,6 +271,7 @@ impl<F: Format> Source for Files<F> {
                 start: part.start,
                 end: part.end,
                 bytes: part.bytes,
+                window: None,
             });
         }
         Ok(chunks)
@@ -194,7 +283,21 @@ impl<F: Format> Source for Files<F> {
         if object.version != chunk.version {
             return Err(changed(&chunk.object));
         }
-        self.format.open(&object, columns, from, chunk.end).await
+        self.reader(&object, columns, from, chunk.end).await
+    }
+
+    async fn drift(&self) -> Result<Vec<Drift>, Failure> {
+        if self.declared.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = self.resolved().await?;
+        let found = self.found(&self.objects().await?).await?;
+        Ok(self.terms().drifts(columns, &found))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        let columns = self.resolved().await?;
+        self.format.reread(columns, rows, &self.binding.s3).await
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {
@@ -222,5 +325,14 @@ pub(super) fn suggestion(wanted: &str, names: &[String]) -> String {
             let more = if names.len() > list.len() { ", ..." } else { "" };
             format!("it has {}{more}", list.join(", "))
         }
+    }
+}
+
+/// What else may be done about a declared column that a file lacks.
+pub(super) fn or_null(column: &Column) -> &'static str {
+    if column.required {
+        ""
+    } else {
+        ", or write `on_missing_column: null` for the source"
     }
 }

@@ -14,12 +14,17 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
-use haulage_core::ids::StageId;
+use haulage_core::ids::{LoadName, StageId};
+use haulage_core::quarantine::Reject;
 use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 
 use crate::store::S3Settings;
+pub use contract::Drift;
+pub(crate) use contract::NEW_COLUMN;
 
+mod contract;
+mod contracted;
 mod csv;
 pub mod database;
 mod files;
@@ -30,6 +35,8 @@ mod lines;
 mod misfit;
 mod object;
 mod parquet;
+pub(crate) mod replay;
+mod rest;
 mod sift;
 #[cfg(test)]
 mod testing;
@@ -83,6 +90,8 @@ pub struct Segment {
     pub bytes: u64,
     /// Where the next segment starts.
     pub next: Position,
+    /// The name of that place, if the position alone doesn't lead there. It is kept with checkpoints, so it is no secret.
+    pub cursor: Option<String>,
     /// Whether the chunk ends here.
     pub last: bool,
     /// The text of any of its rows, for quarantine.
@@ -99,7 +108,101 @@ pub trait RawRows: Send + Sync {
     fn line(&self, row: u64) -> Option<u64> {
         self.row(row).map(|(line, _)| line)
     }
+
+    /// What all of them sum up to, if reading them again may give others.
+    fn digest(&self) -> Option<String> {
+        None
+    }
+
+    /// The columns in the order of the fields of its rows, where rows don't name them.
+    fn columns(&self) -> &[String] {
+        &[]
+    }
+
+    /// The row's values, if its bytes don't tell where one ends.
+    fn values(&self, _row: u64) -> Option<Vec<Option<&[u8]>>> {
+        None
+    }
+
+    /// Whether the row's bytes are all that is to know of it.
+    fn is_whole(&self, _row: u64) -> bool {
+        true
+    }
+
+    /// Of a replayed row: how it was rejected before.
+    fn rejected(&self, _row: u64) -> Option<&Reject> {
+        None
+    }
+
+    /// The loads that the row may go to; `None` is all of them. Of a replayed row others may have it.
+    fn loads(&self, _row: u64) -> Option<&[LoadName]> {
+        None
+    }
 }
+
+/// A row that a run has put into quarantine, to be read again by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct KeptRow<'k> {
+    /// The object that it was read from.
+    pub file: &'k str,
+    /// Where it starts there.
+    pub line: u64,
+    /// The columns in the order of its fields; empty if there is no such order, `None` if it isn't known.
+    pub columns: Option<&'k [String]>,
+    /// Its bytes.
+    pub bytes: &'k [u8],
+    /// Its values, if the bytes don't tell them.
+    pub values: Option<&'k [Option<String>]>,
+}
+
+/// Rows that were read again. The row column counts them in their order.
+#[derive(Debug, Default)]
+pub struct Reread {
+    /// Those that can be read, as in [`Segment::batches`].
+    pub batches: Vec<RecordBatch>,
+    /// The others.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Reread {
+    /// Takes a row out of those that can be read.
+    fn reject(&mut self, unreadable: Unreadable) -> Result<(), Failure> {
+        for batch in &mut self.batches {
+            *batch = replay::only(batch, |row| row != unreadable.row)?;
+        }
+        self.batches.retain(|batch| batch.num_rows() > 0);
+        self.unreadable.retain(|other| other.row != unreadable.row);
+        self.unreadable.push(unreadable);
+        Ok(())
+    }
+
+    /// Adds rows that come after `before` others. Permanent failure if their batches can't be numbered anew.
+    fn take(&mut self, before: u64, more: Self) -> Result<(), Failure> {
+        for batch in more.batches {
+            self.batches.push(replay::renumbered(&batch, |row| before + row)?);
+        }
+        let shifted = more.unreadable.into_iter().map(|unreadable| Unreadable {
+            row: before + unreadable.row,
+            ..unreadable
+        });
+        self.unreadable.extend(shifted);
+        Ok(())
+    }
+}
+
+/// What to say if a row was kept without a column that is declared now.
+fn not_kept(row: &KeptRow<'_>, column: &str) -> Failure {
+    Failure::permanent(format!(
+        "{} row {}: it was put into quarantine without the column {}, which the pipeline did not read then; leave the column \
+         out to replay the rejected rows, or run the pipeline again",
+        row.file,
+        row.line,
+        excerpt(column.as_bytes(), EXCERPT)
+    ))
+}
+
+/// The reason of a row that is kept in a form in which it can't be read again.
+pub(crate) const NOT_REPLAYABLE: &str = "not_replayable";
 
 /// Reads a chunk, segment by segment.
 #[async_trait]
@@ -111,6 +214,15 @@ pub trait SegmentReader: Send {
     fn passed_over(&self) -> u64 {
         0
     }
+}
+
+/// What is new in an incremental source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Increment {
+    /// Its chunks, at least one, each with its window.
+    pub chunks: Vec<ChunkSpec>,
+    /// The watermark once they are published; never below the one before.
+    pub to: Option<String>,
 }
 
 /// A source as the pipeline file declares it, bound to where its objects are.
@@ -127,9 +239,41 @@ pub trait Source: Send + Sync {
     /// Permanent failure naming the path if nothing matches, or a header lacks a declared column.
     async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure>;
 
+    /// The same of an incremental source: what is new after the watermark `low`, or everything. Permanent failure if the
+    /// source can't be read so.
+    async fn discover_after(&self, stage: StageId, low: Option<&str>) -> Result<Increment, Failure> {
+        let _ = (stage, low);
+        Err(Failure::permanent("this kind of source can't be read incrementally"))
+    }
+
     /// Opens a chunk at `from` (its start, or a checkpoint's position).
     /// Permanent failure if the object is no longer the one that was discovered.
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure>;
+
+    /// How what is there differs from what is declared, and what becomes of it; nothing of a source that declares no
+    /// columns.
+    async fn drift(&self) -> Result<Vec<Drift>, Failure> {
+        Ok(Vec::new())
+    }
+
+    /// The same, of a checkpoint that names its place ([`Segment::cursor`]).
+    async fn open_at(
+        &self,
+        chunk: &ChunkSpec,
+        from: Position,
+        cursor: Option<&str>,
+    ) -> Result<Box<dyn SegmentReader>, Failure> {
+        if cursor.is_some() {
+            return Err(Failure::permanent(format!(
+                "the checkpoint of chunk {} is one of another kind of source; run the same release on all nodes",
+                chunk.chunk
+            )));
+        }
+        self.open(chunk, from).await
+    }
+    /// Reads rows again that this source gave once, by the columns as they are declared now: each is a row, or unreadable.
+    /// Permanent failure if they lack a column, or can't be read at all.
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure>;
 
     /// Reads the whole source, for a lookup. Any unreadable row is a permanent failure with file, line and column.
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure>;
@@ -151,10 +295,14 @@ pub struct Binding {
 /// The source that a pipeline declares. Touches nothing; permanent failure if its settings contradict each other.
 pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Failure> {
     match &source.kind {
-        SourceKind::Csv(csv) => Ok(Box::new(csv::files(&source.name, csv, binding)?)),
-        SourceKind::Json(json) => Ok(Box::new(json::files(&source.name, json, binding))),
-        SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding))),
+        SourceKind::Csv(csv) => Ok(Box::new(csv::files(&source.name, csv, binding)?.under(source))),
+        SourceKind::Json(json) => {
+            let files = json::files(&source.name, json, source.contract, binding);
+            Ok(Box::new(files.under(source)))
+        }
+        SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding).under(source))),
         SourceKind::Database(declared) => database::bind(source, declared, binding),
+        SourceKind::Rest(rest) => Ok(Box::new(rest::RestRows::new(&source.name, rest, binding)?)),
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) fn bound(folder: &Path, kind: SourceKind, checkpoint_rows: u64) -> Bo
         name: "raw".to_owned(),
         lookup: false,
         kind,
+        contract: Default::default(),
+        planned: None,
         place: Default::default(),
     };
     let base = folder.to_str().unwrap().to_owned();

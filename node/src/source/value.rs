@@ -7,7 +7,7 @@
 //! | floats      | `1`, `-.5`, `6.02e23`, `nan`, `inf`, `-infinity`                                                |
 //! | `decimal`   | `12.50`, `-3`; digits after the declared scale only if they are 0; no exponent                  |
 //! | `bool`      | `true`/`t`/`yes`/`y`/`on`/`1` and `false`/`f`/`no`/`n`/`off`/`0`, in any case                   |
-//! | `date`      | `2013-01-31`                                                                                    |
+//! | `date`      | `2013-01-31` or `2013/01/31`                                                                    |
 //! | `timestamp` | `2013-01-31 05:00:00`, with `T`, without seconds, with a fraction (cut after microseconds), with `Z`; or a date |
 //! | `timestamptz` | the same, also with an offset (`-05:00`, `-0500`, `-05`) or a zone's name; without one it is UTC |
 
@@ -140,7 +140,7 @@ pub(super) fn decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, Why
 #[inline]
 pub(super) fn date(text: &[u8]) -> Result<i32, Why> {
     let text: &[u8; 10] = text.try_into().map_err(|_| Why::Bad)?;
-    if text[4] != b'-' || text[7] != b'-' {
+    if !matches!((text[4], text[7]), (b'-', b'-') | (b'/', b'/')) {
         return Err(Why::Bad);
     }
     let year = i32::from(two(text, 0)?) * 100 + i32::from(two(text, 2)?);
@@ -175,8 +175,11 @@ fn any_timestamp(text: &[u8], zoned: bool) -> Result<i64, Why> {
     if !text.is_ascii() {
         return Err(Why::Bad);
     }
-    let text = std::str::from_utf8(text).map_err(|_| Why::Bad)?;
-    let text = with_seconds(text);
+    let mut text = Cow::Borrowed(std::str::from_utf8(text).map_err(|_| Why::Bad)?);
+    if matches!(text.as_bytes(), [_, _, _, _, b'/', _, _, b'/', ..]) {
+        text = Cow::Owned(text.replacen('/', "-", 2));
+    }
+    let text = with_seconds(&text);
     let value = string_to_datetime(&chrono::Utc, &text).map_err(|_| Why::Bad)?;
     // Behind the `T`. What else has a letter, other than `Z` alone, is a zone's name.
     let clock = text.get(11..).unwrap_or_default();
@@ -336,6 +339,13 @@ mod tests {
             ("2013-01-31 13:00:00 Europe/Berlin", false, Err(Why::Offset)),
             ("2013-01-31 12:00:00 UTC", false, Err(Why::Offset)),
             ("2013-01-31T12:00:00z", false, Ok(noon - 5)),
+            ("2013/01/31 12:00:00", false, Ok(noon - 5)),
+            ("2013/01/31 12:00", false, Ok(noon - 5)),
+            ("2013/01/31T13:00:00.000005+01", true, Ok(noon)),
+            ("2013/01/31 13:00:00 Europe/Berlin", true, Ok(noon - 5)),
+            ("2013/01/31", true, Ok(noon - 5 - 12 * 3600 * SECOND)),
+            ("2013/01-31 12:00:00", false, Err(Why::Bad)),
+            ("2013-01/31 12:00", false, Err(Why::Bad)),
             ("2013-01-31 12:0", false, Err(Why::Bad)),
             ("2013-01-31 12", false, Err(Why::Bad)),
             ("2013-01-31 12:00:", false, Err(Why::Bad)),
@@ -364,6 +374,8 @@ mod tests {
                 .map(|date| date.num_days_from_ce() - 719_163)
                 .ok_or(Why::Bad);
             prop_assert_eq!(date(text.as_bytes()), expected);
+            prop_assert_eq!(date(text.replace('-', "/").as_bytes()), expected);
+            prop_assert_eq!(date(text.replacen('-', "/", 1).as_bytes()), Err(Why::Bad));
         }
 
         #[test]

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use haulage_core::failure::Failure;
 
-use super::{Store, check_key};
+use super::{OBJECTS_AT_A_TIME, RUNS_AT_A_TIME, Store, check_key};
 
 /// Objects as files below a root.
 pub(super) struct FolderStore {
@@ -50,6 +50,87 @@ impl Store for FolderStore {
         })
         .await
     }
+
+    async fn runs(&self, after: &str) -> Result<Vec<String>, Failure> {
+        let (path, after) = (self.root.join("runs"), format!("{after}/"));
+        blocking(move || {
+            let read = || {
+                let mut runs = Vec::new();
+                for entry in std::fs::read_dir(&path)? {
+                    runs.extend(entry?.file_name().into_string());
+                }
+                Ok(runs)
+            };
+            let mut runs: Vec<String> = there(read()).map_err(|error| failure("list", &path, &error))?;
+            // As keys sort, which go on with a `/`.
+            runs.sort_by_key(|run| format!("{run}/"));
+            runs.retain(|run| after == "/" || format!("{run}/") > after);
+            runs.truncate(RUNS_AT_A_TIME);
+            Ok(runs)
+        })
+        .await
+    }
+
+    async fn list(&self, folder: &str, after: &str) -> Result<Vec<(String, u64)>, Failure> {
+        check_key(folder)?;
+        let (root, folder, after) = (self.root.clone(), folder.to_owned(), after.to_owned());
+        blocking(move || {
+            let path = root.join(&folder);
+            let mut found = Vec::new();
+            there(walk(&path, &folder, &mut found)).map_err(|error| failure("list", &path, &error))?;
+            found.retain(|(key, _)| *key > after);
+            found.sort_unstable();
+            found.truncate(OBJECTS_AT_A_TIME);
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Failure> {
+        check_key(key)?;
+        let (path, top) = (self.root.join(key), self.root.join("runs"));
+        blocking(move || {
+            there(std::fs::remove_file(&path)).map_err(|error| failure("delete", &path, &error))?;
+            // A folder that holds something else stays: that it can't be removed is no error.
+            for folder in path
+                .ancestors()
+                .skip(1)
+                .take_while(|folder| folder.starts_with(&top) && *folder != top)
+            {
+                if std::fs::remove_dir(folder).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// What isn't there is nothing.
+fn there<T: Default>(result: std::io::Result<T>) -> std::io::Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(T::default()),
+        result => result,
+    }
+}
+
+/// Every file below a folder, also temporary ones, by its key.
+fn walk(folder: &Path, key: &str, found: &mut Vec<(String, u64)>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let key = format!("{key}/{name}");
+        let about = entry.metadata()?;
+        if about.is_dir() {
+            there(walk(&entry.path(), &key, found))?;
+        } else {
+            found.push((key, about.len()));
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, data: &[u8]) -> std::io::Result<()> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use haulage_core::failure::Failure;
 
 mod folder;
+pub(crate) mod prune;
 pub mod rejects;
 mod s3;
 pub mod s3_client;
@@ -23,7 +24,23 @@ pub trait Store: Send + Sync {
 
     /// Reads an object. Permanent failure naming the key if it isn't there.
     async fn get(&self, key: &str) -> Result<Bytes, Failure>;
+
+    /// The folders below `runs/` that hold anything, in the order of their keys, after one of them; some at a time, none
+    /// after the last.
+    async fn runs(&self, after: &str) -> Result<Vec<String>, Failure>;
+
+    /// Objects below `folder/` with their sizes, in the order of their keys, after one of them; some at a time, none after
+    /// the last.
+    async fn list(&self, folder: &str, after: &str) -> Result<Vec<(String, u64)>, Failure>;
+
+    /// Deletes an object. That it isn't there is what was wanted.
+    async fn delete(&self, key: &str) -> Result<(), Failure>;
 }
+
+/// Runs that are listed at a time.
+const RUNS_AT_A_TIME: usize = 100;
+/// Objects that are listed at a time.
+const OBJECTS_AT_A_TIME: usize = 1000;
 
 /// Opens the store at `address`: a folder (made when missing), or `s3://bucket/prefix` (looked at when first used).
 /// Permanent failure if the address is malformed or the folder can't be made.

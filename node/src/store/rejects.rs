@@ -3,6 +3,7 @@
 //! The key of both derives from run, chunk, attempt and segment, so that two attempts never meet in one object.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use haulage_core::checkpoint::Manifest;
@@ -66,18 +67,30 @@ pub fn encode(rejects: &[Reject]) -> Result<Bytes, Failure> {
 
 /// Quarantined rows as they were stored under `key`. Permanent failure naming the key if they are damaged.
 pub fn decode(key: &str, data: &[u8]) -> Result<Vec<Reject>, Failure> {
+    let mut rejects = Vec::new();
+    each(key, data, |reject| {
+        rejects.push(reject);
+        ControlFlow::Continue(())
+    })?;
+    Ok(rejects)
+}
+
+/// Hands out the quarantined rows that were stored under `key`, one by one, until one is enough.
+pub fn each(key: &str, data: &[u8], mut take: impl FnMut(Reject) -> ControlFlow<()>) -> Result<(), Failure> {
     let damaged = |error: &dyn std::fmt::Display| Failure::permanent(format!("{key} holds no rejected rows: {error}"));
     let unpacked = zstd::Decoder::with_buffer(data).map_err(|error| damaged(&error))?;
-    let mut rejects = Vec::new();
     let mut lines = BufReader::new(unpacked.take(MAX_UNPACKED));
     let mut line = Vec::new();
     loop {
         line.clear();
         let read = lines.read_until(b'\n', &mut line).map_err(|error| damaged(&error))?;
         if read == 0 {
-            return Ok(rejects);
+            return Ok(());
         }
-        rejects.push(serde_json::from_slice(&line).map_err(|error| damaged(&error))?);
+        let reject = serde_json::from_slice(&line).map_err(|error| damaged(&error))?;
+        if take(reject).is_break() {
+            return Ok(());
+        }
     }
 }
 
@@ -101,6 +114,7 @@ mod tests {
             reason: "bad_int".into(),
             detail: "expected int, found \"x\"".into(),
             raw: raw.into(),
+            kept: None,
         }
     }
 
@@ -151,13 +165,24 @@ mod tests {
             epoch: Epoch(2),
             attempt: Attempt(3),
             next: Position { offset: 10, line: 2 },
+            cursor: Some("after-10".into()),
+            digest: None,
             last: true,
             counts: Counts::default(),
             rejects: None,
         };
+        let encoded = encode_manifest(&manifest).unwrap();
+        assert_eq!(decode_manifest("m", &encoded).unwrap(), manifest);
+        // As releases wrote it that knew nothing of cursors.
+        let mut older: serde_json::Value = serde_json::from_slice(&encoded).unwrap();
+        older.as_object_mut().unwrap().remove("cursor");
+        let older = decode_manifest("m", older.to_string().as_bytes()).unwrap();
         assert_eq!(
-            decode_manifest("m", &encode_manifest(&manifest).unwrap()).unwrap(),
-            manifest
+            older,
+            Manifest {
+                cursor: None,
+                ..manifest
+            }
         );
     }
 }

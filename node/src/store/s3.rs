@@ -7,7 +7,7 @@ use bytes::Bytes;
 use haulage_core::failure::Failure;
 
 use super::s3_client::{self, S3Settings};
-use super::{Store, check_key};
+use super::{OBJECTS_AT_A_TIME, RUNS_AT_A_TIME, Store, check_key};
 
 /// Objects of the store are manifests and one segment's rejected rows; anything larger is not one of them.
 const MAX_OBJECT: i64 = 256 << 20;
@@ -81,5 +81,65 @@ impl Store for S3Store {
             ))
         })?;
         Ok(body.into_bytes())
+    }
+
+    async fn runs(&self, after: &str) -> Result<Vec<String>, Failure> {
+        let (prefix, mut runs) = (format!("{}runs/", self.prefix), Vec::new());
+        let mut last = after.to_owned();
+        while runs.len() < RUNS_AT_A_TIME {
+            // The sign after `/` stands behind all that the last run has.
+            let after = if last.is_empty() {
+                String::new()
+            } else {
+                format!("{prefix}{last}0")
+            };
+            let found = self.page(&prefix, &after, 1).await?;
+            let Some((key, _)) = found.first() else { break };
+            let run = key.get(prefix.len()..).and_then(|rest| rest.split_once('/'));
+            // What lies beside the runs' folders isn't ours.
+            let Some((run, _)) = run else { break };
+            run.clone_into(&mut last);
+            runs.push(last.clone());
+        }
+        Ok(runs)
+    }
+
+    async fn list(&self, folder: &str, after: &str) -> Result<Vec<(String, u64)>, Failure> {
+        let (place, _) = self.place(folder)?;
+        let after = if after.is_empty() {
+            String::new()
+        } else {
+            format!("{}{after}", self.prefix)
+        };
+        let found = self.page(&format!("{place}/"), &after, OBJECTS_AT_A_TIME).await?;
+        let key = |(key, bytes): (String, u64)| Some((key.strip_prefix(&self.prefix)?.to_owned(), bytes));
+        Ok(found.into_iter().filter_map(key).collect())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), Failure> {
+        let (key, address) = self.place(key)?;
+        let request = self.client.delete_object().bucket(&self.bucket).key(key);
+        match request.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(s3_client::failure("delete", &address, &self.settings, error)),
+        }
+    }
+}
+
+impl S3Store {
+    /// Objects with a prefix, after a key, with their sizes.
+    async fn page(&self, prefix: &str, after: &str, most: usize) -> Result<Vec<(String, u64)>, Failure> {
+        let mut request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+        if !after.is_empty() {
+            request = request.start_after(after);
+        }
+        let answer = request.max_keys(i32::try_from(most).unwrap_or(i32::MAX)).send().await;
+        let address = format!("s3://{}/{prefix}", self.bucket);
+        let answer = answer.map_err(|error| s3_client::failure("list", &address, &self.settings, error))?;
+        let object = |found: &aws_sdk_s3::types::Object| {
+            let bytes = found.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
+            Some((found.key()?.to_owned(), bytes))
+        };
+        Ok(answer.contents().iter().filter_map(object).collect())
     }
 }

@@ -56,6 +56,12 @@ impl RowTally {
         }
     }
 
+    /// Whether a row was marked.
+    pub fn has(&self, row: u64) -> bool {
+        let word = self.seen.get(usize::try_from(row / 64).unwrap_or(usize::MAX));
+        word.is_some_and(|word| word & (1 << (row % 64)) != 0)
+    }
+
     /// Rows that the load's batches held so far.
     pub fn output_rows(&self) -> u64 {
         self.output_rows

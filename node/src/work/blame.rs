@@ -1,7 +1,8 @@
 //! A failure on account of a row, told as a person can use it: the file, the line, the step, the column and the value.
 //!
 //! What fails knows a row at most by its place in the segment, and the segment's text may be gone by then. So the segment
-//! is read again, which gives the same rows in every attempt; a run that succeeds keeps nothing for this.
+//! is read again, which gives the same rows in every attempt; a run that succeeds keeps nothing for this. An API may give
+//! others: then no row is named, since it could be the wrong one.
 
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::util::display::array_value_to_string;
@@ -62,6 +63,26 @@ impl From<PassError> for Fault {
     }
 }
 
+/// What is remembered of a segment, to know it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) rows: u64,
+    pub(crate) next: Position,
+    pub(crate) cursor: Option<String>,
+    pub(crate) digest: Option<String>,
+}
+
+impl Seen {
+    pub(crate) fn of(segment: &Segment) -> Self {
+        Self {
+            rows: segment.rows,
+            next: segment.next,
+            cursor: segment.cursor.clone(),
+            digest: segment.raw.digest(),
+        }
+    }
+}
+
 /// Where a segment is read from, and what its rows go through.
 pub(crate) struct Scene<'s> {
     pub(crate) context: &'s RunContext,
@@ -69,6 +90,10 @@ pub(crate) struct Scene<'s> {
     pub(crate) spec: &'s ChunkSpec,
     /// Where the segment starts.
     pub(crate) from: Position,
+    /// The name of that place, if it has one.
+    pub(crate) cursor: Option<&'s str>,
+    /// The segment that failed.
+    pub(crate) seen: &'s Seen,
 }
 
 impl Scene<'_> {
@@ -78,20 +103,36 @@ impl Scene<'_> {
             Fault::Other(failure) => failure,
             Fault::Sql(error) => match self.sql(&error).await {
                 Ok(Some(failure)) => failure,
-                Ok(None) | Err(_) => PassError::Rows(error).into(),
+                Ok(None) => PassError::Rows(error).into(),
+                Err(why) => self.nameless(PassError::Rows(error).into(), &why),
             },
             Fault::Row { load, row, bad } => match self.row(&load, row, &bad).await {
                 Ok(failure) => failure,
-                Err(_) => bad.into(),
+                Err(why) => self.nameless(bad.into(), &why),
             },
+        }
+    }
+
+    /// The failure alone, and why its row is not named.
+    fn nameless(&self, failure: Failure, why: &Failure) -> Failure {
+        Failure {
+            message: format!(
+                "{}; which row of {} it was is not known: {}",
+                failure.message, self.spec.object, why.message
+            ),
+            ..failure
         }
     }
 
     async fn segment(&self) -> Result<Segment, Failure> {
         let source = self.context.source(&self.spec.source)?;
-        let mut reader = source.open(self.spec, self.from).await?;
+        let mut reader = source.open_at(self.spec, self.from, self.cursor).await?;
         let segment = reader.next().await?;
-        segment.ok_or_else(|| Failure::permanent(format!("{} ends early", self.spec.object)))
+        let segment = segment.ok_or_else(|| Failure::permanent(format!("{} ends early", self.spec.object)))?;
+        if Seen::of(&segment) != *self.seen {
+            return Err(Failure::permanent("it gives other rows when it is read again"));
+        }
+        Ok(segment)
     }
 
     async fn sql(&self, error: &SqlError) -> Result<Option<Failure>, Failure> {
@@ -168,7 +209,11 @@ impl Scene<'_> {
 
     fn place(&self, segment: &Segment, first: u64, last: u64) -> String {
         let line = |row: u64| segment.raw.row(row).map(|(line, _)| line);
-        let object = &self.spec.object;
+        // Of a replayed row, where it stood before.
+        let object = segment
+            .raw
+            .rejected(first)
+            .map_or(&self.spec.object, |reject| &reject.file);
         match (line(first), line(last)) {
             (Some(one), Some(other)) if one != other => format!("{object} lines {one} to {other}, together"),
             (Some(line), _) => format!("{object} line {line}"),

@@ -13,14 +13,18 @@ use std::sync::Arc;
 
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec};
 use haulage_core::failure::Failure;
+use haulage_plan::Diagnostics;
+use haulage_plan::contract::{BadRow, Contract, NewColumn};
+use haulage_plan::definition::Definition;
 use tracing::Span;
 
-use super::blame::Scene;
+use super::blame::{Scene, Seen};
 use super::read::ReadAhead;
-use super::resume::resume;
+use super::resume::{Half, resume};
 use super::segment::{Bench, Target};
 use super::{Order, Toolbox};
 use crate::actors::shared::Progress;
+use crate::source::{NEW_COLUMN, Segment, Unreadable};
 
 /// Works the chunk off; `None` if it was handed back before its end. Whatever it had committed when it fails, is cancelled
 /// or handed back stands, and the next try goes on there.
@@ -73,7 +77,8 @@ pub(crate) async fn run(
         return Ok(None);
     }
 
-    let reader = context.source(&spec.source)?.open(spec, resumed.from).await?;
+    let source = context.source(&spec.source)?;
+    let reader = source.open_at(spec, resumed.from, resumed.cursor.as_deref()).await?;
     if resumed.segment > 0 {
         progress.has_read(reader.passed_over());
     }
@@ -88,10 +93,16 @@ pub(crate) async fn run(
     };
     let mut ahead = ReadAhead::new(reader, resumed.segment, Arc::clone(progress), Span::current());
     let mut ended = false;
-    let mut from = resumed.from;
+    let (mut from, mut cursor) = (resumed.from, resumed.cursor);
     while let Some((number, segment)) = ahead.next().await? {
+        if let Some(failure) = unacceptable(context.definition(), spec, &segment) {
+            return Err(failure);
+        }
         ended = segment.last;
-        let (next, bytes) = (segment.next, segment.bytes);
+        let (bytes, seen) = (segment.bytes, Seen::of(&segment));
+        if let Some(half) = resumed.half.as_ref().filter(|_| number == resumed.segment) {
+            check_half(half, &seen, spec, number)?;
+        }
         let staged = match Box::pin(bench.stage(number, segment)).await {
             Ok(staged) => staged,
             Err(fault) => {
@@ -103,11 +114,13 @@ pub(crate) async fn run(
                     pass,
                     spec,
                     from,
+                    cursor: cursor.as_deref(),
+                    seen: &seen,
                 };
                 return Err(Box::pin(scene.failure(fault)).await);
             }
         };
-        from = next;
+        (from, cursor) = (seen.next, seen.cursor);
         progress.has_committed(bytes);
         report.counts += &staged.counts;
         report.rejects.extend(staged.rejects);
@@ -125,4 +138,98 @@ pub(crate) async fn run(
         )));
     }
     Ok(Some(report))
+}
+
+/// The first row that ends the run, by what the source says about such rows.
+fn unacceptable(definition: &Definition, spec: &ChunkSpec, segment: &Segment) -> Option<Failure> {
+    let source = definition.sources.get(&spec.source)?;
+    let Contract {
+        on_bad_row,
+        on_new_column,
+        ..
+    } = source.contract;
+    let ends = |row: &&Unreadable| match (row.reason == NEW_COLUMN, on_new_column) {
+        (true, NewColumn::Fail) => true,
+        // That they go there was asked for.
+        (true, NewColumn::Quarantine) => false,
+        _ => on_bad_row == BadRow::Fail,
+    };
+    let row = segment.unreadable.iter().find(ends)?;
+    let line = segment.raw.row(row.row).map_or(0, |(line, _)| line);
+    let column = row.column.as_ref().map(|column| format!(", column {column}"));
+    let setting = if row.reason == NEW_COLUMN && on_new_column == NewColumn::Fail {
+        "on_new_column: fail"
+    } else {
+        "on_bad_row: fail"
+    };
+    let wrong = format!(
+        "source {}: {} line {line}{}: {}: {}; `{setting}` ends the run: correct the row, or write `quarantine` there",
+        spec.source,
+        spec.object,
+        column.unwrap_or_default(),
+        row.reason,
+        row.detail
+    );
+    let place = definition.place_in_source(source, row.column.as_deref());
+    Some(Failure::permanent(
+        Diagnostics::of(definition, [(place, wrong)]).to_string(),
+    ))
+}
+
+/// A segment that stands at one load goes to the others as it was, or not at all: loads of one run don't hold different
+/// readings of a source.
+fn check_half(half: &Half, seen: &Seen, spec: &ChunkSpec, number: u32) -> Result<(), Failure> {
+    if seen.digest.as_ref() == Some(&half.digest) {
+        return Ok(());
+    }
+    Err(Failure::permanent(format!(
+        "{} gives other rows than before: segment {number} of chunk {} had been staged at load {} when it was interrupted, \
+         and can't be read again for the others; run it again",
+        spec.object, spec.chunk, half.load
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_core::checkpoint::Position;
+    use haulage_core::failure::Class;
+    use haulage_core::ids::{ChunkId, StageId};
+
+    use super::*;
+
+    #[test]
+    fn half_a_segment_is_completed_with_the_same_rows_only() {
+        let spec = ChunkSpec {
+            chunk: ChunkId {
+                stage: StageId(0),
+                index: 0,
+            },
+            source: "raw".into(),
+            object: "https://api.example/orders".into(),
+            version: String::new(),
+            start: Position::default(),
+            end: None,
+            bytes: 0,
+            window: None,
+        };
+        let half = Half {
+            load: "first".into(),
+            digest: "a".into(),
+        };
+        let seen = |digest: Option<&str>| Seen {
+            rows: 1,
+            next: Position::default(),
+            cursor: None,
+            digest: digest.map(str::to_owned),
+        };
+        assert_eq!(check_half(&half, &seen(Some("a")), &spec, 3), Ok(()));
+        for other in [Some("b"), None] {
+            let failure = check_half(&half, &seen(other), &spec, 3).unwrap_err();
+            assert_eq!(failure.class, Class::Permanent);
+            assert!(
+                failure.message.contains("https://api.example/orders gives other rows"),
+                "{failure}"
+            );
+        }
+    }
 }

@@ -7,13 +7,17 @@ use std::collections::HashMap;
 use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
+use haulage_core::submission::Replay;
 use haulage_plan::Diagnostics;
 use haulage_plan::definition::Definition;
 
 use super::run::RunContext;
 use super::toolbox::unknown_load;
+use super::watermarks;
 use super::{Order, Toolbox};
-use crate::sink::Identity;
+use crate::quality;
+use crate::sink::{Identity, LoadContext};
+use crate::source;
 
 /// Finds the stages and their chunks.
 pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedStage>, Failure> {
@@ -22,21 +26,63 @@ pub(crate) async fn run(tools: &Toolbox, order: &Order) -> Result<Vec<PlannedSta
     let mut targets = Targets::default();
     for name in context.definition().loads.keys() {
         let load = context.load(order, name)?;
-        let inspection = tools
-            .destination(context.definition(), name)
-            .await?
-            .inspect(&load)
-            .await?;
+        let destination = tools.destination(context.definition(), name).await?;
+        let inspection = destination.inspect(&load).await?;
         targets.take(context.definition(), name, &inspection.identity)?;
         if !inspection.misfits.is_empty() {
-            return Err(Failure::permanent(format!(
+            let wrong = format!(
                 "load {name} doesn't fit {}: {}",
                 load.table,
                 inspection.misfits.join("; ")
-            )));
+            );
+            let place = context.definition().loads.get(name).map(|load| load.place);
+            return Err(Failure::permanent(
+                Diagnostics::of(context.definition(), [(place.unwrap_or_default(), wrong)]).to_string(),
+            ));
+        }
+        let unanswerable = quality::unanswerable(context.definition(), name, destination.dialect());
+        if !unanswerable.is_empty() {
+            let wrong = Diagnostics::of(context.definition(), unanswerable);
+            return Err(Failure::permanent(wrong.to_string()));
         }
     }
-    stages(&context).await
+    match &order.assignment.submission.replay {
+        Some(replay) => replayed(tools, &context, replay).await,
+        None => stages(tools, &context, |name| context.load(order, name)).await,
+    }
+}
+
+/// The stages of a replay: their chunks are the objects of rejected rows.
+async fn replayed(tools: &Toolbox, context: &RunContext, replay: &Replay) -> Result<Vec<PlannedStage>, Failure> {
+    let store = tools.store().await?;
+    if let Some(source) = replay
+        .objects
+        .keys()
+        .find(|source| !context.stages().iter().any(|stage| stage.source == **source))
+    {
+        return Err(Failure::permanent(format!(
+            "run {} rejected rows of the source {source}, which feeds no load of this pipeline; let it feed one as it did, \
+             and replay again",
+            replay.run
+        )));
+    }
+    let mut stages = Vec::new();
+    for stage in context.stages() {
+        let objects = replay.objects.get(&stage.source).map(Vec::as_slice).unwrap_or_default();
+        let chunks = source::replay::chunks(store.as_ref(), stage.stage, &stage.source, objects);
+        let chunks = chunks.await.map_err(|failure| Failure {
+            message: format!(
+                "the rejected rows of run {} can't be read: {}",
+                replay.run, failure.message
+            ),
+            ..failure
+        })?;
+        stages.push(PlannedStage {
+            chunks,
+            ..stage.clone()
+        });
+    }
+    Ok(stages)
 }
 
 /// The tables that loads of a run publish to, each by one of them: of two that come after each other in one table, the
@@ -68,13 +114,31 @@ impl Targets {
     }
 }
 
-/// Cuts every chunked source of every stage.
-pub(crate) async fn stages(context: &RunContext) -> Result<Vec<PlannedStage>, Failure> {
+/// Cuts every chunked source of every stage; of an incremental one, what is new.
+pub(crate) async fn stages(
+    tools: &Toolbox,
+    context: &RunContext,
+    load: impl Fn(&LoadName) -> Result<LoadContext, Failure>,
+) -> Result<Vec<PlannedStage>, Failure> {
     let mut stages = Vec::new();
     for stage in context.stages() {
-        let chunks = context.source(&stage.source)?.discover(stage.stage).await?;
+        let source = context.source(&stage.source)?;
+        let declared = context.definition().sources.get(&stage.source);
+        let (chunks, advances) = match declared.and_then(|declared| declared.kind.incremental()) {
+            None => (source.discover(stage.stage).await?, Vec::new()),
+            Some(how) => {
+                let loads = stage.loads.iter().map(&load).collect::<Result<Vec<_>, _>>()?;
+                let mut read = watermarks::read_from(tools, context.definition(), stage, how, &loads).await?;
+                let increment = source.discover_after(stage.stage, read.low.as_deref()).await?;
+                for advance in &mut read.advances {
+                    advance.to.clone_from(&increment.to);
+                }
+                (increment.chunks, read.advances)
+            }
+        };
         stages.push(PlannedStage {
             chunks,
+            advances,
             ..stage.clone()
         });
     }

@@ -13,6 +13,7 @@ pub(crate) mod run;
 pub(crate) mod segment;
 pub(crate) mod step;
 mod toolbox;
+mod watermarks;
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! Quarantine of a segment: its rejected rows with everything needed to find out why, and reading them back in pages.
 
 use haulage_core::failure::Failure;
-use haulage_core::ids::RunId;
-use haulage_core::quarantine::Reject;
+use haulage_core::ids::{LoadName, RunId};
+use haulage_core::quarantine::{Form, Kept, Reject};
 
 use super::Toolbox;
-use crate::source::{RawRows, printable};
+use crate::source::{NOT_REPLAYABLE, RawRows, printable};
 use crate::store::rejects;
 
 /// The most bytes of rows in one page, as JSON.
@@ -30,11 +30,18 @@ pub(crate) struct Cause {
     pub(crate) step: Option<String>,
     pub(crate) reason: String,
     pub(crate) detail: String,
+    /// The loads that it is rejected for.
+    pub(crate) loads: Vec<LoadName>,
+    /// Those of them that other rows have reached which a join made of it.
+    pub(crate) reached: Vec<LoadName>,
 }
 
 impl Origin<'_> {
     /// The rejected row as it is kept.
     pub(crate) fn reject(&self, cause: Cause) -> Reject {
+        if let Some(before) = self.raw.rejected(cause.row) {
+            return self.again(before, cause);
+        }
         let (line, raw) = self.raw.row(cause.row).unwrap_or((0, b""));
         let mut detail = cause.detail;
         let kept = raw.get(..RAW_BYTES).unwrap_or(raw);
@@ -55,6 +62,62 @@ impl Origin<'_> {
             reason: cause.reason,
             detail,
             raw: printable(kept),
+            kept: Some(Kept {
+                loads: cause.loads,
+                reached: cause.reached,
+                columns: Some(self.raw.columns().to_vec()),
+                form: self.form(cause.row, raw),
+            }),
+        }
+    }
+
+    /// How the row is kept, so that it can be read again.
+    fn form(&self, row: u64, raw: &[u8]) -> Form {
+        if raw.len() > RAW_BYTES {
+            return Form::Partly(format!(
+                "only the first {RAW_BYTES} of its {} bytes are kept",
+                raw.len()
+            ));
+        }
+        if !self.raw.is_whole(row) {
+            return Form::Partly("it holds bytes that are no text".to_owned());
+        }
+        if let Some(values) = self.raw.values(row) {
+            let text = |value: Option<&[u8]>| value.map(|value| String::from_utf8(value.to_vec())).transpose();
+            return match values.into_iter().map(text).collect() {
+                Ok(values) => Form::Values(values),
+                Err(_) => Form::Partly("it holds bytes that are no text".to_owned()),
+            };
+        }
+        match printable(raw).as_bytes() == raw {
+            true => Form::Raw,
+            false => Form::hex(raw),
+        }
+    }
+
+    /// A row that was rejected before and is again: where it stood and how it is kept stay as they were.
+    fn again(&self, before: &Reject, cause: Cause) -> Reject {
+        // Of one that can't be read again, also which loads it is for: that may be what isn't known.
+        let is_lost = cause.reason == NOT_REPLAYABLE;
+        let kept = before.kept.clone().filter(|_| !is_lost);
+        let (columns, form) = kept.map_or((None, Form::Raw), |kept| (kept.columns, kept.form));
+        Reject {
+            pipeline: self.pipeline.to_owned(),
+            run: self.run.clone(),
+            column: cause.column,
+            step: if is_lost { before.step.clone() } else { cause.step },
+            reason: cause.reason,
+            detail: cause.detail,
+            kept: match is_lost {
+                true => before.kept.clone(),
+                false => Some(Kept {
+                    loads: cause.loads,
+                    reached: cause.reached,
+                    columns,
+                    form,
+                }),
+            },
+            ..before.clone()
         }
     }
 }
@@ -66,7 +129,9 @@ pub(crate) async fn page(tools: &Toolbox, key: &str, skip: u64) -> Result<Vec<Re
     let skip = usize::try_from(skip).unwrap_or(usize::MAX);
     let mut page = Vec::new();
     let mut bytes = 0;
-    for reject in all.into_iter().skip(skip) {
+    for mut reject in all.into_iter().skip(skip) {
+        // For whoever reads the rows again, and not for who looks at them.
+        reject.kept = None;
         let size = serde_json::to_vec(&reject).map_or(0, |json| json.len());
         if !page.is_empty() && bytes + size > PAGE_BYTES {
             break;
@@ -107,6 +172,8 @@ mod tests {
             step: None,
             reason: "why".into(),
             detail: "what".into(),
+            loads: vec![LoadName::from("l")],
+            reached: Vec::new(),
         };
         origin.reject(cause)
     }
@@ -118,6 +185,18 @@ mod tests {
         assert_eq!((long.line, long.raw.len()), (7, RAW_BYTES * "\\x00".len()));
         assert!(long.detail.contains("of 131073 bytes"), "{}", long.detail);
         assert!(serde_json::to_vec(&long).unwrap().len() < PAGE_BYTES);
+    }
+
+    #[test]
+    fn rows_are_kept_so_that_they_can_be_read_again() {
+        let form = |raw: &[u8]| reject(raw.to_vec()).kept.expect("kept").form;
+        assert_eq!(form("1,ü\\x00".as_bytes()), Form::Raw);
+        assert_eq!(form(b"1,\xff"), Form::Hex("312cff".into()));
+        assert_eq!(form(b"\0"), Form::Hex("00".into()));
+        let Form::Partly(why) = form(&vec![b'x'; RAW_BYTES + 1]) else {
+            panic!("not all of it is kept");
+        };
+        assert!(why.contains("131072 of its 131073 bytes"), "{why}");
     }
 
     #[tokio::test]
@@ -140,7 +219,12 @@ mod tests {
             pages += 1;
             got.extend(page);
         }
-        assert!(got == rows && pages > 1, "{} rows in {pages} pages", got.len());
+        let shown = rows.into_iter().map(|row| Reject { kept: None, ..row });
+        assert!(
+            got == shown.collect::<Vec<_>>() && pages > 1,
+            "{} rows in {pages} pages",
+            got.len()
+        );
         assert!(page(&tools, "none", 0).await.is_err());
     }
 }

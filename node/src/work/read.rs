@@ -106,6 +106,7 @@ mod tests {
                 rows: 1,
                 bytes: 1,
                 next: Position::default(),
+                cursor: None,
                 last: last?,
                 raw: Box::new(NoRows),
             }))

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
-use haulage_core::event::PlannedStage;
+use haulage_core::event::{PlannedStage, SourceColumn};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId, StageId};
-use haulage_plan::Compiled;
-use haulage_plan::definition::Definition;
+use haulage_plan::definition::{Column, Definition, Mode};
+use haulage_plan::{Compiled, types};
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
 
@@ -19,11 +19,13 @@ use super::{Order, provenance};
 use crate::config::NodeConfig;
 use crate::sink::LoadContext;
 use crate::source::database::Databases;
+use crate::source::replay::{Replayed, Routes};
 use crate::source::{self, Binding, Source};
+use crate::store::Store;
 use crate::transform::{Lookups, StagePass};
 
 /// What a plan is made from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) definition: &'a str,
     pub(crate) file: &'a str,
@@ -31,7 +33,14 @@ pub(crate) struct Request<'a> {
     pub(crate) params: &'a BTreeMap<String, String>,
     /// What `now()` means.
     pub(crate) started: Millis,
+    /// The columns by which the run was planned, by source; empty before it is.
+    pub(crate) columns: Option<&'a Planned>,
+    /// Where rejected rows are, if they are read instead of the chunked sources.
+    pub(crate) replay: Option<&'a Arc<dyn Store>>,
 }
+
+/// Columns of sources that may have others than they declare, by source.
+pub(crate) type Planned = BTreeMap<String, Vec<SourceColumn>>;
 
 impl<'a> From<&'a Order> for Request<'a> {
     fn from(order: &'a Order) -> Self {
@@ -42,6 +51,18 @@ impl<'a> From<&'a Order> for Request<'a> {
             base: &submission.base,
             params: &submission.params,
             started: order.assignment.submitted_at,
+            columns: Some(&order.assignment.columns),
+            replay: None,
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Of an order, with what it reads; `store` is the checkpoint store.
+    pub(crate) fn of(order: &'a Order, store: &'a Arc<dyn Store>) -> Self {
+        Self {
+            replay: order.assignment.submission.replay.as_ref().map(|_| store),
+            ..Self::from(order)
         }
     }
 }
@@ -50,8 +71,9 @@ impl<'a> From<&'a Order> for Request<'a> {
 pub(crate) struct RunContext {
     pub(crate) compiled: Compiled,
     started: Millis,
+    is_replay: bool,
     stages: Vec<PlannedStage>,
-    sources: IndexMap<String, Box<dyn Source>>,
+    sources: IndexMap<String, Arc<dyn Source>>,
     lookups: OnceCell<Lookups>,
     passes: BTreeMap<StageId, OnceCell<Arc<StagePass>>>,
 }
@@ -60,8 +82,13 @@ impl RunContext {
     /// Binds, looks at the headers of sources that don't declare their columns, and compiles.
     /// Permanent failure with the text of everything that is wrong with the file.
     pub(crate) async fn new(config: &NodeConfig, request: Request<'_>) -> Result<Self, Failure> {
-        let definition = Self::parse(request)?;
-        let mut sources = IndexMap::new();
+        let mut definition = Self::parse(request)?;
+        for (name, columns) in request.columns.into_iter().flatten() {
+            if let Some(source) = definition.sources.get_mut(name) {
+                source.planned = Some(columns.iter().map(column).collect::<Result<_, _>>()?);
+            }
+        }
+        let mut sources: IndexMap<String, Arc<dyn Source>> = IndexMap::new();
         let databases = Databases::of(config);
         for (name, declared) in &definition.sources {
             let binding = Binding {
@@ -70,7 +97,7 @@ impl RunContext {
                 checkpoint_rows: definition.checkpoint_rows,
                 databases: databases.clone(),
             };
-            sources.insert(name.clone(), source::bind(declared, binding)?);
+            sources.insert(name.clone(), source::bind(declared, binding)?.into());
         }
         let mut columns = BTreeMap::new();
         for (name, source) in &sources {
@@ -78,6 +105,17 @@ impl RunContext {
         }
         let compiled =
             haulage_plan::compile(&definition, &columns).map_err(|wrong| Failure::permanent(wrong.to_string()))?;
+        if let Some(store) = request.replay {
+            for (name, source) in &mut sources {
+                if !definition.sources[name].lookup {
+                    let routes = Routes::of(&compiled, name);
+                    let rows = definition.checkpoint_rows;
+                    let contract = definition.sources[name].contract;
+                    let rows = Replayed::new(Arc::clone(source), Arc::clone(store), routes, rows, contract);
+                    *source = Arc::new(rows);
+                }
+            }
+        }
         let stages: Vec<PlannedStage> = compiled
             .stages
             .iter()
@@ -87,12 +125,20 @@ impl RunContext {
                 steps: stage.steps.clone(),
                 loads: stage.loads.clone(),
                 chunks: Vec::new(),
+                advances: Vec::new(),
+                columns: [&stage.source]
+                    .into_iter()
+                    .chain(&stage.lookups)
+                    .filter(|name| compiled.definition.sources[*name].contract.finds_columns())
+                    .map(|name| (name.clone(), compiled.columns[name].iter().map(planned).collect()))
+                    .collect(),
             })
             .collect();
         let passes = stages.iter().map(|stage| (stage.stage, OnceCell::new())).collect();
         Ok(Self {
             compiled,
             started: request.started,
+            is_replay: request.replay.is_some(),
             stages,
             sources,
             lookups: OnceCell::new(),
@@ -104,6 +150,11 @@ impl RunContext {
     pub(crate) fn parse(request: Request<'_>) -> Result<Definition, Failure> {
         haulage_plan::parse_and_bind(request.definition, request.file, request.params)
             .map_err(|wrong| Failure::permanent(wrong.to_string()))
+    }
+
+    /// Whether the run reads rejected rows instead of its chunked sources.
+    pub(crate) fn is_replay(&self) -> bool {
+        self.is_replay
     }
 
     /// The pipeline with its parameters bound.
@@ -119,6 +170,11 @@ impl RunContext {
     /// The stages in order, without their chunks.
     pub(crate) fn stages(&self) -> &[PlannedStage] {
         &self.stages
+    }
+
+    /// The columns of the sources that may have others than they declare.
+    pub(crate) fn planned(&self) -> Planned {
+        self.stages.iter().flat_map(|stage| stage.columns.clone()).collect()
     }
 
     /// One stage, without its chunks.
@@ -184,6 +240,7 @@ impl RunContext {
         replaces: Option<RunId>,
     ) -> Result<LoadContext, Failure> {
         let mut load = bare(self.definition(), name, run, by, replaces)?;
+        load.mode = mode(&load, self.is_replay);
         load.schema = self
             .compiled
             .loads
@@ -199,14 +256,47 @@ impl RunContext {
 
     /// The same without the columns, for when the plan can't be made.
     pub(crate) fn bare_load(definition: &Definition, order: &Order, name: &LoadName) -> Result<LoadContext, Failure> {
-        bare(
+        let mut load = bare(
             definition,
             name,
             &order.assignment.key.run,
             (order.epoch, order.assignment.key.attempt),
             order.assignment.replaces.clone(),
-        )
+        )?;
+        load.mode = mode(&load, order.assignment.submission.replay.is_some());
+        Ok(load)
     }
+}
+
+/// How a load publishes. What a replay brings is added to what stands, whatever the mode: by key, if there is one.
+pub(crate) fn mode(load: &LoadContext, is_replay: bool) -> Mode {
+    match load.mode {
+        Mode::Replace if is_replay && load.key.is_empty() => Mode::Append,
+        Mode::Replace if is_replay => Mode::Merge,
+        mode => mode,
+    }
+}
+
+fn planned(column: &Column) -> SourceColumn {
+    SourceColumn {
+        name: column.name.clone(),
+        type_name: types::name(&column.data_type),
+        required: column.required,
+    }
+}
+
+fn column(planned: &SourceColumn) -> Result<Column, Failure> {
+    let data_type = types::named(&planned.type_name).ok_or_else(|| {
+        Failure::permanent(format!(
+            "column {} has the unknown type {}; run the same release on coordinator and nodes",
+            planned.name, planned.type_name
+        ))
+    })?;
+    Ok(Column {
+        name: planned.name.clone(),
+        data_type,
+        required: planned.required,
+    })
 }
 
 pub(crate) fn bare(
@@ -230,7 +320,10 @@ pub(crate) fn bare(
         replaces,
         keep_previous: load.keep_previous,
         provenance: load.provenance,
+        evolution: load.evolution,
+        layout: load.layout.clone(),
         round: 0,
+        advances: Vec::new(),
     })
 }
 

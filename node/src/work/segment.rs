@@ -5,15 +5,17 @@
 //! names the manifest. Before the commit nothing stands, and the objects are garbage that nothing names. Between two
 //! loads' commits one load holds the segment and another doesn't: the next try finds the marker, and writes only the
 //! other. Every row read is accounted for at every load before anything is committed, and what it writes is summed up for
-//! the run's receipt.
+//! the run's receipt. Rows that a load holds already are compared: of a database that keeps no snapshot they may have
+//! changed since.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use haulage_core::checkpoint::{ChunkSpec, Counts, Manifest, Marker};
 use haulage_core::checksum::Checksum;
 use haulage_core::failure::Failure;
+use haulage_core::ids::LoadName;
 use haulage_plan::definition::Definition;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
@@ -24,7 +26,7 @@ use super::resume::Standing;
 use super::{Order, Toolbox, provenance};
 use crate::receipt::Digest;
 use crate::sink::{Destination, LoadContext, SegmentWriter};
-use crate::source::Segment;
+use crate::source::{Segment, replay};
 use crate::store::{Store, rejects};
 use crate::transform::{Rejected, RowTally, StagePass};
 
@@ -118,6 +120,7 @@ impl Bench<'_> {
             } else {
                 segment.batches.clone()
             };
+            let batches = routed(&target.load.load, &segment, batches)?;
             let mut writer = None;
             if let Some(room) = room.get(target.to.as_str()).filter(|_| target.lacks(number)) {
                 let attempt = self.order.assignment.key.attempt;
@@ -203,9 +206,11 @@ impl Bench<'_> {
 
     async fn commit(&self, number: u32, segment: Segment, written: Vec<Written>) -> Result<Staged, Fault> {
         let key = &self.order.assignment.key;
-        let causes = causes(&segment, &written);
+        let causes = self.causes(&segment, &written);
         let counts = self.counts(&segment, &written, &causes);
         counts.balance().map_err(|numbers| self.unbalanced(number, &numbers))?;
+
+        self.is_what_stands(number, &segment).await?;
 
         let manifest = Manifest {
             chunk: self.spec.chunk,
@@ -213,6 +218,8 @@ impl Bench<'_> {
             epoch: self.order.epoch,
             attempt: key.attempt,
             next: segment.next,
+            cursor: segment.cursor.clone(),
+            digest: segment.raw.digest(),
             last: segment.last,
             counts,
             rejects: self.quarantine(number, &segment, causes).await?,
@@ -256,6 +263,27 @@ impl Bench<'_> {
         })
     }
 
+    /// Permanent failure if a load holds the segment with other rows, or up to another place: the loads would differ, and go
+    /// on at one place from two, so that rows were lost or came twice.
+    async fn is_what_stands(&self, number: u32, segment: &Segment) -> Result<(), Failure> {
+        for target in &self.targets {
+            let Some(marker) = target.standing.get(&number) else {
+                continue;
+            };
+            let stands = rejects::decode_manifest(&marker.manifest, &self.store.get(&marker.manifest).await?)?;
+            if (stands.next, stands.counts.read) != (segment.next, segment.rows) {
+                return Err(Failure::permanent(format!(
+                    "segment {number} of chunk {} ({}) has changed since it was read for load {}: the loads of a run are of \
+                     the same rows; run again",
+                    self.spec.chunk,
+                    self.spec.object,
+                    target.name()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the rejected rows away; the key, if there are any.
     async fn quarantine(&self, number: u32, segment: &Segment, causes: Vec<Cause>) -> Result<Option<String>, Failure> {
         if causes.is_empty() {
@@ -281,8 +309,11 @@ impl Bench<'_> {
             bytes: segment.bytes,
             ..Counts::default()
         };
-        let unreadable = segment.unreadable.len() as u64;
         for (target, written) in self.targets.iter().zip(written) {
+            let unreadable = segment.unreadable.iter();
+            let unreadable = unreadable
+                .filter(|unreadable| may_reach(segment, unreadable.row, &target.load.load))
+                .count() as u64;
             let out = written.tally.output_rows();
             let account = written.tally.clone().finish(unreadable, &written.rejects, out, 0);
             counts.loads.insert(target.name().to_owned(), account);
@@ -294,6 +325,49 @@ impl Bench<'_> {
         counts
     }
 
+    /// Why each row of the segment is rejected, in the order of the file. Several loads may share a step and reject the
+    /// same row there; that counts once.
+    fn causes(&self, segment: &Segment, written: &[Written]) -> Vec<Cause> {
+        let all = || self.targets.iter().map(|target| target.load.load.clone()).collect();
+        let mut causes: Vec<Cause> = segment
+            .unreadable
+            .iter()
+            .map(|unreadable| Cause {
+                row: unreadable.row,
+                column: unreadable.column.clone(),
+                step: None,
+                reason: unreadable.reason.to_owned(),
+                detail: unreadable.detail.clone(),
+                loads: segment.raw.loads(unreadable.row).map_or_else(all, <[LoadName]>::to_vec),
+                reached: Vec::new(),
+            })
+            .collect();
+        let mut seen: HashMap<(u64, &str), usize> = HashMap::new();
+        for (target, written) in self.targets.iter().zip(written) {
+            for reject in &written.rejects {
+                let at = *seen.entry((reject.row, &*reject.step)).or_insert_with(|| {
+                    causes.push(Cause {
+                        row: reject.row,
+                        column: None,
+                        step: Some(reject.step.to_string()),
+                        reason: reject.reason.to_string(),
+                        detail: format!("rule {} of step {}", reject.reason, reject.step),
+                        loads: Vec::new(),
+                        reached: Vec::new(),
+                    });
+                    causes.len() - 1
+                });
+                let load = &target.load.load;
+                causes[at].loads.push(load.clone());
+                if written.tally.has(reject.row) {
+                    causes[at].reached.push(load.clone());
+                }
+            }
+        }
+        causes.sort_by_key(|cause| cause.row);
+        causes
+    }
+
     fn unbalanced(&self, number: u32, numbers: &str) -> Failure {
         Failure::permanent(format!(
             "segment {number} of chunk {} ({}) doesn't add up: {numbers}; nothing of this run is published",
@@ -302,32 +376,16 @@ impl Bench<'_> {
     }
 }
 
-/// Why each row of the segment is rejected, in the order of the file. Several loads may share a step and reject the
-/// same row there; that counts once.
-fn causes(segment: &Segment, written: &[Written]) -> Vec<Cause> {
-    let mut causes: Vec<Cause> = segment
-        .unreadable
-        .iter()
-        .map(|unreadable| Cause {
-            row: unreadable.row,
-            column: unreadable.column.clone(),
-            step: None,
-            reason: unreadable.reason.to_owned(),
-            detail: unreadable.detail.clone(),
-        })
-        .collect();
-    let mut seen = HashSet::new();
-    for reject in written.iter().flat_map(|written| &written.rejects) {
-        if seen.insert((reject.row, &reject.step)) {
-            causes.push(Cause {
-                row: reject.row,
-                column: None,
-                step: Some(reject.step.to_string()),
-                reason: reject.reason.to_string(),
-                detail: format!("rule {} of step {}", reject.reason, reject.step),
-            });
-        }
+/// Whether a row of the segment may go to a load.
+fn may_reach(segment: &Segment, row: u64, load: &LoadName) -> bool {
+    segment.raw.loads(row).is_none_or(|loads| loads.contains(load))
+}
+
+/// The rows that may go to a load.
+fn routed(load: &LoadName, segment: &Segment, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, Failure> {
+    let mut routed = Vec::with_capacity(batches.len());
+    for batch in batches {
+        routed.push(replay::only(&batch, |row| may_reach(segment, row, load))?);
     }
-    causes.sort_by_key(|cause| cause.row);
-    causes
+    Ok(routed)
 }

@@ -6,9 +6,10 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{LoadName, StepId, StepKind};
 use haulage_core::run::Judged;
+use haulage_core::watermark::Advance;
 
 use super::run::RunContext;
-use super::{Order, Toolbox};
+use super::{Order, Toolbox, watermarks};
 use haulage_proto::link::message::Task;
 
 use crate::sink::{Destination, Expected, LoadContext};
@@ -30,6 +31,10 @@ pub(crate) async fn run(
     let context = tools.context(order).await?;
     let mut load = context.load(order, &step.load)?;
     load.round = round(order);
+    load.advances = advances(order);
+    if matches!(step.kind, StepKind::Verify | StepKind::Publish) {
+        watermarks::complete(&context, &load)?;
+    }
     let destination = tools.destination(context.definition(), &step.load).await?;
     match step.kind {
         StepKind::Prepare => destination.prepare(&load).await,
@@ -54,6 +59,14 @@ fn round(order: &Order) -> u32 {
     match &order.assignment.task {
         Task::Step { round, .. } => *round,
         Task::Discover | Task::Chunk { .. } => 0,
+    }
+}
+
+/// What a publish makes of watermarks.
+fn advances(order: &Order) -> Vec<Advance> {
+    match &order.assignment.task {
+        Task::Step { advances, .. } => advances.clone(),
+        Task::Discover | Task::Chunk { .. } => Vec::new(),
     }
 }
 

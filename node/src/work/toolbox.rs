@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::Order;
-use super::run::RunContext;
+use super::run::{Request, RunContext};
 use crate::config::NodeConfig;
 use crate::sink::{self, Destination};
 use crate::store::{self, Store};
@@ -76,7 +76,7 @@ impl Toolbox {
             .await
     }
 
-    /// A destination by its name.
+    /// The destination of this name.
     pub(crate) async fn destination_named(&self, name: &str) -> Result<Arc<dyn Destination>, Failure> {
         let cell = {
             let mut destinations = self.destinations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +84,8 @@ impl Toolbox {
         };
         cell.get_or_try_init(|| async {
             let address = self.config.destination(name)?;
-            sink::registry::open_with(name, &address, self.config.connections, self.config.home.as_deref()).await
+            let config = &self.config;
+            sink::registry::open_with(name, &address, config.connections, config.home.as_deref(), &config.s3).await
         })
         .await
         .cloned()
@@ -96,9 +97,25 @@ impl Toolbox {
             let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
             bounded(&mut runs, order.assignment.key.run.clone())
         };
-        cell.get_or_try_init(|| async { RunContext::new(&self.config, order.into()).await.map(Arc::new) })
-            .await
-            .cloned()
+        let make = || async {
+            let store = self.store().await?;
+            RunContext::new(&self.config, Request::of(order, &store))
+                .await
+                .map(Arc::new)
+        };
+        let found = cell.get_or_try_init(make).await?;
+        let planned = &order.assignment.columns;
+        if planned.is_empty() || found.planned() == *planned {
+            return Ok(Arc::clone(found));
+        }
+        // Made for a discovery of this node that did not count: the run was planned by another's, which found others.
+        let new = make().await?;
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.insert(
+            order.assignment.key.run.clone(),
+            Arc::new(OnceCell::from(Arc::clone(&new))),
+        );
+        Ok(new)
     }
 
     /// A run is at rest: what was kept for it goes.

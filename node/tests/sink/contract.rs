@@ -24,6 +24,20 @@ crate::on_all!(
     an_empty_load_publishes_an_empty_table,
 );
 
+crate::on_files!(
+    prepare_twice_and_begin_again,
+    a_stale_attempt_is_fenced,
+    a_segment_commits_once,
+    a_writer_that_is_dropped_leaves_nothing,
+    verify_counts,
+    what_comes_after_verify_is_fenced,
+    late_work_after_discard_is_fenced,
+    an_older_epoch_is_fenced,
+    a_chunk_of_an_older_epoch_is_fenced_whatever_its_attempt,
+    an_earlier_attempt_of_a_step_is_fenced,
+    an_empty_load_publishes_an_empty_table,
+);
+
 const FIRST: Attempt = Attempt(1);
 const SECOND: Attempt = Attempt(2);
 

@@ -231,7 +231,7 @@ async fn only_the_home_folder_is_made() {
     let load = load("a", Mode::Replace, &[]);
     for (path, made) in [("home/in/x.db", false), ("home/x.db", true)] {
         let url = format!("sqlite:{}", folder.path().join(path).display());
-        let destination = registry::open_with("w", &url, 1, Some(&home))
+        let destination = registry::open_with("w", &url, 1, Some(&home), &Default::default())
             .await
             .expect("a destination");
         assert_eq!(destination.inspect(&load).await.is_ok(), made, "{path}");

@@ -29,6 +29,20 @@ crate::on_all!(
     one_table_of_sqlite_is_kept_under_all_its_names,
 );
 
+crate::on_files!(
+    what_is_recalled_is_kept_until_it_is_taken_back,
+    what_is_let_go_is_kept_no_longer,
+    a_run_keeps_its_targets_until_it_is_over,
+    a_run_keeps_its_targets_until_it_takes_them_back,
+    a_run_that_is_not_over_for_an_hour_keeps_nothing,
+    a_revert_that_is_abandoned_keeps_nothing,
+    appends_pass_each_other,
+    what_is_recalled_is_not_cleaned_away,
+    what_comes_late_of_an_earlier_revert_has_no_effect,
+    an_older_leader_recalls_releases_and_cleans_nothing,
+    who_waits_goes_before_an_earlier_attempt,
+);
+
 const FIRST: &[TestRow] = &[(2, Some("two"), 2.5), (3, None, 3.5)];
 const SECOND: &[TestRow] = &[(2, Some("later"), 9.5), (5, None, 5.5)];
 
@@ -155,6 +169,10 @@ async fn a_run_that_is_not_over_for_an_hour_keeps_nothing(world: &World) {
     existing(world).await;
     let first = kept("a", Mode::Merge, &["id"], 5);
     world.publish(&first, FIRST).await.expect("published");
+    if world.is_files() {
+        super::files::an_hour_later(&world.lake(), "things");
+        return at_once(world, &kept("b", Mode::Merge, &["id"], 5), SECOND).await;
+    }
     world
         .run(if world.is_postgres() {
             "UPDATE haulage.loads SET published_at = published_at - interval '61 minutes'"

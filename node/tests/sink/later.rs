@@ -21,10 +21,26 @@ crate::on_all!(
     an_area_that_lost_its_rows_is_made_anew,
 );
 
+crate::on_files!(
+    every_mode_goes_back_after_the_run_is_over,
+    a_table_that_the_run_made_goes,
+    only_the_newest_runs_are_kept,
+    later_runs_go_first,
+    appended_rows_go_from_among_later_ones,
+    appended_rows_stay_under_what_has_built_on_them,
+    a_rerun_goes_before_what_it_replaced,
+    a_later_round_opens_what_was_verified,
+    an_area_that_lost_its_rows_is_made_anew,
+);
+
 const ROWS: &[TestRow] = &[(2, Some("two"), 2.5), (3, None, 3.5), (4, Some("it's"), 4.5)];
 
 /// A table with two rows, a key, an index, and a column that the load doesn't have.
 pub(super) async fn existing(world: &World) {
+    if world.is_files() {
+        let base = kept("base", Mode::Replace, &["id"], 0);
+        return whole(world, &base, &[(1, Some("one"), 1.5), (2, Some("old"), 0.5)]).await;
+    }
     world
         .run(
             "CREATE TABLE things (id integer PRIMARY KEY, name text, amount double precision, note text DEFAULT 'n',
@@ -37,6 +53,9 @@ pub(super) async fn existing(world: &World) {
 
 /// Every row with every column, the columns, and the indexes; nothing if there is no table.
 pub(super) async fn all_of(world: &World) -> Vec<String> {
+    if world.is_files() {
+        return super::files::all_of(&world.lake(), "things");
+    }
     let queries: [&str; 3] = if world.is_postgres() {
         [
             "SELECT things::text FROM things",
@@ -247,7 +266,7 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
         ("_haulage_loads", "_haulage_fences")
     };
     let forget = async || {
-        for column in ["settled_at", "round", "recalled", "let_go", "attempts"] {
+        for column in ["settled_at", "round", "recalled", "let_go", "attempts", "evolved"] {
             world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;
         }
         world.run(&format!("ALTER TABLE {fences} DROP COLUMN epoch")).await;
@@ -310,9 +329,13 @@ async fn an_area_that_lost_its_rows_is_made_anew(world: &World) {
         let load = load(run, mode, &["id"]);
         let expected = world.stage(&load, ROWS).await.expect("staged");
         let staging = world.left_over().await;
-        let stage = staging.iter().find(|name| name.contains("stage_")).expect("an area");
-        let schema = if world.is_postgres() { "haulage." } else { "" };
-        world.run(&format!("{harm} {schema}{stage}")).await;
+        if world.is_files() {
+            super::files::lose_a_file(&world.lake(), "things");
+        } else {
+            let stage = staging.iter().find(|name| name.contains("stage_")).expect("an area");
+            let schema = if world.is_postgres() { "haulage." } else { "" };
+            world.run(&format!("{harm} {schema}{stage}")).await;
+        }
         let lost = world
             .destination
             .verify(&load, expected)

@@ -13,7 +13,7 @@ use crate::world::World;
 async fn segments_wait_for_room_and_steps_do_not() {
     let world = World::postgres().await;
     let (_, url) = world.server();
-    let narrow = registry::open_with("warehouse", url, 2, None)
+    let narrow = registry::open_with("warehouse", url, 2, None, &Default::default())
         .await
         .expect("a destination");
     let first = load("first", Mode::Append, &[]);

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use haulage_node::source::{Binding, Source, bind};
 use haulage_node::store::S3Settings;
-use haulage_plan::definition::Source as Declared;
+use haulage_plan::contract::Contract;
+use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use haulage_test_support::s3::S3;
 use tempfile::TempDir;
 
@@ -71,10 +72,35 @@ impl Place {
 
     /// The source at this path, with the columns of the records.
     pub(crate) fn source(&self, kind: &Kind, path: &str, chunk_bytes: u64, checkpoint_rows: u64) -> Box<dyn Source> {
+        let declared = (kind.declare)(path.to_owned(), kinds::columns(), chunk_bytes);
+        self.bound(declared, Contract::default(), None, checkpoint_rows)
+    }
+
+    /// The source at this path with these columns and under this contract, as a run was planned that has `planned`.
+    pub(crate) fn under(
+        &self,
+        kind: &Kind,
+        path: &str,
+        columns: Vec<Column>,
+        contract: Contract,
+        planned: Option<Vec<Column>>,
+    ) -> Box<dyn Source> {
+        self.bound((kind.declare)(path.to_owned(), columns, 70_000), contract, planned, 500)
+    }
+
+    fn bound(
+        &self,
+        kind: SourceKind,
+        contract: Contract,
+        planned: Option<Vec<Column>>,
+        checkpoint_rows: u64,
+    ) -> Box<dyn Source> {
         let declared = Declared {
             name: "raw".to_owned(),
             lookup: false,
-            kind: (kind.declare)(path.to_owned(), kinds::columns(), chunk_bytes),
+            kind,
+            contract,
+            planned,
             place: Default::default(),
         };
         let binding = Binding {

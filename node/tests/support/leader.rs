@@ -153,7 +153,9 @@ impl Leader {
             params: BTreeMap::new(),
             loads: Vec::new(),
             places: BTreeMap::new(),
+            incremental: false,
             traceparent: String::new(),
+            replay: None,
         };
         let leader = Self {
             node,
@@ -201,6 +203,7 @@ impl Leader {
             submission: self.submission.clone(),
             submitted_at: Millis(1_700_000_000_000),
             replaces: None,
+            columns: Default::default(),
             task,
         };
         self.call(epoch, &assignment, AgentMessage::Assign)
@@ -252,6 +255,7 @@ impl Leader {
             expected_rows: rows,
             expected_segments: segments,
             judged: Some(Judged::default()),
+            advances: Vec::new(),
             load: load.clone(),
             round: 0,
         };

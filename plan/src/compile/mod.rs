@@ -217,6 +217,8 @@ fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> 
     for source in planner.definition.sources.values() {
         let broken = planner.gaps.is_some_and(|gaps| gaps.broken.contains(&source.name));
         let columns = match found.get(&source.name) {
+            // What was found counts where the contract lets it be other than what is declared.
+            Some(columns) if source.contract.finds_columns() && !columns.is_empty() && !broken => columns.as_slice(),
             _ if !source.kind.columns().is_empty() && !broken => source.kind.columns(),
             Some(columns) if !columns.is_empty() && !broken => columns.as_slice(),
             _ if planner.gaps.is_some() => {

@@ -69,7 +69,46 @@ pub(crate) fn check(report: &mut Report, definition: &Definition, load: &Load, s
             report.maybe(place, message, did_you_mean(column, names));
         }
     }
+    for (index, column) in load.layout.partition_by.iter().enumerate() {
+        let index = index.to_string();
+        let list = at(&["partition_by", &index]);
+        let place = if list == load.place {
+            at(&["partition_by"])
+        } else {
+            list
+        };
+        let Ok(field) = schema.field_with_name(column) else {
+            let names = schema.fields().iter().map(|field| field.name().as_str());
+            let message = format!(
+                "`partition_by` of load `{name}` names `{column}`, which `{}` doesn't have",
+                load.from
+            );
+            report.maybe(place, message, did_you_mean(column, names));
+            continue;
+        };
+        if !parts_rows(field.data_type()) {
+            let message = format!(
+                "load `{name}` is divided by `{column}`, which is {}",
+                types::name(field.data_type())
+            );
+            let help = "a text, a whole number, a date or a bool makes a folder's name: CAST another type in a step";
+            report.help(place, message, help);
+        }
+    }
+    if !fields.is_empty() && load.layout.partition_by.len() >= fields.len() {
+        let message = format!("load `{name}` is divided by all of its columns, which leaves none for the files");
+        report.help(at(&["partition_by"]), message, "leave one out");
+    }
     (report.len() == before).then(|| Arc::new(Schema::new(fields)))
+}
+
+/// Whether a value of this type can name a folder, and be read back from its name.
+fn parts_rows(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || matches!(
+            data_type,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean | DataType::Date32
+        )
 }
 
 fn check_name(report: &mut Report, load: &Load, column: &str, place: Place) {

@@ -1,7 +1,5 @@
 //! The `checks` of a pipeline file.
 
-use std::time::Duration;
-
 use haulage_core::ids::LoadName;
 use indexmap::IndexMap;
 
@@ -210,7 +208,7 @@ fn rule(report: &mut Report, word: &str, node: &Node, fields: &Fields<'_>) -> Op
         }
         "fresh" => {
             let (column, node) = of_column(report, node, &what, "{loaded_at: 2 days}")?;
-            let within = duration(report, node, &what)?;
+            let within = fields::duration(report, node, &what)?;
             Some(Rule::Fresh { column, within })
         }
         "references" => {
@@ -338,18 +336,6 @@ fn range(report: &mut Report, node: &Node, what: &str) -> Option<(Option<String>
     let help = "write [0, 100]; `null` for no end";
     report.help(node.place, format!("{what} must have two ends"), help);
     None
-}
-
-fn duration(report: &mut Report, node: &Node, what: &str) -> Option<Duration> {
-    let (text, place) = fields::text(report, node, what)?;
-    let found = humantime::parse_duration(text.trim())
-        .ok()
-        .filter(|found| !found.is_zero());
-    if found.is_none() {
-        let help = "write a time such as 90min, 6h or 2 days";
-        report.help(place, format!("{what} must be a length of time, not `{text}`"), help);
-    }
-    found
 }
 
 fn outliers(report: &mut Report, node: &Node, what: &str) -> Option<Rule> {

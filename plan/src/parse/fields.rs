@@ -1,6 +1,7 @@
 //! Looking into a YAML tree: every wrong shape, unknown key and repeated key is reported, and reading goes on.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crate::definition::Place;
 use crate::diagnostics::{Report, did_you_mean};
@@ -149,6 +150,19 @@ pub(super) fn count(report: &mut Report, node: &Node, what: &str) -> Option<u64>
         report.error(place, format!("{what} must be a whole number, not `{text}`"));
     }
     number
+}
+
+/// A length of time, not 0: `90min`, `6h`.
+pub(super) fn duration(report: &mut Report, node: &Node, what: &str) -> Option<Duration> {
+    let (text, place) = text(report, node, what)?;
+    let found = humantime::parse_duration(text.trim())
+        .ok()
+        .filter(|found| !found.is_zero());
+    if found.is_none() {
+        let help = "write a time such as 90min, 6h or 2 days";
+        report.help(place, format!("{what} must be a length of time, not `{text}`"), help);
+    }
+    found
 }
 
 /// One ASCII character, for delimiters and quotes. `\t` is a tab.

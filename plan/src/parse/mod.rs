@@ -1,13 +1,19 @@
 //! From the text of a pipeline file to a [`Definition`]: shapes, names, types, parameters. No SQL is looked at here.
 
 mod checks;
+mod contract;
 mod draft;
 mod fields;
+mod layout;
 mod params;
 mod sources;
 mod steps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_contract;
+#[cfg(test)]
+mod tests_of_rest;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -159,6 +159,18 @@ impl Params {
     /// Fills `{{ name }}` into a text. What can't be filled in is left as it is, and reported unless it is a parameter
     /// that only has no value.
     pub(super) fn fill(&self, report: &mut Report, text: &str, place: Place) -> Filled {
+        self.fill_as(report, "path", text, place, types::text)
+    }
+
+    /// The same with a value written by `write`; `what` is what the text is, for messages.
+    pub(super) fn fill_as(
+        &self,
+        report: &mut Report,
+        what: &str,
+        text: &str,
+        place: Place,
+        write: impl Fn(&ScalarValue) -> String,
+    ) -> Filled {
         let mut filled = String::new();
         let mut whole = true;
         let mut rest = text;
@@ -178,7 +190,7 @@ impl Params {
             };
             let name = after[..end].trim();
             match self.values.get(name) {
-                Some(value) if !value.is_null() => filled.push_str(&types::text(value)),
+                Some(value) if !value.is_null() => filled.push_str(&write(value)),
                 Some(_) => {
                     filled.push_str(&rest[start..start + 2 + end + 2]);
                     whole = false;
@@ -188,7 +200,7 @@ impl Params {
                     let help = did_you_mean(name, self.declared.iter().map(String::as_str))
                         .unwrap_or_else(|| format!("declare it: `params: {{{name}: {{type: text}}}}`"));
                     let place = self.inside(text, rest, start, place);
-                    report.help(place, format!("the path names an unknown parameter `{name}`"), help);
+                    report.help(place, format!("the {what} names an unknown parameter `{name}`"), help);
                 }
             }
             rest = &after[end + 2..];

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use haulage_core::ids::LoadName;
 use indexmap::IndexMap;
 
+use super::contract;
 use super::fields::{self, Fields};
+use super::layout;
 use crate::definition::{Load, Mode, Place, Source, Sql, Step};
 use crate::diagnostics::{Report, did_you_mean};
 use crate::yaml::{Key, Node, Value};
@@ -181,7 +183,20 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         report,
         node,
         &what,
-        &["from", "to", "table", "mode", "key", "keep_previous", "provenance"],
+        &[
+            "from",
+            "to",
+            "table",
+            "mode",
+            "key",
+            "keep_previous",
+            "provenance",
+            "on_new_column",
+            "on_wider_type",
+            "format",
+            "partition_by",
+            "compression",
+        ],
     )?;
     let mut need = |field: &str, help: &str| match fields.get(field) {
         Some(node) => fields::text(report, node, &format!("`{field}` of {what}")),
@@ -212,7 +227,11 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         }
     }
     if let Some((table, place)) = table {
-        check_table(report, &what, table, place);
+        if table.contains('/') {
+            layout::check_path(report, &what, table, place);
+        } else {
+            check_table(report, &what, table, place);
+        }
     }
     let mode = mode.and_then(|(text, place)| read_mode(report, &what, text, place));
     let key_columns = fields
@@ -242,6 +261,26 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
     let provenance = fields
         .get("provenance")
         .and_then(|node| fields::boolean(report, node, &format!("`provenance` of {what}")));
+    let evolution = contract::evolution(report, &fields, &what);
+    let layout = layout::read(report, &fields, &what);
+    if mode == Some(Mode::Merge) {
+        let path = table
+            .is_some_and(|(table, _)| table.contains('/'))
+            .then_some("a path as `table`");
+        let said = layout
+            .said()
+            .first()
+            .map(|key| format!("`{key}`"))
+            .or(path.map(str::to_owned));
+        if let Some(said) = said {
+            let place = fields.key("mode").map_or(key.place, |key| key.place);
+            report.help(
+                place,
+                format!("{what} merges, and has {said}, which only files have"),
+                "files can't be merged into: write `mode: append` or `mode: replace`",
+            );
+        }
+    }
     Some(Load {
         name: LoadName::new(key.text.clone()),
         from: from?.0.to_owned(),
@@ -251,6 +290,8 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         key: key_columns,
         keep_previous: keep_previous.unwrap_or(KEPT),
         provenance: provenance.unwrap_or(false),
+        evolution,
+        layout,
         place: key.place,
     })
 }

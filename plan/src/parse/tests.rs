@@ -8,7 +8,7 @@ use datafusion::scalar::ScalarValue;
 use super::*;
 use crate::definition::{Compression, DatabaseKind, DatabaseRows, Mode, QueryPart, SourceKind};
 
-fn params(given: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn params(given: &[(&str, &str)]) -> BTreeMap<String, String> {
     given
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -51,7 +51,7 @@ fn with(part: &str, text: &str) -> String {
 }
 
 #[track_caller]
-fn check(part: &str, text: &str, expected: &[&str]) {
+pub(super) fn check(part: &str, text: &str, expected: &[&str]) {
     assert_eq!(complaints(&with(part, text), &[]), expected, "{text}");
 }
 
@@ -178,7 +178,10 @@ fn parquet_is_declared_by_its_path_alone() {
     check(
         "b",
         "sources: {raw: {parquet: x, compression: gzip}}",
-        &["2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, columns, lookup"],
+        &[
+            "2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, columns, lookup, \
+           on_new_column, on_missing_column, on_wider_type, on_bad_row",
+        ],
     );
 }
 
@@ -241,13 +244,16 @@ sources:
       SELECT id FROM orders
       WHERE day >= $day AND at < $at AND note <> '$day'; -- done
   notes: {sqlite: "notes-{{ day }}.db", table: notes, lookup: true}
+  carts: {mysql: shop, query: "SELECT id FROM carts WHERE day >= $day # $day"}
 steps: {s: SELECT * FROM orders}
 loads: {l: {from: s, to: w, table: t, mode: append}}
 "#;
     let definition = parse_and_bind(text, "p.yaml", &params(&[])).expect("a right file");
     let database = |name: &str| match &definition.sources[name].kind {
         SourceKind::Database(database) => database.clone(),
-        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) => panic!("{name} is in a database"),
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) | SourceKind::Rest(_) => {
+            panic!("{name} is in a database")
+        }
     };
     let orders = database("orders");
     assert_eq!(
@@ -280,11 +286,26 @@ loads: {l: {from: s, to: w, table: t, mode: append}}
     );
     assert!(definition.sources["notes"].lookup && definition.sources["notes"].kind.connection().is_none());
 
+    let carts = database("carts");
+    assert_eq!((carts.kind, carts.at.as_str()), (DatabaseKind::Mysql, "shop"));
+    assert!(matches!(&carts.rows, DatabaseRows::Query(parts) if parts.len() == 3));
+    let kind = &definition.sources["carts"].kind;
+    assert_eq!((kind.word(), kind.connection()), ("mysql", Some("shop")));
+
     for (source, expected) in [
         (
             "{postgres: \"postgres://u:p@h/d\", table: t}",
             "3:20 `postgres` of source `raw` is the name of a connection, not its address | write `postgres: crm`, and \
              start nodes with `--source crm=postgres://...`",
+        ),
+        (
+            "{mysql: \"mysql://u:p@h/d\", table: t}",
+            "3:17 `mysql` of source `raw` is the name of a connection, not its address | write `mysql: crm`, and start \
+             nodes with `--source crm=mysql://...`",
+        ),
+        (
+            "{mysql: shop, table: t, delimiter: x}",
+            "3:32 unknown key `delimiter` in source `raw` | there is: mysql, table, query, chunk_size, columns, lookup",
         ),
         (
             "{postgres: CRM, table: t}",
@@ -300,7 +321,8 @@ loads: {l: {from: s, to: w, table: t, mode: append}}
         ),
         (
             "{sqlite: a.db, table: t, delimiter: x}",
-            "3:33 unknown key `delimiter` in source `raw` | there is: sqlite, table, query, chunk_size, columns, lookup",
+            "3:33 unknown key `delimiter` in source `raw` | there is: sqlite, table, query, chunk_size, columns, lookup, \
+             on_new_column, on_missing_column, on_wider_type, on_bad_row",
         ),
         (
             "{sqlite: \"s3://b/a.db\", table: t}",
@@ -332,7 +354,7 @@ fn sources() {
         "sources:\n  raw: {lookup: true}",
         &[
             "3:3 source `raw` doesn't say where its rows are | write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or \
-             `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
+             `postgres: NAME`, `mysql: NAME` or `sqlite: PATH` with `table: TABLE`, or `rest: URL`",
         ],
     );
     check(
@@ -370,7 +392,8 @@ fn sources() {
         "b",
         "sources:\n  raw: {json: x, null: [NA], compression: zst, chunk_size: 1kB}",
         &[
-            "3:18 unknown key `null` in source `raw` | there is: json, compression, chunk_size, columns, lookup",
+            "3:18 unknown key `null` in source `raw` | there is: json, compression, chunk_size, columns, lookup, \
+             on_new_column, on_missing_column, on_wider_type, on_bad_row",
             "3:43 unknown compression `zst` of source `raw` | write `zstd`",
             "3:60 chunks of 1000 bytes are too small | 64KiB is the least; 16MiB is usual",
         ],
@@ -445,6 +468,45 @@ fn steps_and_loads() {
              whole table",
         ],
     );
+    for (said, wrong) in [
+        ("format: json", "5:62 unknown format `json` of load `l` | write `jsonl`"),
+        (
+            "compression: gz",
+            "5:67 unknown compression `gz` of load `l` | write `gzip`",
+        ),
+        (
+            "format: csv, compression: snappy",
+            "5:80 `snappy` of load `l` is a compression of Parquet only | write `gzip`, `zstd` or `none`",
+        ),
+        (
+            "partition_by: [a, a]",
+            "5:72 `partition_by` of load `l` names `a` twice",
+        ),
+    ] {
+        let load = format!("loads:\n  l: {{from: s, to: lake, table: a/b-c, mode: append, {said}}}");
+        check("d", &load, &[wrong]);
+    }
+    for table in ["a/../b", "/a", "a//b", "a/data", "a/_haulage", "a/b c"] {
+        let load = format!("loads:\n  l: {{from: s, to: lake, table: {table}, mode: append}}");
+        let wrong = format!(
+            "5:33 `{table}` of load `l` is no path of a table | write a path such as `sales/orders`, of letters, digits, `_` \
+             and `-`, at most 63 characters each; below a table's folder, `data` and names that begin with `_haulage` are kept \
+             for Haulage"
+        );
+        check("d", &load, &[&wrong]);
+    }
+    for (table, said, has) in [
+        ("a/b", "", "a path as `table`"),
+        ("t", ", partition_by: k", "`partition_by`"),
+    ] {
+        let load = format!("loads:\n  l: {{from: s, to: lake, table: {table}, mode: merge, key: k{said}}}");
+        let place = 35 + table.len();
+        let wrong = format!(
+            "5:{place} load `l` merges, and has {has}, which only files have | files can't be merged into: write `mode: \
+             append` or `mode: replace`"
+        );
+        check("d", &load, &[&wrong]);
+    }
     check(
         "d",
         "loads:\n  l: {from: s, to: warehouse, table: t, mode: merge}",

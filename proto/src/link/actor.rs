@@ -25,12 +25,19 @@ pub enum AgentMessage {
     /// [`super::message::FetchRejects`], answered with [`super::message::RejectsPage`].
     #[rpc]
     FetchRejects(Wire, RpcReplyPort<Wire>),
+    /// [`super::message::Watermarks`], answered with [`super::message::WatermarksReply`]. Nodes of earlier releases don't
+    /// answer.
+    #[rpc]
+    Watermarks(Wire, RpcReplyPort<Wire>),
     /// [`super::message::Leave`], answered with `()`. From protocol 2 on.
     #[rpc]
     Leave(Wire, RpcReplyPort<Wire>),
     /// [`super::message::Examine`], answered with [`super::message::Examined`]. From protocol 4 on.
     #[rpc]
     Examine(Wire, RpcReplyPort<Wire>),
+    /// [`super::message::Prune`], answered with [`super::message::Pruned`]. From protocol 4 on.
+    #[rpc]
+    Prune(Wire, RpcReplyPort<Wire>),
 }
 
 /// What a node says to the coordinator.

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec, Counts};
 use haulage_core::checksum::Checksum;
-use haulage_core::event::{PlannedStage, StepReport};
+use haulage_core::event::{PlannedStage, SourceColumn, StepReport};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, LoadName, Millis, NodeName, RunId, Work};
 use haulage_core::quarantine::Reject;
 use haulage_core::receipt::{LoadReceipt, Looked, Receipt, Verdict};
 use haulage_core::run::Judged;
 use haulage_core::submission::Submission;
+use haulage_core::watermark::{Advance, Watermark};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::Speaks;
@@ -109,6 +110,10 @@ pub struct Assignment {
     pub submitted_at: Millis,
     /// The run that this one replaces, when it was run again on purpose.
     pub replaces: Option<RunId>,
+    /// The columns by which the run was planned, by source, of sources that may have others than the pipeline declares.
+    /// Empty before discovery, and from a leader of an earlier release.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, Vec<SourceColumn>>,
     /// The details.
     pub task: Task,
 }
@@ -134,6 +139,9 @@ pub enum Task {
         /// load. `None` from a leader of an earlier release, which knows nothing of checks.
         #[serde(default)]
         judged: Option<Judged>,
+        /// What a publish of the load makes of the watermarks of its incremental sources.
+        #[serde(default)]
+        advances: Vec<Advance>,
         /// The load.
         load: LoadName,
         /// How often the run has staged again what was lost; of a recall, how often it was asked to be reverted. A step of an
@@ -300,6 +308,73 @@ pub enum Examination {
     Verified(Verdict),
     /// Of [`Examine::LookUp`].
     Found(Looked),
+}
+
+/// Coordinator to node: about the watermarks at its destinations.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Watermarks {
+    /// Those that are there, of one pipeline or of all.
+    List {
+        /// The pipeline.
+        pipeline: Option<String>,
+    },
+    /// Set one to another value, or forget it.
+    Set {
+        /// Which, and what it becomes.
+        mark: Watermark,
+        /// Where it stands, as whoever sets it has seen.
+        was: Option<String>,
+    },
+}
+
+/// The node's answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatermarksReply {
+    /// Those that were asked for, or the one that was set; or why not.
+    pub marks: Result<Vec<Watermark>, Failure>,
+}
+
+/// Coordinator to node: look into the checkpoint store for what runs have left there, or delete what one has.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prune {
+    /// Which runs have objects.
+    Runs {
+        /// Those after this one, in the order of the store; empty for the first.
+        after: String,
+    },
+    /// Delete what a run has, which is at rest.
+    Run {
+        /// Which.
+        run: RunId,
+        /// Its rejected rows too; else only what is of use while it isn't at rest.
+        rejects: bool,
+        /// Only say what there is.
+        dry: bool,
+        /// Go on after this key; empty for the first.
+        after: String,
+    },
+}
+
+/// What came of a [`Prune`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunedPart {
+    /// Of `runs`: the next of them, none after the last.
+    pub runs: Vec<RunId>,
+    /// Of `run`: objects that were deleted, or would be.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Of `run`: where to go on, unless that was all.
+    pub next: Option<String>,
+}
+
+/// The answer to [`Prune`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pruned {
+    /// What was done, or why it can't be.
+    pub part: Result<PrunedPart, Failure>,
 }
 
 /// Acknowledges a [`Done`]: it is in the ledger, or the leader doesn't want it. The node may forget it.

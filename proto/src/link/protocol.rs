@@ -10,8 +10,8 @@
 //! |---|---|---|
 //! | 1 | the first; its hello carries no number | no: it knows neither `recall` nor staging that is lost |
 //! | 2 | nodes that leave, steps that recall a load, staging again what is lost | no: it keeps no target for a run that may still take its load back, nor lets it go |
-//! | 3 | a load that is recalled keeps its target, until it is reverted or let go | yes |
-//! | 4 | nodes can be asked about what is published | yes |
+//! | 3 | a load that is recalled keeps its target, until it is reverted or let go | no: it would read the sources of a replay, and not what is replayed |
+//! | 4 | replays; nodes can be asked about what is published | yes |
 //!
 //! Nodes of protocol 1 don't look at a coordinator's numbers: one that is refused gets no lease and no work, and only the
 //! coordinator's log says why.
@@ -23,11 +23,9 @@ use serde::{Deserialize, Serialize};
 /// The newest protocol that this release speaks.
 pub const PROTOCOL: u32 = 4;
 /// The oldest one that it still serves.
-pub const OLDEST_SERVED: u32 = 3;
+pub const OLDEST_SERVED: u32 = 4;
 /// The first protocol in which a node can leave in order.
 pub const LEAVING: u32 = 2;
-/// The first protocol in which a node answers questions about what is published.
-pub const EXAMINING: u32 = 4;
 
 /// What a peer speaks. A hello that doesn't say so is of protocol 1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

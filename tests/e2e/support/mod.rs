@@ -3,10 +3,11 @@
 pub(crate) mod cluster;
 pub(crate) mod disk;
 pub(crate) mod figures;
+pub(crate) mod files;
 pub(crate) mod flights;
 pub(crate) mod numbers;
 pub(crate) mod otlp;
 pub(crate) mod peer;
 pub(crate) mod process;
 
-pub(crate) use haulage_test_support::{postgres, proxy, s3};
+pub(crate) use haulage_test_support::{mariadb, postgres, proxy, s3};

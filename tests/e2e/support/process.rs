@@ -267,15 +267,18 @@ impl Service {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// The most memory that it has held at once, in bytes.
-    pub(crate) fn memory_peak(&self) -> Result<u64> {
+    /// The memory that it holds now, and the most that it has held at once, in bytes.
+    pub(crate) fn memory(&self) -> Result<(u64, u64)> {
         let pid = self.child.id().context("the process has ended")?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line
-            .and_then(|line| line.trim().strip_suffix(" kB"))
-            .context("no VmHWM")?;
-        Ok(kib.trim().parse::<u64>()? * 1024)
+        let bytes = |what: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(what));
+            let kib = line
+                .and_then(|line| line.trim().strip_suffix(" kB"))
+                .with_context(|| format!("no {what}"))?;
+            Ok::<u64, anyhow::Error>(kib.trim().parse::<u64>()? * 1024)
+        };
+        Ok((bytes("VmRSS:")?, bytes("VmHWM:")?))
     }
 
     /// SIGKILL, and waits until the process is gone.

@@ -62,6 +62,7 @@ impl Story {
             | Event::Restaged { .. }
             | Event::RevertRequested { .. }
             | Event::RevertRefused { .. }
+            | Event::RejectsPruned { .. }
             | Event::RollbackStarted { .. }
             | Event::Stuck { .. }
             | Event::Unstuck { .. }
@@ -165,7 +166,8 @@ impl Story {
             Event::Submitted { .. }
             | Event::AttemptFailed { .. }
             | Event::HandedBack { .. }
-            | Event::CancelRequested { .. } => {}
+            | Event::CancelRequested { .. }
+            | Event::RejectsPruned { .. } => {}
         }
         Ok(())
     }

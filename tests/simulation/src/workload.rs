@@ -88,7 +88,9 @@ impl Run {
             params: BTreeMap::new(),
             loads: self.loads.iter().map(outline).collect(),
             places: BTreeMap::new(),
+            incremental: false,
             traceparent: String::new(),
+            replay: None,
         }
     }
 
@@ -102,6 +104,7 @@ impl Run {
             start: Position::default(),
             end: None,
             bytes: 1,
+            window: None,
         };
         let stages = self.stages.iter().enumerate();
         stages
@@ -111,6 +114,8 @@ impl Run {
                 steps: Vec::new(),
                 loads: stage.loads.iter().map(|load| self.loads[*load].name.clone()).collect(),
                 chunks: stage.chunks.iter().map(spec).collect(),
+                advances: Vec::new(),
+                columns: Default::default(),
             })
             .collect()
     }

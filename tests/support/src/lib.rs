@@ -1,12 +1,16 @@
-//! What the tests of every crate stand on: a PostgreSQL and an S3 server of their own, a proxy that cuts what passes
-//! through it, and waiting on a condition with a deadline.
+//! What the tests of every crate stand on: PostgreSQL, MariaDB, S3 and HTTP servers of their own, a proxy that cuts what
+//! passes through it, and waiting on a condition with a deadline.
 //!
 //! Real servers, because what is to be found out is how they behave. Deliberately not here: anything that knows Haulage.
 //! This crate leans on none of ours, so that all of them may test with it, and none links it but into its tests.
 
+mod daemon;
+pub mod http;
+pub mod mariadb;
 pub mod postgres;
 pub mod proxy;
 pub mod s3;
+mod s3_conditions;
 mod wait;
 
 use std::net::TcpListener;

@@ -9,8 +9,7 @@ mod programs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +18,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 
 use self::programs::Programs;
-use super::{PATIENCE, folder, free_port, signal, until};
+use super::daemon::{Daemon, run, tail};
+use super::{PATIENCE, folder, free_port, until};
 
 /// The password of the role `locked`.
 pub const PASSWORD: &str = "the right one";
@@ -27,7 +27,7 @@ pub const PASSWORD: &str = "the right one";
 /// A cluster; its server runs unless it was stopped.
 pub struct Postgres {
     // First, so that the server is gone before its folder is.
-    server: Mutex<Option<Server>>,
+    server: Mutex<Option<Daemon>>,
     port: u16,
     programs: Programs,
     file_limit: Option<u64>,
@@ -202,12 +202,10 @@ impl Postgres {
 
     /// The end of what the server has logged.
     fn log(&self) -> String {
-        let log = std::fs::read_to_string(self.log_file()).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
+        tail(&self.log_file())
     }
 
-    fn launch(&self) -> Result<Server> {
+    fn launch(&self) -> Result<Daemon> {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -226,74 +224,6 @@ impl Postgres {
             server.args(["-c", setting]);
         }
         server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        Server::spawn(server)
+        Daemon::spawn("PostgreSQL", "QUIT", server)
     }
-}
-
-/// The server's process; ended on drop.
-struct Server {
-    pid: u32,
-    watcher: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    /// The server dies with us, also when a test is killed. That signal comes when the *thread* that started it ends, so
-    /// one thread starts it and stays.
-    fn spawn(mut command: Command) -> Result<Self> {
-        let (started, pid) = mpsc::sync_channel(1);
-        let watcher = std::thread::spawn(move || match command.spawn() {
-            Ok(mut child) => {
-                started.send(Ok(child.id())).ok();
-                child.wait().ok();
-            }
-            Err(error) => {
-                started.send(Err(error)).ok();
-            }
-        });
-        let pid = pid
-            .recv()
-            .context("the thread that starts PostgreSQL")?
-            .context("starting PostgreSQL")?;
-        Ok(Self {
-            pid,
-            watcher: Some(watcher),
-        })
-    }
-
-    fn has_ended(&self) -> bool {
-        self.watcher.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // A process that has ended was waited for, and its id may be somebody else's.
-        if !self.has_ended() {
-            // Without the signal the watcher would wait for ever, and with it the test.
-            if let Err(error) = signal(self.pid, "QUIT") {
-                eprintln!("PostgreSQL is left running: {error:#}");
-                return;
-            }
-        }
-        if let Some(watcher) = self.watcher.take() {
-            watcher.join().ok();
-        }
-    }
-}
-
-/// Runs a command to its end; what it said is the error.
-async fn run(command: Command) -> Result<()> {
-    let called = format!("{command:?}");
-    let output = tokio::process::Command::from(command)
-        .stdin(Stdio::null())
-        .output()
-        .await
-        .with_context(|| format!("starting {called}"))?;
-    ensure!(
-        output.status.success(),
-        "{called} ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }

@@ -14,6 +14,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::s3_conditions::Conditional;
+pub use crate::s3_conditions::Conditions;
+
 /// What a client has to have in `AWS_ACCESS_KEY_ID`.
 pub const ACCESS_KEY: &str = "haulage-test";
 /// What a client has to have in `AWS_SECRET_ACCESS_KEY`.
@@ -29,12 +32,17 @@ pub struct S3 {
 impl S3 {
     /// Starts a server on a free port of loopback, with these buckets, empty.
     pub async fn start(buckets: &[&str]) -> Result<Self> {
+        Self::start_with(buckets, Conditions::Honoured).await
+    }
+
+    /// One that does this with writes under a condition.
+    pub async fn start_with(buckets: &[&str], conditions: Conditions) -> Result<Self> {
         let root = root_with(buckets)?;
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .context("a free port of loopback")?;
         let port = listener.local_addr()?.port();
-        let server = serve(root.path(), listener)?;
+        let server = serve_with(root.path(), listener, conditions)?;
         Ok(Self { root, port, server })
     }
 
@@ -101,8 +109,12 @@ pub fn envs(port: u16) -> Vec<(String, String)> {
 
 /// Serves the folders of `root` as buckets until the task is aborted.
 pub fn serve(root: &Path, listener: TcpListener) -> Result<JoinHandle<()>> {
+    serve_with(root, listener, Conditions::Honoured)
+}
+
+fn serve_with(root: &Path, listener: TcpListener, conditions: Conditions) -> Result<JoinHandle<()>> {
     let files = FileSystem::new(root).map_err(|error| anyhow!("s3s-fs: {error:?}"))?;
-    let mut service = S3ServiceBuilder::new(files);
+    let mut service = S3ServiceBuilder::new(Conditional::new(files, conditions));
     service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
     let service = service.build();
     Ok(tokio::spawn(async move {

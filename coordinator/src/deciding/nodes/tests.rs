@@ -38,13 +38,16 @@ pub(in super::super) fn awaited(node: &str, key: AttemptKey) -> (AttemptKey, Awa
         params: BTreeMap::new(),
         loads: vec![],
         places: BTreeMap::new(),
+        incremental: false,
         traceparent: String::new(),
+        replay: None,
     };
     let assignment = Assignment {
         key: key.clone(),
         submission,
         submitted_at: Millis(0),
         replaces: None,
+        columns: Default::default(),
         task: Task::Discover,
     };
     let awaited = Awaited {

@@ -337,7 +337,10 @@ proptest! {
                     prop_assert_eq!(*outcome == Outcome::Reverted, reverting);
                 }
                 Event::Submitted { .. } | Event::Planned { .. } | Event::AttemptFailed { .. }
-                | Event::HandedBack { .. } | Event::CancelRequested { .. } | Event::Unstuck { .. } => {}
+                | Event::HandedBack { .. }
+                | Event::CancelRequested { .. }
+                | Event::Unstuck { .. }
+                | Event::RejectsPruned { .. } => {}
             }
         }
         if rolling_back {

@@ -92,6 +92,7 @@ pub(super) fn kinds(log: &[Event]) -> Vec<String> {
             | Event::CancelRequested { .. }
             | Event::RevertRequested { .. }
             | Event::RevertRefused { .. }
+            | Event::RejectsPruned { .. }
             | Event::RollbackStarted { .. }
             | Event::Stuck { .. }
             | Event::Unstuck { .. }

@@ -29,9 +29,9 @@ use tokio::time::sleep;
 
 use super::connect::{BEGIN, Lease};
 use super::failure::code;
-use crate::sink::LoadContext;
 use crate::sink::fence::Dealt;
 use crate::sink::name::area;
+use crate::sink::{ColumnChange, LoadContext};
 
 /// Serializes the creation of the schema between all nodes.
 const SCHEMA_LOCK: i64 = 0x6861_756c_6167_6531;
@@ -71,13 +71,17 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     recalled integer,
     let_go integer NOT NULL DEFAULT 0,
     attempts jsonb NOT NULL DEFAULT '{}',
+    advances jsonb NOT NULL DEFAULT '[]',
+    evolved text NOT NULL DEFAULT '[]',
     PRIMARY KEY (run, load)
 );
 ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
     ADD COLUMN IF NOT EXISTS round integer NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS recalled integer,
     ADD COLUMN IF NOT EXISTS let_go integer NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}';
+    ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS advances jsonb NOT NULL DEFAULT '[]',
+    ADD COLUMN IF NOT EXISTS evolved text NOT NULL DEFAULT '[]';
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
@@ -89,6 +93,19 @@ CREATE TABLE IF NOT EXISTS haulage.fences (
 );
 ALTER TABLE haulage.fences ADD COLUMN IF NOT EXISTS epoch bigint NOT NULL DEFAULT 0;
 CREATE SEQUENCE IF NOT EXISTS haulage.published;
+CREATE TABLE IF NOT EXISTS haulage.watermarks (
+    pipeline text NOT NULL,
+    target text NOT NULL,
+    source text NOT NULL,
+    watermark_column text NOT NULL,
+    value text,
+    run text NOT NULL,
+    set_by text NOT NULL,
+    changed_at timestamptz NOT NULL,
+    read_of text NOT NULL,
+    replaced_by text NOT NULL DEFAULT '',
+    PRIMARY KEY (pipeline, target, source)
+);
 ";
 
 /// Where a load stands at this destination.
@@ -182,6 +199,8 @@ pub(super) struct Record {
     pub(super) staged_until: Option<i64>,
     /// How often the run had staged again what was lost, when this load was prepared last.
     pub(super) round: u32,
+    /// What publishing has made of the columns of a target that stayed.
+    pub(super) evolved: Vec<ColumnChange>,
 }
 
 /// The tables of a load's staging area.
@@ -261,8 +280,8 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 /// Whether the schema is there, as this release makes it.
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
-        "SELECT to_regclass('haulage.fences') IS NOT NULL AND EXISTS (SELECT 1 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname = 'attempts' AND NOT attisdropped)",
+        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 2 FROM pg_attribute
+         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved') AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
     .await
@@ -290,15 +309,15 @@ pub(super) enum Lock {
 pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
     let sql = match lock {
         Lock::None => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
             "FROM haulage.loads WHERE run = $1 AND load = $2"
         ),
         Lock::Share => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
         ),
         Lock::Update => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
         ),
     };
@@ -326,6 +345,7 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
         cleaned: row.try_get(9)?,
         staged_until: row.try_get(10)?,
         round: row.try_get::<i32, _>(11)? as u32,
+        evolved: serde_json::from_str(row.try_get(13)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
     })
 }
 

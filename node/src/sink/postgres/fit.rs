@@ -2,16 +2,18 @@
 //!
 //! Pure: from a description of the target to a [`Fit`], or to misfits in words.
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field};
+use haulage_plan::contract::WiderType;
 use haulage_plan::definition::Mode;
 use haulage_plan::{PROVENANCE, types};
 
 use super::bookkeeping::Method;
 use super::encode::Column;
-use super::target::{Existing, RUN_COLUMN, Target};
-use super::types::{column_type, encoding, kind};
-use crate::sink::LoadContext;
+use super::evolve::wider;
+use super::target::{Existing, RUN_COLUMN, Target, TargetColumn};
+use super::types::{Encoding, column_type, encoding, kind};
 use crate::sink::name::{quote, quote_all};
+use crate::sink::{Change, ColumnChange, LoadContext};
 
 /// How a load goes into its target.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub(super) struct Fit {
     pub(super) method: Method,
     /// Why replacing is not a swap; empty if it is one.
     pub(super) ties: Vec<String>,
+    /// What has to become of the target's columns first.
+    pub(super) evolve: Vec<ColumnChange>,
 }
 
 impl Fit {
@@ -47,7 +51,7 @@ impl Fit {
 
 /// Holds the load against its target. `Err` has a line for everything that doesn't fit.
 pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String>> {
-    let mut misfits = Vec::new();
+    let mut misfits = load.only_for_files();
     if load.schema.fields().is_empty() {
         misfits.push(format!("load {} has no columns", load.load));
     }
@@ -113,11 +117,12 @@ fn fit_new(load: &LoadContext, target: &Target, misfits: &mut Vec<String>) -> Fi
         types,
         method,
         ties: Vec::new(),
+        evolve: Vec::new(),
     }
 }
 
 /// The kind of a type that [`column_type`] names, for the Arrow type it was made from.
-fn kind_of_new(sql: &str, arrow: &DataType) -> super::types::Kind {
+pub(super) fn kind_of_new(sql: &str, arrow: &DataType) -> super::types::Kind {
     match (sql, arrow) {
         ("boolean", _) => kind("bool", false, -1),
         ("smallint", _) => kind("int2", false, -1),
@@ -154,47 +159,23 @@ fn fit_columns(load: &LoadContext, target: &Target, existing: &Existing, misfits
     let table = target.text();
     let mut columns = Vec::new();
     let mut types = Vec::new();
+    let mut evolve = Vec::new();
     for field in load.schema.fields() {
-        let arrow = field.data_type();
-        let typed = types::name(arrow);
-        let Some(column) = existing.column(field.name()) else {
-            let otherwise = match load.provenance && PROVENANCE.contains(&field.name().as_str()) {
-                true => "leave `provenance` out",
-                false => "leave it out in the step's SQL",
-            };
-            misfits.push(format!(
-                "column {0} ({typed}) is not in {table}; ALTER TABLE {1} ADD COLUMN {2} {3}, or {otherwise}",
-                field.name(),
-                target.sql(),
-                quote(field.name()),
-                column_type(arrow).unwrap_or_else(|| "text".to_owned()),
-            ));
-            continue;
+        let (column, fitted) = match existing.column(field.name()) {
+            Some(column) => (Some(column), one_column(load, target, field, column)),
+            None => (None, new_column(load, target, field)),
         };
-        if column.generated || column.identity_always {
-            misfits.push(format!(
-                "column {} of {table} is generated; leave it out in the step's SQL",
-                column.name
-            ));
-            continue;
-        }
-        match encoding(arrow, column.kind) {
-            Some(encoding) => {
+        match fitted {
+            Ok((encoding, sql, change)) => {
                 columns.push(Column {
                     name: field.name().clone(),
                     encoding,
                 });
-                types.push((column.sql.clone(), column.not_null || load.key.contains(field.name())));
+                let not_null = column.is_some_and(|column| column.not_null);
+                types.push((sql, not_null || load.key.contains(field.name())));
+                evolve.extend(change);
             }
-            None => misfits.push(format!(
-                "column {0} is {typed} in the load and {1} in {table}; CAST it in the step's SQL, or ALTER TABLE {2} \
-                 ALTER COLUMN {3} TYPE {4}",
-                field.name(),
-                column.sql,
-                target.sql(),
-                quote(field.name()),
-                column_type(arrow).unwrap_or_else(|| "text".to_owned()),
-            )),
+            Err(misfit) => misfits.push(misfit),
         }
     }
     for column in &existing.columns {
@@ -217,7 +198,103 @@ fn fit_columns(load: &LoadContext, target: &Target, existing: &Existing, misfits
         types,
         method,
         ties: existing.ties.clone(),
+        evolve,
     }
+}
+
+/// How a column is written, the type that it is written to, and what becomes of it first; or why it doesn't fit.
+type Fitted = Result<(Encoding, String, Option<ColumnChange>), String>;
+
+fn new_column(load: &LoadContext, target: &Target, field: &Field) -> Fitted {
+    let arrow = field.data_type();
+    let sql = column_type(arrow);
+    let how = sql
+        .as_deref()
+        .and_then(|sql| encoding(arrow, kind_of_new(sql, arrow)))
+        .filter(|_| load.evolution.adds_columns);
+    match (sql, how) {
+        (Some(sql), Some(encoding)) => {
+            let change = ColumnChange {
+                column: field.name().clone(),
+                change: Change::Added,
+                from: None,
+                to: Some(sql.clone()),
+            };
+            Ok((encoding, sql, Some(change)))
+        }
+        (sql, _) => Err(format!(
+            "column {0} ({1}) is not in {2}; ALTER TABLE {3} ADD COLUMN {4} {5}, or {7}, or write `on_new_column: add` \
+             for load {6}",
+            field.name(),
+            types::name(arrow),
+            target.text(),
+            target.sql(),
+            quote(field.name()),
+            sql.unwrap_or_else(|| "text".to_owned()),
+            load.load,
+            match load.provenance && PROVENANCE.contains(&field.name().as_str()) {
+                true => "leave `provenance` out",
+                false => "leave it out in the step's SQL",
+            },
+        )),
+    }
+}
+
+fn one_column(load: &LoadContext, target: &Target, field: &Field, column: &TargetColumn) -> Fitted {
+    let (arrow, table) = (field.data_type(), target.text());
+    if column.generated || column.identity_always {
+        return Err(format!(
+            "column {} of {table} is generated; leave it out in the step's SQL",
+            column.name
+        ));
+    }
+    let wider = wider(arrow, column);
+    if let (Some(wider), Some(WiderType::Widen)) = (&wider, load.evolution.on_wider_type)
+        && let Some(encoding) = encoding(arrow, wider.1)
+    {
+        if !column.used_by.is_empty() && !can_swap(load, target) {
+            return Err(format!(
+                "column {} of {table} would be widened from {} to {}, which can't be done while it is used by {}; drop \
+                 that first, or CAST the column in the step's SQL",
+                column.name,
+                column.sql,
+                wider.0,
+                column.used_by.join(", ")
+            ));
+        }
+        let change = ColumnChange {
+            column: field.name().clone(),
+            change: Change::Widened,
+            from: Some(column.sql.clone()),
+            to: Some(wider.0.clone()),
+        };
+        return Ok((encoding, wider.0.clone(), Some(change)));
+    }
+    let refused = wider.is_some() && load.evolution.on_wider_type == Some(WiderType::Fail);
+    match encoding(arrow, column.kind).filter(|_| !refused) {
+        Some(encoding) => Ok((encoding, column.sql.clone(), None)),
+        None => Err(format!(
+            "column {0} is {1} in the load and {2} in {table}; CAST it in the step's SQL, or ALTER TABLE {3} ALTER \
+             COLUMN {4} TYPE {5}{6}",
+            field.name(),
+            types::name(arrow),
+            column.sql,
+            target.sql(),
+            quote(field.name()),
+            column_type(arrow).unwrap_or_else(|| "text".to_owned()),
+            if wider.is_some() {
+                format!(", or write `on_wider_type: widen` for load {}", load.load)
+            } else {
+                String::new()
+            },
+        )),
+    }
+}
+
+/// Whether the target stays as it is, and another table takes its place.
+fn can_swap(load: &LoadContext, target: &Target) -> bool {
+    let ties = target.existing.as_ref().map(|existing| &existing.ties);
+    load.mode == Mode::Replace && ties.is_some_and(Vec::is_empty)
 }
 
 fn method(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mut Vec<String>) -> Method {

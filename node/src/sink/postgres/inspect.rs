@@ -8,11 +8,12 @@ use sqlx::{AssertSqlSafe, Row};
 use super::Postgres;
 use super::bookkeeping::Method;
 use super::connect::Lease;
+use super::evolve;
 use super::fit::{Fit, create_table, fit};
 use super::swap::NAME_LIMIT;
-use super::target::{Target, describe};
+use super::target::{RUN_COLUMN, Target, describe};
 use crate::sink::name::with_suffix;
-use crate::sink::{Identity, Inspection, LoadContext};
+use crate::sink::{Change, ColumnChange, Identity, Inspection, LoadContext};
 
 /// Tables up to this size are counted; of larger ones the catalog's estimate is not called a count.
 const COUNTED_BYTES: i64 = 256 << 20;
@@ -28,6 +29,7 @@ impl Postgres {
             rows: None,
             ddl: Vec::new(),
             changes: Vec::new(),
+            columns: Vec::new(),
             misfits: Vec::new(),
         };
         if let Some(existing) = &target.existing
@@ -43,12 +45,31 @@ impl Postgres {
                 if target.existing.is_none() {
                     inspection.ddl.push(create_table(load, &target.sql(), &fit));
                 }
+                inspection.ddl.extend(evolve::statements(&target.sql(), &fit.evolve));
                 inspection.changes = changes(load, &target, &fit, inspection.rows);
+                inspection.columns = fit.evolve;
+                inspection.columns.extend(unfilled(load, &target));
             }
             Err(misfits) => inspection.misfits = misfits,
         }
         Ok(inspection)
     }
+}
+
+/// Columns of the target that the load has nothing for.
+fn unfilled(load: &LoadContext, target: &Target) -> Vec<ColumnChange> {
+    let columns = target.existing.iter().flat_map(|existing| &existing.columns);
+    let ours = |name: &str| name == RUN_COLUMN && load.mode == Mode::Append;
+    columns
+        .filter(|column| !column.generated && !ours(&column.name))
+        .filter(|column| load.schema.field_with_name(&column.name).is_err())
+        .map(|column| ColumnChange {
+            column: column.name.clone(),
+            change: Change::Unfilled,
+            from: Some(column.sql.clone()),
+            to: None,
+        })
+        .collect()
 }
 
 /// Two servers that were started in the same microsecond, on the same port, would be one. (The identifier in their control

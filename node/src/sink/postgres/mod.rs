@@ -16,6 +16,7 @@ mod ask;
 mod bookkeeping;
 pub(crate) mod connect;
 mod encode;
+mod evolve;
 pub(crate) mod failure;
 mod fit;
 mod insert;
@@ -33,6 +34,7 @@ mod target;
 mod types;
 mod verify;
 mod watch;
+mod watermarks;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -41,8 +43,9 @@ use async_trait::async_trait;
 use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
-use haulage_core::ids::{Attempt, ChunkId};
+use haulage_core::ids::{Attempt, ChunkId, RunId};
 use haulage_core::receipt::Looked;
+use haulage_core::watermark::{Advance, Watermark};
 
 use self::connect::{Connections, Room};
 use super::kept::{patience, patiently};
@@ -130,6 +133,24 @@ impl Destination for Postgres {
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         let publish = || self.at_length(load, |this| async move { this.publish_load(load, expected).await });
         patiently(load, patience(&load.run), publish).await
+    }
+
+    async fn watermarks_of(&self, load: &LoadContext) -> Result<Option<Vec<Watermark>>, Failure> {
+        let reading = self.read_watermarks(Some(&load.pipeline), Some(&load.table));
+        self.soon("reading watermarks", reading).await.map(Some)
+    }
+
+    async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
+        self.soon("reading watermarks", self.read_advances(run, load)).await
+    }
+
+    async fn watermarks(&self, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {
+        self.soon("reading watermarks", self.read_watermarks(pipeline, None))
+            .await
+    }
+
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        self.soon("setting a watermark", self.write_watermark(mark, was)).await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::Postgres;
 use super::bookkeeping::{self, Area, Method, Record, State, ended, hold, queue_on, same_round};
 use super::connect::{BEGIN, Lease};
+use super::evolve;
 use super::failure::{Place, code};
 use super::insert;
 use super::recall::kept_for;
@@ -21,8 +22,9 @@ use super::stage::end_stragglers;
 use super::swap::{swap_in, unchanged};
 use super::target::{Target, describe};
 use super::verify::{marked, plan};
+use super::watermarks;
 use crate::sink::kept::Publishing;
-use crate::sink::{Expected, LoadContext};
+use crate::sink::{ColumnChange, Expected, LoadContext, with_columns};
 
 /// Longest wait for the table's lock in one try. Above the second after which the server cancels an autovacuum for us.
 pub(super) const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '3s'";
@@ -166,12 +168,14 @@ async fn publish(
     lease.run(LOCK_TIMEOUT).await?;
     let done = make_visible(lease, load, &area, &record, expected, in_the_way).await?;
     let detail = format!(
-        "{} {} {target}{}",
+        "{} {} {target}{}{}",
         counted(expected.rows, "row"),
         done.words,
-        done.because
+        done.because,
+        with_columns(&done.changes)
     );
     keep(lease, load, &done, expected, &detail).await?;
+    watermarks::advance(lease, load, &target, done.created).await?;
     lease.run("COMMIT").await?;
     Ok(Publishing::Done(StepReport {
         rows: expected.rows,
@@ -196,6 +200,18 @@ struct Done {
     words: &'static str,
     /// Why it was not done in the quicker way.
     because: String,
+    /// What became of the target's columns.
+    changes: Vec<ColumnChange>,
+}
+
+impl Done {
+    /// Of those changes, what a revert has to take back: another table takes its columns with it.
+    fn evolved(&self) -> &[ColumnChange] {
+        match self.method {
+            Method::Swap => &[],
+            Method::Rewrite | Method::Append | Method::AppendByKey | Method::Merge => &self.changes,
+        }
+    }
 }
 
 async fn make_visible(
@@ -206,18 +222,24 @@ async fn make_visible(
     expected: Expected,
     in_the_way: Option<&str>,
 ) -> Result<Done, Trouble> {
-    let (mut target, _, planned) = plan(lease, load, record).await?;
+    let (mut target, before, planned) = plan(lease, load, record).await?;
     let may_swap = planned == Method::Swap && in_the_way.is_none();
+    let evolves = !before.evolve.is_empty();
     if let Some(existing) = &target.existing {
-        lock(lease, &target, may_swap).await?;
+        lock(lease, &target, may_swap || evolves).await?;
         if !unchanged(lease, existing, &target).await? {
             // Somebody else replaced the table while its lock was waited for.
             return Err(Trouble::Busy);
         }
     }
     // Again, now that nothing can change it.
-    let (locked, fit, mut method) = plan(lease, load, record).await?;
+    let (locked, mut fit, mut method) = plan(lease, load, record).await?;
+    if !fit.evolve.is_empty() && !evolves {
+        // Its columns are others by now, and the lock is not the one that changing them takes.
+        return Err(Trouble::Busy);
+    }
     target = locked;
+    let changes = std::mem::take(&mut fit.evolve);
     let created = target.existing.is_none();
     let mut because = String::new();
     if let (Method::Swap, false) = (method, may_swap) {
@@ -237,7 +259,18 @@ async fn make_visible(
             names,
             words,
             because,
+            changes,
         });
+    }
+    if !changes.is_empty() {
+        for statement in evolve::statements(&target.sql(), &changes) {
+            lease
+                .run(statement)
+                .await
+                .map_err(|error| refused(lease.place(), load, error))?;
+        }
+        // What the load does to its rows is decided by its columns as they are now.
+        (target, fit, _) = plan(lease, load, record).await?;
     }
     insert::publish(lease, load, area, &target, &fit, method, expected).await?;
     let words = match method {
@@ -252,7 +285,21 @@ async fn make_visible(
         names: Vec::new(),
         words,
         because,
+        changes,
     })
+}
+
+/// What the server says to a change of the target's columns. What is known to stand in the way is found before.
+fn refused(place: &Place, load: &LoadContext, error: sqlx::Error) -> Trouble {
+    match code(&error) {
+        Some("0A000" | "2BP01" | "42501" | "42P16") => Trouble::Failed(Failure::permanent(format!(
+            "{place}: the columns of {} can't be changed for load {}: {error}; change them yourself, or leave them out or \
+             CAST them in the step's SQL",
+            load.table, load.load
+        ))),
+        // Among them that the lock is waited for.
+        _ => error.into(),
+    }
 }
 
 /// Why rows were written a second time instead of swapping tables.
@@ -287,7 +334,7 @@ async fn keep(
     detail: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE haulage.loads SET state = 'published', method = $3, created = $4, names = $5, rows = $6, detail = $7,
+        "UPDATE haulage.loads SET state = 'published', method = $3, created = $4, names = $5, rows = $6, detail = $7, evolved = $8,
              sequence = nextval('haulage.published'), published_at = clock_timestamp()
          WHERE run = $1 AND load = $2",
     )
@@ -298,6 +345,7 @@ async fn keep(
     .bind(&done.names)
     .bind(expected.rows as i64)
     .bind(detail)
+    .bind(serde_json::to_string(done.evolved()).map_err(|error| sqlx::Error::Encode(error.into()))?)
     .execute(lease.connection())
     .await?;
     Ok(())

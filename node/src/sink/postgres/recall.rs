@@ -14,6 +14,7 @@ use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
 use super::publish::Trouble;
 use super::stage::exists;
 use super::target::{Target, describe};
+use super::watermarks::built_on;
 use crate::sink::LoadContext;
 use crate::sink::kept::late;
 
@@ -125,12 +126,15 @@ pub(super) async fn kept_for(
          WHERE target = $1 AND state = 'published' AND run <> $2
              AND (recalled IS NOT NULL
                  OR settled_at IS NULL AND published_at > now() - interval '1 hour')
-             AND NOT ($3 AND method = 'append' AND run IS DISTINCT FROM $4)",
+             AND NOT ($3 AND method = 'append' AND run IS DISTINCT FROM $4
+                 AND NOT ($5 AND pipeline = $6 AND advances <> '[]'))",
     )
     .bind(target)
     .bind(load.run.as_str())
     .bind(load.mode == Mode::Append)
     .bind(load.replaces.as_ref().map(|run| run.as_str()))
+    .bind(!load.advances.is_empty())
+    .bind(&load.pipeline)
     .fetch_one(lease.connection())
     .await
 }
@@ -167,6 +171,9 @@ pub(super) async fn may_undo(
     .bind(by_run)
     .fetch_one(lease.connection())
     .await?;
+    if let Some(runs) = built_on(lease, load, record.sequence, &target.text()).await? {
+        return Err(refused(load, &format!("run {runs} has read on from where it stopped")));
+    }
     let reach = match later {
         None if newest => Reach::Whole,
         None => Reach::OwnRows,

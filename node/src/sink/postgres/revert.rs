@@ -11,12 +11,14 @@ use tokio::time::sleep;
 use super::Postgres;
 use super::bookkeeping::{self, Area, Method, Record, State, claim, ended, hold, queue_on, set_state};
 use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
+use super::evolve;
 use super::insert::restore;
 use super::publish::{LOCK_PAUSE, LOCK_TIMEOUT, LOCK_TRIES, Trouble, lock};
 use super::recall::{Reach, free, may_undo};
 use super::stage::{alone, exists};
 use super::swap::swap_out;
 use super::target::describe;
+use super::watermarks::put_back;
 use crate::sink::LoadContext;
 
 fn nothing_to_undo() -> StepReport {
@@ -193,10 +195,14 @@ async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Tro
     };
     match (record.state, record.method) {
         (State::Published, Some(method)) => {
-            undo(lease, load, &record, method).await?;
+            let stays = undo(lease, load, &record, method).await?;
+            put_back(lease, load, &name).await?;
             set_state(lease, load, State::Reverted).await?;
             lease.run("COMMIT").await?;
-            Ok(report(format!("{name} is as it was")))
+            Ok(report(match stays.is_empty() {
+                true => format!("{name} is as it was"),
+                false => format!("the rows of {name} are as they were; {}", stays.join("; ")),
+            }))
         }
         (State::Published, None) => Err(ended(load, "published in a way that this version does not know").into()),
         (State::Staged | State::Sealed, _) => {
@@ -212,23 +218,33 @@ async fn revert(lease: &mut Lease, load: &LoadContext) -> Result<StepReport, Tro
     }
 }
 
-async fn undo(lease: &mut Lease, load: &LoadContext, record: &Record, method: Method) -> Result<(), Trouble> {
+/// Returns what stays of what the run has made of the target's columns, in words.
+async fn undo(lease: &mut Lease, load: &LoadContext, record: &Record, method: Method) -> Result<Vec<String>, Trouble> {
     let area = Area::of(load);
     let target = describe(lease, &load.table).await?;
     let reach = may_undo(lease, load, record, &target).await?;
     let drops = record.created && reach == Reach::Whole;
+    // What others have appended since may be in those columns.
+    let evolved = match reach {
+        Reach::Whole => record.evolved.as_slice(),
+        Reach::OwnRows => &[],
+    };
     lease.run(LOCK_TIMEOUT).await?;
     if target.existing.is_some() {
-        lock(lease, &target, method == Method::Swap || drops).await?;
+        lock(lease, &target, method == Method::Swap || drops || !evolved.is_empty()).await?;
     }
     // Described again under the lock.
     let target = describe(lease, &load.table).await?;
+    let mut stays = Vec::new();
     match (&target.existing, method) {
         (_, Method::Swap) => swap_out(lease, &area, &target, record).await?,
         (Some(_), _) if drops => {
             lease.run(format!("DROP TABLE {}", target.sql())).await?;
         }
-        (Some(existing), method) => restore(lease, load, &area, &target, existing, method).await?,
+        (Some(existing), method) => {
+            restore(lease, load, &area, &target, existing, method).await?;
+            stays = evolve::take_back(lease, &target, evolved).await?;
+        }
         // Somebody dropped the table: there is nothing to take rows out of.
         (None, _) => {}
     }
@@ -237,5 +253,5 @@ async fn undo(lease: &mut Lease, load: &LoadContext, record: &Record, method: Me
             lease.run(format!("DROP TABLE {table}")).await?;
         }
     }
-    Ok(())
+    Ok(stays)
 }

@@ -9,12 +9,14 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, StageId};
+use haulage_plan::contract::Evolution;
 use haulage_plan::definition::Mode;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Postgres;
 use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record, set_state};
 use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
+use super::evolve;
 use super::fit::{Fit, fit};
 use super::publish::{LOCK_TIMEOUT, LOCK_TRIES};
 use super::target::{Target, describe, describe_staging};
@@ -160,6 +162,7 @@ pub(super) async fn writing(lease: &mut Lease, load: &LoadContext) -> Result<Fit
         mode: Mode::Replace,
         key: Vec::new(),
         replaces: None,
+        evolution: Evolution::default(),
         ..load.clone()
     };
     fit(&columns, &staged).map_err(|misfits| misfit(load, &staged, &misfits))
@@ -199,8 +202,12 @@ fn statements(load: &LoadContext, area: &Area, target: &Target, fit: &Fit) -> St
     // Nothing is vacuumed or analysed in the middle of a load; a swap takes the setting back.
     let quiet = "WITH (autovacuum_enabled = false)";
     let stage = if swap && target.existing.is_some() {
+        let evolve: String = evolve::statements(&area.stage, &fit.evolve)
+            .iter()
+            .map(|statement| format!("\n         {statement};"))
+            .collect();
         format!(
-            "CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY) {quiet};",
+            "CREATE TABLE {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES EXCLUDING IDENTITY) {quiet};{evolve}",
             area.stage,
             target.sql()
         )

@@ -27,6 +27,8 @@ pub(super) struct TargetColumn {
     pub(super) generated: bool,
     /// `GENERATED ALWAYS AS IDENTITY`: refuses a value that is given.
     pub(super) identity_always: bool,
+    /// What keeps its type from being changed: views, policies, triggers and generated columns that use it.
+    pub(super) used_by: Vec<String>,
 }
 
 /// An index of the target.
@@ -210,7 +212,13 @@ SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), coalesce(b.typname
        coalesce(b.typtype, t.typtype) = 'e',
        CASE WHEN b.oid IS NULL THEN a.atttypmod ELSE t.typtypmod END,
        a.attnotnull OR t.typnotnull,
-       a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '', a.attidentity = 'a'
+       a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '', a.attidentity = 'a',
+       ARRAY(SELECT DISTINCT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d
+             LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+             WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+                 AND (d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_trigger'::regclass)
+                      OR f.adnum <> a.attnum)
+             ORDER BY 1)
 FROM pg_attribute a
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_type b ON b.oid = t.typbasetype
@@ -230,6 +238,7 @@ async fn columns(lease: &mut Lease, oid: i64) -> Result<Vec<TargetColumn>, sqlx:
                 filled: row.try_get(6)?,
                 generated: row.try_get(7)?,
                 identity_always: row.try_get(8)?,
+                used_by: row.try_get(9)?,
             })
         })
         .collect()

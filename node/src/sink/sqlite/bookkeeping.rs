@@ -8,9 +8,9 @@ use haulage_plan::definition::Mode;
 use sqlx::Row;
 
 use super::file::Writer;
-use crate::sink::LoadContext;
 use crate::sink::fence::Dealt;
 use crate::sink::name::area;
+use crate::sink::{ColumnChange, LoadContext};
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS _haulage_loads (
@@ -19,6 +19,8 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     rows INTEGER, detail TEXT, sequence INTEGER, replaces TEXT, prepared_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     published_at TEXT, ended_at TEXT, cleaned_at TEXT, settled_at TEXT, round INTEGER NOT NULL DEFAULT 0,
     recalled INTEGER, let_go INTEGER NOT NULL DEFAULT 0, attempts TEXT NOT NULL DEFAULT '{}',
+    advances TEXT NOT NULL DEFAULT '[]',
+    evolved TEXT NOT NULL DEFAULT '[]',
     PRIMARY KEY (run, load)
 );
 CREATE TABLE IF NOT EXISTS _haulage_fences (
@@ -30,15 +32,23 @@ CREATE TABLE IF NOT EXISTS _haulage_markers (
     run TEXT NOT NULL, load TEXT NOT NULL, stage INTEGER NOT NULL, chunk INTEGER NOT NULL, segment INTEGER NOT NULL,
     attempt INTEGER NOT NULL, rows INTEGER NOT NULL, manifest TEXT NOT NULL,
     PRIMARY KEY (run, load, stage, chunk, segment)
+);
+CREATE TABLE IF NOT EXISTS _haulage_watermarks (
+    pipeline TEXT NOT NULL, target TEXT NOT NULL COLLATE NOCASE, source TEXT NOT NULL, watermark_column TEXT NOT NULL,
+    value TEXT, run TEXT NOT NULL, set_by TEXT NOT NULL, changed_at TEXT NOT NULL, read_of TEXT NOT NULL,
+    replaced_by TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (pipeline, target, source)
 );";
 
 /// Columns that later releases have added, and to which table.
-const MORE: [(&str, &str, &str); 6] = [
+const MORE: [(&str, &str, &str); 8] = [
     ("_haulage_loads", "settled_at", "TEXT"),
     ("_haulage_loads", "round", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "recalled", "INTEGER"),
     ("_haulage_loads", "let_go", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "attempts", "TEXT NOT NULL DEFAULT '{}'"),
+    ("_haulage_loads", "advances", "TEXT NOT NULL DEFAULT '[]'"),
+    ("_haulage_loads", "evolved", "TEXT NOT NULL DEFAULT '[]'"),
     ("_haulage_fences", "epoch", "INTEGER NOT NULL DEFAULT 0"),
 ];
 
@@ -93,6 +103,8 @@ pub(super) struct Record {
     pub(super) cleaned: bool,
     /// How often the run had staged again what was lost, when this load was prepared last.
     pub(super) round: u32,
+    /// What publishing has made of the columns of a target that stayed.
+    pub(super) evolved: Vec<ColumnChange>,
 }
 
 /// The tables of a load's staging area.
@@ -121,13 +133,14 @@ impl Area {
 /// Opens a transaction that is alone in the file, and makes the tables if they are missing.
 pub(super) async fn begin(writer: &mut Writer<'_>, doing: &str) -> Result<(), Failure> {
     writer.must(doing, "BEGIN IMMEDIATE").await?;
-    let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_haulage_markers')")
-        .fetch_one(writer.connection())
-        .await
-        .map_err(|error| writer.failure(doing, error))?;
+    // The last of the tables; earlier releases have made the others.
+    let there: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_haulage_watermarks')")
+            .fetch_one(writer.connection())
+            .await
+            .map_err(|error| writer.failure(doing, error))?;
     if !there {
         writer.must(doing, TABLES).await?;
-        return Ok(());
     }
     let columns: Vec<(String, String)> = sqlx::query_as(
         "SELECT '_haulage_loads', name FROM pragma_table_info('_haulage_loads')
@@ -176,7 +189,7 @@ pub(super) async fn hold(
 pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT state, epoch, method, created, coalesce(rows, 0), coalesce(detail, ''), coalesce(sequence, 0),
-                cleaned_at IS NOT NULL, round, attempts
+                cleaned_at IS NOT NULL, round, attempts, evolved
          FROM _haulage_loads WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
@@ -195,6 +208,7 @@ pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<
             sequence: row.try_get(6)?,
             cleaned: row.try_get(7)?,
             round: row.try_get::<i64, _>(8)? as u32,
+            evolved: serde_json::from_str(row.try_get(10)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
         })
     })
     .transpose()

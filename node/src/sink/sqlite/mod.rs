@@ -29,6 +29,7 @@ mod stage;
 mod standing;
 mod target;
 mod verify;
+mod watermarks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,8 +38,9 @@ use async_trait::async_trait;
 use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
-use haulage_core::ids::{Attempt, ChunkId};
+use haulage_core::ids::{Attempt, ChunkId, RunId};
 use haulage_core::receipt::Looked;
+use haulage_core::watermark::{Advance, Watermark};
 
 use self::file::File;
 pub(crate) use self::rows::moment;
@@ -102,6 +104,23 @@ impl Destination for Sqlite {
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         patiently(load, patience(&load.run), || self.publish_load(load, expected)).await
+    }
+
+    async fn watermarks_of(&self, load: &LoadContext) -> Result<Option<Vec<Watermark>>, Failure> {
+        let reading = self.read_watermarks(Some(&load.pipeline), Some(&load.table));
+        reading.await.map(Some)
+    }
+
+    async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
+        self.read_advances(run, load).await
+    }
+
+    async fn watermarks(&self, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {
+        self.read_watermarks(pipeline, None).await
+    }
+
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        self.write_watermark(mark, was).await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {

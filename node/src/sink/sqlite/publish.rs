@@ -9,11 +9,12 @@ use super::Sqlite;
 use super::bookkeeping::{Area, Method, Record, begin, ended, hold, same_round};
 use super::file::Writer;
 use super::recall::kept_for;
-use super::target::{Existing, Fit, RUN_COLUMN, Target, create_table, describe, fit, misfit, table_name};
+use super::target::{Existing, Fit, RUN_COLUMN, Target, create_table, describe, evolve, fit, misfit, table_name};
 use super::verify::{free_name, marked, one_key};
+use super::watermarks;
 use crate::sink::kept::Publishing;
 use crate::sink::name::{quote, quote_all, quote_all_of, same_key};
-use crate::sink::{Expected, LoadContext};
+use crate::sink::{Expected, LoadContext, with_columns};
 
 impl Sqlite {
     pub(super) async fn publish_load(&self, load: &LoadContext, expected: Expected) -> Result<Publishing, Failure> {
@@ -77,6 +78,9 @@ async fn make_visible(
             writer.must(doing, step).await?;
         }
     }
+    for statement in evolve(table, &fit.evolve) {
+        writer.must(doing, statement).await?;
+    }
     if let Some(conflict) = conflict(writer, load, &area, &target, fit.method, doing).await? {
         return Err(twice(load, table, &conflict));
     }
@@ -95,10 +99,12 @@ async fn make_visible(
         (Method::Append | Method::AppendByKey, _) => "appended to",
         (Method::Merge, _) => "merged by key into",
     };
-    let detail = format!("{} {words} {table}", counted(expected.rows, "row"));
+    let rows = counted(expected.rows, "row");
+    let detail = format!("{rows} {words} {table}{}", with_columns(&fit.evolve));
     keep(writer, load, &fit, target.existing.is_none(), expected, &detail)
         .await
         .map_err(|error| writer.failure(doing, error))?;
+    watermarks::advance(writer, load, table, target.existing.is_none(), doing).await?;
     Ok(detail)
 }
 
@@ -291,7 +297,7 @@ async fn keep(
     detail: &str,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE _haulage_loads SET state = 'published', method = $3, created = $4, rows = $5, detail = $6,
+        "UPDATE _haulage_loads SET state = 'published', method = $3, created = $4, rows = $5, detail = $6, evolved = $7,
              sequence = (SELECT coalesce(max(sequence), 0) + 1 FROM _haulage_loads), published_at = CURRENT_TIMESTAMP
          WHERE run = $1 AND load = $2",
     )
@@ -301,6 +307,7 @@ async fn keep(
     .bind(created)
     .bind(expected.rows as i64)
     .bind(detail)
+    .bind(serde_json::to_string(&fit.evolve).map_err(|error| sqlx::Error::Encode(error.into()))?)
     .execute(writer.connection())
     .await?;
     Ok(())

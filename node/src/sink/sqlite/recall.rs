@@ -10,6 +10,7 @@ use super::bookkeeping::{Area, Method, Record, begin, hold};
 use super::file::Writer;
 use super::stage::exists;
 use super::target::table_name;
+use super::watermarks::built_on;
 use crate::sink::LoadContext;
 use crate::sink::kept::late;
 
@@ -103,12 +104,15 @@ pub(super) async fn kept_for(
          WHERE target = $1 COLLATE NOCASE AND state = 'published' AND run <> $2
              AND (recalled IS NOT NULL
                  OR settled_at IS NULL AND published_at > datetime('now', '-1 hour'))
-             AND NOT ($3 AND method = 'append' AND run IS NOT $4) ORDER BY sequence DESC)",
+             AND NOT ($3 AND method = 'append' AND run IS NOT $4
+                 AND NOT ($5 AND pipeline = $6 AND advances <> '[]')) ORDER BY sequence DESC)",
     )
     .bind(table)
     .bind(load.run.as_str())
     .bind(load.mode == Mode::Append)
     .bind(load.replaces.as_ref().map(|run| run.as_str()))
+    .bind(!load.advances.is_empty())
+    .bind(&load.pipeline)
     .fetch_one(writer.connection())
     .await
 }
@@ -145,6 +149,9 @@ pub(super) async fn may_undo(
     .fetch_one(writer.connection())
     .await
     .map_err(|error| writer.failure(doing, error))?;
+    if let Some(runs) = built_on(writer, load, record.sequence, table, doing).await? {
+        return Err(refused(load, &format!("run {runs} has read on from where it stopped")));
+    }
     let reach = match later {
         None if newest => Reach::Whole,
         None => Reach::OwnRows,

@@ -3,6 +3,7 @@
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
+use sqlx::AssertSqlSafe;
 
 use super::Sqlite;
 use super::bookkeeping::{Area, Record, begin, claim, hold, set_state};
@@ -10,8 +11,9 @@ use super::file::Writer;
 use super::publish::restore;
 use super::recall::{Reach, free, may_undo};
 use super::target::{describe, table_name};
-use crate::sink::LoadContext;
+use super::watermarks::put_back;
 use crate::sink::name::quote;
+use crate::sink::{Change, LoadContext};
 
 fn nothing_to_undo() -> StepReport {
     StepReport {
@@ -32,9 +34,14 @@ impl Sqlite {
         let record = claim(&mut writer, load, "revert", &table, "reverted", &doing).await?;
         let detail = match record.state.as_str() {
             "published" => {
-                undo(&mut writer, load, &table, &record, &doing).await?;
+                let stays = undo(&mut writer, load, &table, &record, &doing).await?;
+                put_back(&mut writer, load, &table, &doing).await?;
                 set_state(&mut writer, load, "reverted", &doing).await?;
-                format!("{table} is as it was")
+                if stays.is_empty() {
+                    format!("{table} is as it was")
+                } else {
+                    format!("the rows of {table} are as they were; {}", stays.join("; "))
+                }
             }
             "staged" | "sealed" => {
                 set_state(&mut writer, load, "reverted", &doing).await?;
@@ -167,13 +174,15 @@ async fn drop_tables(writer: &mut Writer<'_>, load: &LoadContext, tables: &[&str
     Ok(())
 }
 
+/// Returns what stays of what the run has made of the target's columns, in words.
 async fn undo(
     writer: &mut Writer<'_>,
     load: &LoadContext,
     table: &str,
     record: &Record,
     doing: &str,
-) -> Result<(), Failure> {
+) -> Result<Vec<String>, Failure> {
+    let mut stays = Vec::new();
     let reach = may_undo(writer, load, table, record, doing).await?;
     let area = Area::of(load);
     let target = describe(writer.connection(), table)
@@ -187,9 +196,41 @@ async fn undo(
         restore(writer, load, &area, &target, existing, record)
             .await
             .map_err(|error| writer.failure(doing, error))?;
+        if reach == Reach::Whole {
+            stays = take_back(writer, table, record, doing).await?;
+        }
     }
     for table in [&area.before, &area.keys] {
         writer.must(doing, format!("DROP TABLE IF EXISTS {table}")).await?;
     }
-    Ok(())
+    Ok(stays)
+}
+
+/// Drops the columns that the run has added, if nothing would be lost by it.
+async fn take_back(writer: &mut Writer<'_>, table: &str, record: &Record, doing: &str) -> Result<Vec<String>, Failure> {
+    let mut stays = Vec::new();
+    for change in record.evolved.iter().filter(|change| change.change == Change::Added) {
+        let (column, table) = (quote(&change.column), quote(table));
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} IS NOT NULL)");
+        let used = sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_one(writer.connection())
+            .await;
+        match used {
+            Ok(false) => {}
+            Ok(true) => {
+                stays.push(format!(
+                    "column {} stays, since it holds values of others",
+                    change.column
+                ));
+                continue;
+            }
+            Err(error) => return Err(writer.failure(doing, error)),
+        }
+        // An error, on account of an index or a view, leaves the transaction as it was before the statement.
+        if let Err(error) = writer.run(format!("ALTER TABLE {table} DROP COLUMN {column}")).await {
+            stays.push(format!("column {} stays: {error}", change.column));
+        }
+    }
+    Ok(stays)
 }

@@ -6,6 +6,7 @@
 use datafusion::arrow::datatypes::{DataType, Field};
 use haulage_core::failure::Failure;
 use haulage_core::words::counted;
+use haulage_plan::contract::WiderType;
 use haulage_plan::definition::Mode;
 use haulage_plan::{PROVENANCE, types};
 use sqlx::Row;
@@ -14,7 +15,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::Sqlite;
 use super::bookkeeping::Method;
 use crate::sink::name::{TableName, quote, quote_all};
-use crate::sink::{Identity, Inspection, LoadContext};
+use crate::sink::{Change, ColumnChange, Identity, Inspection, LoadContext};
 
 /// The column that tells which run a row came with.
 pub(super) const RUN_COLUMN: &str = "_haulage_run";
@@ -70,6 +71,8 @@ pub(super) struct Fit {
     /// Column definitions of the staging table.
     pub(super) definitions: String,
     pub(super) method: Method,
+    /// What has to become of the target's columns first.
+    pub(super) evolve: Vec<ColumnChange>,
 }
 
 impl Existing {
@@ -237,7 +240,7 @@ pub(super) fn keeps(class: Class, declared: &str) -> bool {
 
 /// Holds the load against its target. `Err` has a line for everything that doesn't fit.
 pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String>> {
-    let mut misfits = Vec::new();
+    let mut misfits = load.only_for_files();
     for key in &load.key {
         if load.schema.field_with_name(key).is_err() {
             misfits.push(format!(
@@ -257,6 +260,7 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
         misfits.push(format!("load {} has no columns", load.load));
     }
     let mut definitions = Vec::new();
+    let mut evolve = Vec::new();
     for field in load.schema.fields() {
         let Some(class) = class(field.data_type()) else {
             misfits.push(format!(
@@ -269,6 +273,15 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
         let required = !field.is_nullable() || load.key.contains(field.name());
         match &target.existing {
             None => definitions.push(definition(field.name(), declared(class), required)),
+            Some(existing) if load.evolution.adds_columns && existing.column(field.name()).is_none() => {
+                definitions.push(definition(field.name(), declared(class), required));
+                evolve.push(ColumnChange {
+                    column: field.name().clone(),
+                    change: Change::Added,
+                    from: None,
+                    to: Some(declared(class).to_owned()),
+                });
+            }
             Some(existing) => match existing_column(load, field, class, target, existing) {
                 Ok(column) => {
                     definitions.push(definition(field.name(), &column.declared, required || column.not_null));
@@ -289,6 +302,7 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
         Ok(Fit {
             definitions: definitions.join(", "),
             method,
+            evolve,
         })
     } else {
         Err(misfits)
@@ -314,10 +328,12 @@ fn existing_column<'a>(
             false => "leave it out in the step's SQL",
         };
         return Err(format!(
-            "column {name} ({typed}) is not in {table}; ALTER TABLE {} ADD COLUMN {} {}, or {otherwise}",
+            "column {name} ({typed}) is not in {table}; ALTER TABLE {} ADD COLUMN {} {}, or {otherwise}, or write \
+             `on_new_column: add` for load {}",
             quote(table),
             quote(name),
-            declared(class)
+            declared(class),
+            load.load
         ));
     };
     if column.generated {
@@ -328,9 +344,13 @@ fn existing_column<'a>(
     if !keeps(class, &column.declared) {
         return Err(format!(
             "column {name} is {typed} in the load and {} in {table}, which would change its values; CAST it in the \
-             step's SQL, or make the column {}",
+             step's SQL, or make the column {}{}",
             column.declared,
-            declared(class)
+            declared(class),
+            match load.evolution.on_wider_type {
+                Some(WiderType::Widen) => ", since SQLite can't change a column's type",
+                Some(WiderType::Fail) | None => "",
+            }
         ));
     }
     Ok(column)
@@ -411,6 +431,38 @@ pub(super) fn create_table(load: &LoadContext, table: &str, fit: &Fit, index: &s
     steps
 }
 
+/// The statements that change the columns of a table.
+pub(super) fn evolve(table: &str, changes: &[ColumnChange]) -> Vec<String> {
+    let added = changes.iter().filter(|change| change.change == Change::Added);
+    added
+        .filter_map(|change| {
+            let (column, to) = (quote(&change.column), change.to.as_deref()?);
+            Some(format!("ALTER TABLE {} ADD COLUMN {column} {to}", quote(table)))
+        })
+        .collect()
+}
+
+/// Columns of the target that the load has nothing for.
+fn unfilled(load: &LoadContext, target: &Target) -> Vec<ColumnChange> {
+    let columns = target.existing.iter().flat_map(|existing| &existing.columns);
+    let ours = |name: &str| name == RUN_COLUMN && load.mode == Mode::Append;
+    let supplied = |name: &str| {
+        load.schema
+            .fields()
+            .iter()
+            .any(|field| field.name().eq_ignore_ascii_case(name))
+    };
+    columns
+        .filter(|column| !column.generated && !ours(&column.name) && !supplied(&column.name))
+        .map(|column| ColumnChange {
+            column: column.name.clone(),
+            change: Change::Unfilled,
+            from: Some(column.declared.clone()),
+            to: None,
+        })
+        .collect()
+}
+
 /// The statement that makes the key unique.
 pub(super) fn create_index(load: &LoadContext, table: &str, index: &str) -> String {
     format!(
@@ -452,6 +504,7 @@ impl Sqlite {
             rows,
             ddl: Vec::new(),
             changes: Vec::new(),
+            columns: Vec::new(),
             misfits: Vec::new(),
         };
         match fit(load, &target) {
@@ -459,7 +512,10 @@ impl Sqlite {
                 if target.existing.is_none() {
                     inspection.ddl = create_table(load, &table, &fit, &format!("{table}_key"));
                 }
+                inspection.ddl.extend(evolve(&table, &fit.evolve));
                 inspection.changes.push(change(load, &target, rows));
+                inspection.columns = fit.evolve;
+                inspection.columns.extend(unfilled(load, &target));
             }
             Err(misfits) => inspection.misfits = misfits,
         }

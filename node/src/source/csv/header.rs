@@ -7,7 +7,7 @@ use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, CsvSource};
 
 use super::record::{Cursor, Dialect, any_record, is_line_end};
-use crate::source::files::suggestion;
+use crate::source::files::{or_null, suggestion};
 use crate::source::input::{self, Input};
 use crate::source::object::Object;
 use crate::source::{EXCERPT, Misdeclared, excerpt};
@@ -24,6 +24,24 @@ pub(super) struct Head {
     pub(super) names: Option<Vec<String>>,
     /// Where the first row starts.
     pub(super) start: Position,
+}
+
+impl Head {
+    /// Of rows whose columns are those declared.
+    pub(super) fn without_names() -> Self {
+        Self {
+            names: None,
+            start: Position { offset: 0, line: 1 },
+        }
+    }
+
+    /// Of rows whose columns have these names.
+    pub(super) fn of_names(names: &[String]) -> Self {
+        Self {
+            names: Some(names.to_vec()),
+            ..Self::without_names()
+        }
+    }
 }
 
 /// Where a file's fields go: how many a record has, and which of them is each declared column.
@@ -111,6 +129,7 @@ fn parse(data: &[u8], whole: bool, header: bool, dialect: Dialect, address: &str
             "{address}: a quote in the header is not closed"
         )));
     }
+    name_all(&mut names);
     cursor.at = record.next;
     cursor.lines += record.lines;
     blank_lines(data, &mut cursor);
@@ -126,6 +145,20 @@ fn blank_lines(data: &[u8], cursor: &mut Cursor) {
     {
         cursor.lines += u32::from(byte == b'\n');
         cursor.at += 1;
+    }
+}
+
+/// Calls the columns without a name `column_N`, counted from 1: many programs write the names of rows into a first column
+/// and call it nothing. Without that it could not be asked for, and no table can have it.
+fn name_all(names: &mut [String]) {
+    for place in 0..names.len() {
+        if names[place].is_empty() {
+            let mut name = format!("column_{}", place + 1);
+            while names.contains(&name) {
+                name.push('_');
+            }
+            names[place] = name;
+        }
     }
 }
 
@@ -160,9 +193,10 @@ pub(super) fn layout(head: &Head, columns: &[Column], address: &str) -> Result<L
             }
             (None, _) => {
                 return Err(wrong(format!(
-                    "{address}: the header has no column {}; {}",
+                    "{address}: the header has no column {}; {}{}",
                     excerpt(column.name.as_bytes(), EXCERPT),
-                    suggestion(&column.name, names)
+                    suggestion(&column.name, names),
+                    or_null(column)
                 )));
             }
         }
@@ -188,9 +222,6 @@ pub(super) fn columns(head: &Head, address: &str) -> Result<Vec<Column>, Failure
                 place + 1
             ))
         };
-        if name.is_empty() {
-            return Err(wrong("has no name"));
-        }
         if name == ROW_COLUMN {
             return Err(wrong(&format!(
                 "is called {ROW_COLUMN}, a name that Haulage uses itself"
@@ -323,11 +354,14 @@ mod tests {
     fn undeclared_columns_are_nullable_text() {
         let found = columns(&head(b"a,b c\n").unwrap().unwrap(), "a.csv").unwrap();
         assert_eq!(found, [column("a"), column("b c")]);
-        for (data, part) in [
-            (&b"a,,c\n"[..], "column 2 of the header has no name"),
-            (b"a,a\n", "column 2"),
-            (b"__haulage_row\n", "uses itself"),
+        for (data, names) in [
+            (&b"\"\",a\n"[..], &["column_1", "a"][..]),
+            (b"column_3,a,,\n", &["column_3", "a", "column_3_", "column_4"]),
         ] {
+            let found = columns(&head(data).unwrap().unwrap(), "a.csv").unwrap();
+            assert_eq!(found, names.iter().map(|name| column(name)).collect::<Vec<_>>());
+        }
+        for (data, part) in [(&b"a,a\n"[..], "column 2"), (b"__haulage_row\n", "uses itself")] {
             let failure = columns(&head(data).unwrap().unwrap(), "a.csv").unwrap_err();
             assert!(failure.message.contains(part), "{failure}");
         }

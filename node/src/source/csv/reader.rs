@@ -14,11 +14,11 @@ use haulage_plan::definition::Column;
 
 use super::column::{ColumnBuilder, Fields, Misfit, NullTexts};
 use super::header::Layout;
-use super::record::{Cursor, Dialect, MAX_RECORD, Odd, Records, RowPlace, Stop, read_records};
+use super::record::{Cursor, Dialect, MAX_RECORD, Odd, Records, RowPlace, Span, Stop, read_records};
 use super::spare::Spare;
 use crate::source::input::Input;
 use crate::source::sift::Sift;
-use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
+use crate::source::{KeptRow, RawRows, Reread, Segment, SegmentReader, Unreadable};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -40,6 +40,8 @@ pub(super) struct Shape {
     pub(super) columns: Vec<Column>,
     /// Where they are in this file.
     pub(super) layout: Layout,
+    /// All columns of this file, if it has a header.
+    pub(super) names: Arc<[String]>,
     /// The columns and the row column.
     pub(super) schema: SchemaRef,
     /// Texts without a value.
@@ -159,15 +161,44 @@ impl SegmentReader for CsvReader {
             rows: places.len() as u64,
             bytes: cursor.at as u64,
             next: self.at,
+            cursor: None,
             last,
             raw: Box::new(Raw {
                 data,
                 places,
                 line: begin.line,
+                names: Arc::clone(&self.shape.names),
                 spare: Arc::clone(&self.spare),
             }),
         }))
     }
+}
+
+/// Reads rows that were taken out of their files: each is a record of its own, whatever the others hold.
+pub(super) fn read_rows(shape: &Shape, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    let mut data = Vec::new();
+    let mut bounds = Vec::with_capacity(rows.len());
+    for row in rows {
+        let start = data.len();
+        data.extend_from_slice(row.bytes);
+        bounds.push(start..data.len());
+    }
+    let mut batches = Batches::new(shape, 1)?;
+    let mut places = Vec::with_capacity(rows.len());
+    for (row, bounds) in rows.iter().zip(bounds) {
+        batches.alone(shape, row.line, &data[..bounds.end], bounds.start, &mut places);
+        let most = PASS_ROWS.min(batches.room());
+        if batches.records.count == most {
+            batches.take(shape, &data, &places)?;
+            batches.records.clear();
+        }
+    }
+    batches.take(shape, &data, &places)?;
+    batches.finish(shape)?;
+    Ok(Reread {
+        batches: batches.sift.batches,
+        unreadable: batches.sift.unreadable,
+    })
 }
 
 /// The batches of a segment while they are filled.
@@ -197,6 +228,51 @@ impl Batches {
             line,
             sift: Sift::new(Arc::clone(&shape.schema)),
         })
+    }
+
+    /// Adds the record that is all of `data` from `start` on, as if a file ended with it.
+    fn alone(&mut self, shape: &Shape, line: u64, data: &[u8], start: usize, places: &mut Vec<RowPlace>) {
+        let line = u32::try_from(line.saturating_sub(1)).unwrap_or(u32::MAX);
+        let mut cursor = Cursor { at: start, lines: line };
+        let row = self.records.count;
+        let bounds = (row + 1, usize::MAX);
+        let stop = read_records(
+            shape.dialect,
+            data,
+            true,
+            bounds,
+            &mut cursor,
+            &mut self.records,
+            places,
+        );
+        let reason = match stop {
+            Stop::Ended if self.records.count > row => return,
+            Stop::Full => (
+                "several_rows",
+                "read by `quote` and `delimiter` as they are now, it is more than one row",
+            ),
+            Stop::TooLong => ("too_long", "it is longer than a record may be"),
+            Stop::Ended | Stop::Hungry => ("no_row", "it holds nothing"),
+        };
+        if self.records.count == row {
+            let fields = self.records.fields;
+            self.records
+                .spans
+                .resize(((row + 1) * fields).max(self.records.spans.len()), Span::default());
+            self.records.spans[row * fields..(row + 1) * fields].fill(Span::default());
+            self.records.count += 1;
+            places.push(RowPlace {
+                start: start as u32,
+                end: data.len() as u32,
+                line,
+            });
+        }
+        self.misfits.push(Misfit {
+            row: self.rows + row,
+            field: ROW_ITSELF,
+            reason: reason.0,
+            detail: reason.1.to_owned(),
+        });
     }
 
     fn room(&self) -> usize {
@@ -310,6 +386,7 @@ struct Raw {
     places: Vec<RowPlace>,
     /// The line on which `data` starts.
     line: u64,
+    names: Arc<[String]>,
     spare: Arc<Spare>,
 }
 
@@ -324,5 +401,9 @@ impl RawRows for Raw {
         let place = self.places.get(usize::try_from(row).ok()?)?;
         let bytes = self.data.get(place.start as usize..place.end as usize)?;
         Some((self.line + u64::from(place.line), bytes))
+    }
+
+    fn columns(&self) -> &[String] {
+        &self.names
     }
 }

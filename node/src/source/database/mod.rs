@@ -4,9 +4,10 @@
 //! * Every value comes as text, as the database writes it, and is read by the column's type like a field of a CSV file:
 //!   what isn't plainly a value of it goes to quarantine. NULL is no value, and the empty text is a text.
 //! * What a chunk reads doesn't change under it: a PostgreSQL chunk reads in the snapshot that was taken at discovery, and
-//!   a SQLite file that has changed since is a permanent failure.
-//! * Rows of a table come in the order of where they lie, and a checkpoint names the place. Rows of a view or a query have
-//!   no place: they are counted and summed up, and a resumed chunk passes over as many, which must come to the same sum.
+//!   a SQLite file that has changed since is a permanent failure. A chunk of MySQL reads in a snapshot of its own.
+//! * Rows of a table come in the order of where they lie, or of their key, and a checkpoint names the place. Rows of a view
+//!   or a query have no place: they are counted and summed up, and a resumed chunk passes over as many, which must come to
+//!   the same sum.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,10 +18,14 @@ use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::{Column, DatabaseKind, DatabaseRows, DatabaseSource, QueryPart, Source as Declared};
 
+use super::contracted::Contracted;
+use super::files::or_null;
 use super::{Binding, Misdeclared, SegmentReader, Source};
 use crate::config::NodeConfig;
 
 mod feed;
+mod incremental;
+mod mysql;
 mod postgres;
 mod reader;
 mod sqlite;
@@ -28,7 +33,8 @@ mod sqlite;
 /// Rows of a segment that is read back.
 const READ_BACK_ROWS: u64 = 50_000;
 
-/// The databases that a node knows, by the names of their connections, and what the sources of one run share of them.
+/// The databases that a node knows, by the names of their connections, what the sources of one run share of them, and the
+/// node's secrets.
 #[derive(Clone, Default)]
 pub struct Databases(Option<Arc<Known>>);
 
@@ -46,13 +52,32 @@ impl Databases {
         })))
     }
 
+    fn known(&self, connection: &str) -> Result<&Known, Failure> {
+        self.0.as_deref().ok_or_else(|| {
+            Failure::permanent(format!(
+                "the connection {connection} is not known here; start the node with --source {connection}=ADDRESS"
+            ))
+        })
+    }
+
+    /// The MySQL or MariaDB server behind a connection. Permanent failure if the node doesn't know it. Its sources share
+    /// nothing of it.
+    fn mysql(&self, connection: &str) -> Result<Arc<mysql::Server>, Failure> {
+        let address = self.known(connection)?.config.source(connection)?;
+        Ok(Arc::new(mysql::Server::new(connection, &address)?))
+    }
+
+    /// The value of a secret, looked up now. Permanent failure, without it, if the node doesn't know it.
+    pub(super) fn secret(&self, name: &str) -> Result<String, Failure> {
+        match &self.0 {
+            Some(known) => known.config.secret(name).map_err(Failure::permanent),
+            None => Err(Failure::permanent(format!("secret://{name} is not known here"))),
+        }
+    }
+
     /// The PostgreSQL server behind a connection. Permanent failure if the node doesn't know it.
     fn postgres(&self, connection: &str) -> Result<Arc<postgres::Server>, Failure> {
-        let Some(known) = &self.0 else {
-            return Err(Failure::permanent(format!(
-                "the connection {connection} is not known here; start the node with --source {connection}=ADDRESS"
-            )));
-        };
+        let known = self.known(connection)?;
         let mut servers = known.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = servers.get(connection) {
             return Ok(Arc::clone(server));
@@ -75,9 +100,37 @@ impl fmt::Debug for Databases {
 
 /// The source that a pipeline declares. Touches nothing.
 pub(super) fn bind(source: &Declared, declared: &DatabaseSource, binding: Binding) -> Result<Box<dyn Source>, Failure> {
+    if declared.columns.is_empty() {
+        return bind_plain(&source.name, declared, binding);
+    }
+    // What is wrong with it by itself is found here.
+    bind_plain(&source.name, declared, binding.clone())?;
+    let (name, location) = (
+        source.name.clone(),
+        format!("source {} ({})", source.name, declared.location),
+    );
+    let of = declared.clone();
+    let with = move |columns: &[Column]| {
+        let declared = DatabaseSource {
+            columns: columns.to_vec(),
+            ..of.clone()
+        };
+        bind_plain(&name, &declared, binding.clone())
+    };
+    Ok(Box::new(Contracted::new(
+        location,
+        &declared.columns,
+        source.contract,
+        source.planned.clone(),
+        Box::new(with),
+    )))
+}
+
+fn bind_plain(name: &str, declared: &DatabaseSource, binding: Binding) -> Result<Box<dyn Source>, Failure> {
     Ok(match declared.kind {
-        DatabaseKind::Postgres => Box::new(postgres::PostgresRows::new(&source.name, declared, binding)?),
-        DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(&source.name, declared, binding)?),
+        DatabaseKind::Postgres => Box::new(postgres::PostgresRows::new(name, declared, binding)?),
+        DatabaseKind::Mysql => Box::new(mysql::MysqlRows::new(name, declared, binding)?),
+        DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(name, declared, binding)?),
     })
 }
 
@@ -90,22 +143,22 @@ pub(crate) async fn read_back(
     columns: Vec<Column>,
 ) -> Result<Box<dyn SegmentReader>, Failure> {
     let address = config.destination(destination)?;
-    let (kind, at) = match address.strip_prefix("sqlite:") {
-        Some(path) => (DatabaseKind::Sqlite, path.strip_prefix("//").unwrap_or(path)),
-        None => (DatabaseKind::Postgres, destination),
-    };
+    let file = address.strip_prefix("sqlite:").map(|path| {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.display().to_string())
+    });
+    let is_file = file.is_some();
     let declared = DatabaseSource {
-        kind,
-        at: match kind {
-            DatabaseKind::Sqlite => {
-                std::path::absolute(at).map_or_else(|_| at.to_owned(), |at| at.display().to_string())
-            }
-            DatabaseKind::Postgres => at.to_owned(),
+        kind: match is_file {
+            true => DatabaseKind::Sqlite,
+            false => DatabaseKind::Postgres,
         },
+        at: file.unwrap_or_else(|| destination.to_owned()),
         rows: DatabaseRows::Query(vec![QueryPart::Text(query.to_owned())]),
         columns,
         chunk_bytes: u64::MAX,
         location: format!("destination {destination}"),
+        incremental: None,
     };
     let mut config = config.clone();
     config.sources = [(destination.to_owned(), address)].into();
@@ -115,15 +168,12 @@ pub(crate) async fn read_back(
         checkpoint_rows: READ_BACK_ROWS,
         databases: Databases::of(&config),
     };
-    let reader = match kind {
-        DatabaseKind::Postgres => {
-            let rows = postgres::PostgresRows::new(destination, &declared, binding)?;
-            rows.all().await?
-        }
-        DatabaseKind::Sqlite => {
-            let rows = sqlite::SqliteRows::new(destination, &declared, binding)?;
-            rows.all().await?
-        }
+    let reader = if is_file {
+        let rows = sqlite::SqliteRows::new(destination, &declared, binding)?;
+        rows.all().await?
+    } else {
+        let rows = postgres::PostgresRows::new(destination, &declared, binding)?;
+        rows.all().await?
     };
     Ok(Box::new(reader))
 }
@@ -150,7 +200,8 @@ fn choose(source: &str, location: &str, declared: &[Column], found: &[Column]) -
                 let known = found.iter().map(|found| found.name.as_str());
                 let help = haulage_plan::did_you_mean(name, known)
                     .unwrap_or_else(|| "correct `columns`, or leave them out to take all that are there".to_owned());
-                return Err(wrong(format!("it has no column `{name}`; {help}")));
+                let or_null = or_null(column);
+                return Err(wrong(format!("it has no column `{name}`; {help}{or_null}")));
             }
             1 => {}
             _ => {

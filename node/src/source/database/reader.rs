@@ -1,6 +1,7 @@
 //! Segments of a database's rows. A segment ends after `checkpoint_rows` rows, or with the row that brings it to
 //! [`SEGMENT_BYTES`]; nothing of it depends on how the rows arrive, so it is the same in every attempt.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,11 +11,12 @@ use datafusion::arrow::datatypes::SchemaRef;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
 use haulage_plan::definition::Column;
+use memchr::memchr;
 
-use super::feed::{Packet, Row, Rows};
+use super::feed::{Cell, Packet, Row, Rows};
 use crate::source::csv::column::{ColumnBuilder, Fields, Misfit, NullTexts};
 use crate::source::csv::record::{QUOTED, Records, Span};
-use crate::source::{RawRows, Segment, SegmentReader, Unreadable, schema};
+use crate::source::{KeptRow, NOT_REPLAYABLE, RawRows, Reread, Segment, SegmentReader, Unreadable, not_kept, schema};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
@@ -26,6 +28,8 @@ const SEGMENT_BYTES: usize = 8 << 20;
 pub(super) enum Order {
     /// Each row has a place, and they come in its order: [`Position::offset`] is the place from which to go on.
     Places,
+    /// Likewise, and rows may have changed since: [`Position::line`] is what all before it sum up to.
+    Keys,
     /// Rows are counted: [`Position::offset`] says how many there were, and [`Position::line`] what they sum up to.
     Counted,
 }
@@ -63,6 +67,7 @@ impl Reader {
         let schema = schema(&shape.columns);
         let (at, before) = match shape.order {
             Order::Places => (from, from.line.saturating_sub(1)),
+            Order::Keys => (from, 0),
             Order::Counted => (Position::default(), 0),
         };
         let mut reader = Self {
@@ -91,7 +96,7 @@ impl Reader {
         if self.at != to {
             return Err(Failure::permanent(format!(
                 "{}: the first {} rows are not those that were read before, or in another order, so the run can't go on \
-                 after them; add an ORDER BY over a unique key to the query, and run again",
+                 after them; add an ORDER BY over a unique key if it is a query, and run again",
                 self.shape.object, to.offset
             )));
         }
@@ -114,7 +119,7 @@ impl Reader {
         self.used += 1;
         self.before += 1;
         match self.shape.order {
-            Order::Places if row.place < self.at.offset => Err(Failure::permanent(format!(
+            Order::Places | Order::Keys if row.place < self.at.offset => Err(Failure::permanent(format!(
                 "{}: its rows don't come in the order of their places, so a checkpoint would lose some; read it by a \
                  `query`",
                 self.shape.object
@@ -124,18 +129,27 @@ impl Reader {
                 self.at.line += 1;
                 Ok(())
             }
+            Order::Keys => {
+                self.at.line = self.summed(row);
+                self.at.offset = row.place.saturating_add(1);
+                Ok(())
+            }
             Order::Counted => {
-                let cells = self.packet.cells(row, self.shape.columns.len());
-                let mut sum = Sum(self.at.line);
-                for cell in cells {
-                    sum.add(u64::from(cell.end - cell.start) << 1 | u64::from(cell.is_null));
-                    sum.add_bytes(&self.packet.data[cell.start as usize..cell.end as usize]);
-                }
+                self.at.line = self.summed(row);
                 self.at.offset += 1;
-                self.at.line = sum.0;
                 Ok(())
             }
         }
+    }
+
+    /// What all rows come to with this one.
+    fn summed(&self, row: &Row) -> u64 {
+        let mut sum = Sum(self.at.line);
+        for cell in self.packet.cells(row, self.shape.columns.len()) {
+            sum.add(u64::from(cell.end - cell.start) << 1 | u64::from(cell.is_null));
+            sum.add_bytes(&self.packet.data[cell.start as usize..cell.end as usize]);
+        }
+        sum.0
     }
 }
 
@@ -169,10 +183,77 @@ impl SegmentReader for Reader {
             rows: filling.raw.rows.len() as u64,
             bytes: filling.raw.data.len() as u64,
             next: self.at,
+            cursor: None,
             last: self.done,
             raw: Box::new(filling.raw),
         }))
     }
+}
+
+/// How the text of a row says that there is no value.
+const NONE: &[u8] = b"\\N";
+
+/// Reads rows again that a run has put into quarantine. Permanent failure if one lacks a column.
+pub(super) fn read_rows(columns: &[Column], rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    let shape = Shape {
+        object: rows.first().map_or("", |row| row.file).to_owned(),
+        columns: columns.to_vec(),
+        checkpoint_rows: rows.len() as u64,
+        order: Order::Counted,
+        line: None,
+    };
+    let schema = schema(columns);
+    let mut filling = Filling::new(&shape)?;
+    let mut lost = Vec::new();
+    for (number, row) in (0..).zip(rows) {
+        match values_of(row, columns)? {
+            Some(values) => filling.push_values(values.into_iter(), row.line),
+            None => {
+                lost.push(number);
+                filling.push_values(columns.iter().map(|_| None), row.line);
+            }
+        }
+        if filling.records.count == BATCH_ROWS {
+            filling.finish(&shape, &schema)?;
+        }
+    }
+    filling.finish(&shape, &schema)?;
+    let mut reread = Reread {
+        batches: filling.done,
+        unreadable: filling.unreadable,
+    };
+    for row in lost {
+        reread.reject(Unreadable {
+            row,
+            column: None,
+            reason: NOT_REPLAYABLE,
+            detail: "an earlier release kept it without the names of its columns".to_owned(),
+        })?;
+    }
+    Ok(reread)
+}
+
+/// The values of the columns; `None` if the row doesn't tell which they are.
+fn values_of<'k>(row: &KeptRow<'k>, columns: &[Column]) -> Result<Option<Vec<Option<&'k [u8]>>>, Failure> {
+    let Some(names) = row.columns else { return Ok(None) };
+    let all: Vec<Option<&[u8]>> = match row.values {
+        Some(values) => values.iter().map(|value| value.as_deref().map(str::as_bytes)).collect(),
+        None => {
+            let values = row.bytes.split(|byte| *byte == b'\t');
+            values.map(|value| (value != NONE).then_some(value)).collect()
+        }
+    };
+    if all.len() != names.len() {
+        return Ok(None);
+    }
+    let mut chosen = Vec::with_capacity(columns.len());
+    for column in columns {
+        match names.iter().position(|name| *name == column.name) {
+            Some(place) => chosen.push(all[place]),
+            None => return Err(not_kept(row, &column.name)),
+        }
+    }
+    Ok(Some(chosen))
 }
 
 /// A sum over rows that depends on their order: 64 bits, for rows that nobody has made up to fit.
@@ -209,7 +290,10 @@ impl Filling {
         let builders = (0..).zip(&shape.columns);
         let builders = builders.map(|(place, column)| ColumnBuilder::new(column, place, 0));
         Ok(Self {
-            raw: Raw::default(),
+            raw: Raw {
+                names: shape.columns.iter().map(|column| column.name.clone()).collect(),
+                ..Raw::default()
+            },
             records: Records::new(shape.columns.len()),
             builders: builders.collect::<Result<_, _>>()?,
             nulls: NullTexts::new(&[]),
@@ -218,13 +302,38 @@ impl Filling {
         })
     }
 
+    /// Adds a row by its values.
+    fn push_values<'v>(&mut self, values: impl Iterator<Item = Option<&'v [u8]>>, line: u64) {
+        let begin = self.raw.data.len();
+        self.raw.rows.push((begin as u32, line));
+        for value in values {
+            let start = self.raw.data.len();
+            self.raw.data.extend_from_slice(value.unwrap_or_default());
+            self.records.spans.push(match value {
+                None => Span::new(start, start, 0),
+                Some(_) => Span::new(start, self.raw.data.len(), QUOTED),
+            });
+        }
+        self.records.count += 1;
+    }
+
     fn push(&mut self, packet: &Packet, row: &Row, line: u64) {
         let begin = self.raw.data.len();
         self.raw
             .data
             .extend_from_slice(&packet.data[row.start as usize..row.end as usize]);
         self.raw.rows.push((begin as u32, line));
-        for cell in packet.cells(row, self.records.fields) {
+        let cells = packet.cells(row, self.records.fields);
+        let value = |cell: &Cell| (!cell.is_null).then(|| &packet.data[cell.start as usize..cell.end as usize]);
+        if cells
+            .iter()
+            .filter_map(value)
+            .any(|value| value == NONE || memchr(b'\t', value).is_some())
+        {
+            let values = cells.iter().map(|cell| value(cell).map(<[u8]>::to_vec)).collect();
+            self.raw.odd.insert(self.raw.rows.len() as u64 - 1, values);
+        }
+        for cell in cells {
             let (start, end) = (
                 begin + (cell.start - row.start) as usize,
                 begin + (cell.end - row.start) as usize,
@@ -294,6 +403,10 @@ impl Filling {
 struct Raw {
     data: Vec<u8>,
     rows: Vec<(u32, u64)>,
+    /// The columns, in the order of the values.
+    names: Arc<[String]>,
+    /// The values of rows whose text doesn't tell where one ends, or whether there is one.
+    odd: HashMap<u64, Vec<Option<Vec<u8>>>>,
 }
 
 impl RawRows for Raw {
@@ -305,5 +418,14 @@ impl RawRows for Raw {
             .get(row + 1)
             .map_or(self.data.len(), |(start, _)| *start as usize);
         Some((line, self.data.get(start as usize..end)?))
+    }
+
+    fn columns(&self) -> &[String] {
+        &self.names
+    }
+
+    fn values(&self, row: u64) -> Option<Vec<Option<&[u8]>>> {
+        let values = self.odd.get(&row)?;
+        Some(values.iter().map(|value| value.as_deref()).collect())
     }
 }

@@ -1,6 +1,6 @@
 //! What columns a source has, with their types: found by reading it, for `haulage infer`.
 //!
-//! Of CSV the texts are looked at, of JSON lines the values as they are written, since a string of digits is no number
+//! Of CSV the texts are looked at, of JSON lines and APIs the values as they are written, since a string of digits is no number
 //! there. Parquet files and databases say themselves what their columns are.
 
 mod guess;
@@ -82,7 +82,7 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
     for column in &columns {
         look.guesses.entry(column.name.clone()).or_default();
     }
-    let json = matches!(declared.kind, SourceKind::Json(_));
+    let json = matches!(declared.kind, SourceKind::Json(_) | SourceKind::Rest(_));
     let chunks = source.discover(StageId(0)).await?;
     'chunks: for (place, chunk) in chunks.iter().enumerate() {
         let mut reader = source.open(chunk, chunk.start).await?;
@@ -100,6 +100,8 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
             }
         }
     }
+    // Of an API one page is looked at, whatever follows it.
+    look.is_sample |= matches!(declared.kind, SourceKind::Rest(_));
     Ok(look.found())
 }
 

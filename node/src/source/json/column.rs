@@ -19,7 +19,7 @@ use crate::source::value::{self, Why};
 type Misfit = (&'static str, String);
 
 /// One column while a batch is filled.
-pub(super) struct ColumnBuilder {
+pub(in crate::source) struct ColumnBuilder {
     required: bool,
     data_type: DataType,
     /// Whether text takes every value: a column that nobody has declared.
@@ -79,7 +79,7 @@ impl<'v> Found<'v> {
 
 impl ColumnBuilder {
     /// Permanent failure for a type that JSON can't hold.
-    pub(super) fn new(column: &Column, any_text: bool, rows: usize) -> Result<Self, Failure> {
+    pub(in crate::source) fn new(column: &Column, any_text: bool, rows: usize) -> Result<Self, Failure> {
         let data_type = column.data_type.clone();
         let values = match &data_type {
             DataType::Int16 => Values::Int16(PrimitiveBuilder::with_capacity(rows)),

@@ -1,5 +1,7 @@
 //! The first lines of a file: whether it is JSON lines at all, and which keys its first object has.
 
+use std::collections::HashSet;
+
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
@@ -8,6 +10,7 @@ use haulage_plan::definition::{Column, Compression};
 use memchr::memchr;
 
 use super::{MAX_LINE, row};
+use crate::source::contract::{Found, Own};
 use crate::source::input::{self, Input};
 use crate::source::object::Object;
 use crate::source::{EXCERPT, excerpt};
@@ -88,6 +91,22 @@ impl Head {
         )))
     }
 
+    /// The keys of the first objects, in the order in which they appear; `None` if there is no object.
+    pub(super) fn found(&self) -> Option<Vec<Found>> {
+        let (mut seen, mut found) = (HashSet::new(), Vec::new());
+        let mut is_any = false;
+        for keys in self.lines().filter_map(|line| row::keys(line).ok()) {
+            is_any = true;
+            for key in keys {
+                if !seen.contains(&key) {
+                    found.push(Found::new(&key, Own::Text));
+                    seen.insert(key);
+                }
+            }
+        }
+        is_any.then_some(found)
+    }
+
     /// The keys of the first object, as text that may be missing; `None` if the file has no lines.
     pub(super) fn columns(&self) -> Result<Option<Vec<Column>>, Failure> {
         self.check()?;
@@ -102,33 +121,38 @@ impl Head {
                 Ok(None)
             };
         };
-        let mut columns = Vec::with_capacity(keys.len());
-        for name in keys {
-            let what = match name.as_str() {
-                "" => "is empty",
-                ROW_COLUMN => "is a name that Haulage uses itself",
-                other if other.contains('\0') => "holds a NUL",
-                _ => {
-                    columns.push(Column {
-                        name,
-                        data_type: DataType::Utf8,
-                        required: false,
-                    });
-                    continue;
-                }
-            };
-            return Err(Failure::permanent(format!(
-                "{}: the key \"{}\" of the first object {what}; declare the columns that you need",
-                self.address,
-                excerpt(name.as_bytes(), EXCERPT)
-            )));
-        }
-        if columns.is_empty() {
-            return Err(Failure::permanent(format!(
-                "{}: the first object has no keys; declare the source's columns",
-                self.address
-            )));
-        }
-        Ok(Some(columns))
+        named(&self.address, keys).map(Some)
     }
+}
+
+/// The keys of the first object as columns of text that may be missing.
+pub(in crate::source) fn named(address: &str, keys: Vec<String>) -> Result<Vec<Column>, Failure> {
+    let mut columns = Vec::with_capacity(keys.len());
+    for name in keys {
+        let what = match name.as_str() {
+            "" => "is empty",
+            ROW_COLUMN => "is a name that Haulage uses itself",
+            other if other.contains('\0') => "holds a NUL",
+            _ => {
+                columns.push(Column {
+                    name,
+                    data_type: DataType::Utf8,
+                    required: false,
+                });
+                continue;
+            }
+        };
+        return Err(Failure::permanent(format!(
+            "{}: the key \"{}\" of the first object {what}; declare the columns that you need",
+            address,
+            excerpt(name.as_bytes(), EXCERPT)
+        )));
+    }
+    if columns.is_empty() {
+        return Err(Failure::permanent(format!(
+            "{}: the first object has no keys; declare the source's columns",
+            address
+        )));
+    }
+    Ok(columns)
 }

@@ -2,7 +2,9 @@
 //!
 //! * A chunk is a range of a plain file on line ends, which are always row ends since JSON text has none inside a string;
 //!   or a whole compressed file. A byte order mark is skipped, and lines of white space are no rows.
-//! * Keys that are no column are left out, and an absent key is no value, as `null` is.
+//! * Keys that are no column are left out, unless the source's contract says otherwise: then the keys of the first objects
+//!   become columns, as text of whatever is there, or a row that has one is rejected as `new_column`.
+//! * An absent key is no value, as `null` is.
 //! * Values are typed strictly: numbers for numeric columns, `true` and `false` for `bool`, strings for the others, in the
 //!   forms that CSV has. An object or array is its JSON text in a `text` column.
 //! * A source that declares no columns has the keys of its first object as text, and takes whatever is there: a string is
@@ -14,38 +16,62 @@
 use async_trait::async_trait;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
+use haulage_plan::contract::{Contract, NewColumn};
 use haulage_plan::definition::{Column, Compression, JsonSource};
 use memchr::memchr;
 
 use self::head::Head;
 use self::reader::{JsonReader, Shape};
+use super::contract::Found;
 use super::files::{Files, Format, Part};
 use super::input::{self, Input};
 use super::object::Object;
-use super::{Binding, Misdeclared, SegmentReader, lines};
+use super::{Binding, KeptRow, Misdeclared, Reread, SegmentReader, lines, not_kept};
+use crate::store::S3Settings;
 
-mod column;
-mod head;
+pub(in crate::source) mod column;
+pub(in crate::source) mod head;
 mod reader;
-mod row;
+pub(in crate::source) mod row;
+pub(in crate::source) mod rows;
 #[cfg(test)]
 mod tests;
 
+/// Reads rows again that were kept as objects in which every column has a key. Permanent failure if one lacks a column.
+pub(super) fn read_whole_objects(columns: &[Column], rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    for row in rows {
+        // What is no object is told by reading it.
+        let Ok(keys) = row::keys(row.bytes) else { continue };
+        if let Some(column) = columns.iter().find(|column| !keys.contains(&column.name)) {
+            return Err(not_kept(row, &column.name));
+        }
+    }
+    reader::read_rows(columns, false, false, rows)
+}
+
+/// Reads objects again that were kept as they came.
+pub(super) fn read_objects(columns: &[Column], any_text: bool, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+    reader::read_rows(columns, any_text, false, rows)
+}
+
 /// A line longer than this is rejected as `too_long`: memory has a bound.
-const MAX_LINE: usize = 16 << 20;
+pub(in crate::source) const MAX_LINE: usize = 16 << 20;
 /// A value nested deeper than this in its row is rejected as `too_deep`: few readers of JSON can take it.
 const MAX_DEPTH: usize = 128;
 
 /// JSON lines, as a source of a pipeline declares them.
 pub(super) struct Json {
     source: JsonSource,
+    /// Whether a row with a key that is no column is rejected.
+    strict: bool,
     checkpoint_rows: u64,
 }
 
 /// The source.
-pub(super) fn files(name: &str, source: &JsonSource, binding: Binding) -> Files<Json> {
+pub(super) fn files(name: &str, source: &JsonSource, contract: Contract, binding: Binding) -> Files<Json> {
     let format = Json {
         source: source.clone(),
+        strict: contract.on_new_column != NewColumn::Ignore,
         checkpoint_rows: binding.checkpoint_rows.max(1),
     };
     Files::new(name, &source.path, &source.columns, binding, format)
@@ -64,6 +90,14 @@ impl Format for Json {
             "{first} is empty: expected an object whose keys are the columns; declare the source's columns, or remove the \
              file"
         )))
+    }
+
+    async fn found(&self, object: &Object) -> Result<Option<Vec<Found>>, Failure> {
+        Ok(Head::read(object, self.source.compression).await?.found())
+    }
+
+    fn by_row(&self) -> bool {
+        true
     }
 
     async fn check(&self, object: &Object, _: &[Column]) -> Result<(), Misdeclared> {
@@ -105,14 +139,21 @@ impl Format for Json {
         from: Position,
         end: Option<u64>,
     ) -> Result<Box<dyn SegmentReader>, Failure> {
+        let declared = &self.source.columns;
+        let is_declared = |column: &Column| declared.iter().any(|declared| declared.name == column.name);
         let shape = Shape {
             address: object.address.clone(),
             schema: super::schema(columns),
             columns: columns.to_vec(),
-            any_text: self.source.columns.is_empty(),
+            any_text: columns.iter().map(|column| !is_declared(column)).collect(),
+            strict: self.strict,
             checkpoint_rows: self.checkpoint_rows,
         };
         let input = Input::open(object, self.source.compression, from.offset, end).await?;
         Ok(Box::new(JsonReader::new(shape, input, from)?))
+    }
+
+    async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], _: &S3Settings) -> Result<Reread, Failure> {
+        reader::read_rows(columns, self.source.columns.is_empty(), self.strict, rows)
     }
 }

@@ -16,13 +16,12 @@ use memchr::memchr;
 use super::MAX_LINE;
 use super::column::ColumnBuilder;
 use super::row::{Keys, Odd};
+use super::rows::{BATCH_ROWS, Rows};
 use crate::source::input::Input;
 use crate::source::lines;
 use crate::source::sift::Sift;
-use crate::source::{RawRows, Segment, SegmentReader, Unreadable};
+use crate::source::{KeptRow, RawRows, Reread, Segment, SegmentReader, schema};
 
-/// Rows of a batch.
-const BATCH_ROWS: usize = 8192;
 /// Bytes that are fetched at a time; so few in tests that line ends fall on every boundary.
 const BLOCK: usize = if cfg!(test) { 37 } else { LARGE_BLOCK };
 /// Bytes that are fetched at a time of a line that is long already.
@@ -40,8 +39,10 @@ pub(super) struct Shape {
     pub(super) columns: Vec<Column>,
     /// The columns and the row column.
     pub(super) schema: SchemaRef,
-    /// Whether text takes every value.
-    pub(super) any_text: bool,
+    /// Of each column, whether as text it takes every value.
+    pub(super) any_text: Vec<bool>,
+    /// Whether a row with a key that is no column is rejected.
+    pub(super) strict: bool,
     /// Rows of a segment, at least 1.
     pub(super) checkpoint_rows: u64,
 }
@@ -95,10 +96,11 @@ impl JsonReader {
         let rows = usize::try_from(shape.checkpoint_rows)
             .unwrap_or(BATCH_ROWS)
             .min(BATCH_ROWS);
-        let builder = |column| ColumnBuilder::new(column, shape.any_text, rows);
+        let builder = |(column, any_text): (_, &bool)| ColumnBuilder::new(column, *any_text, rows);
+        let builders = shape.columns.iter().zip(&shape.any_text).map(builder);
         Ok(Self {
-            keys: Keys::new(&shape.columns),
-            builders: shape.columns.iter().map(builder).collect::<Result<_, _>>()?,
+            builders: builders.collect::<Result<_, _>>()?,
+            keys: Keys::new(&shape.columns, shape.strict),
             shape,
             input,
             data: Vec::new(),
@@ -195,11 +197,7 @@ impl JsonReader {
 
     /// Finds and reads the rows of one segment at the start of `self.data`.
     async fn read(&mut self) -> Result<(Sift, Vec<RowPlace>, Cursor, bool), Failure> {
-        let mut rows = Rows {
-            sift: Sift::new(Arc::clone(&self.shape.schema)),
-            bad: Vec::new(),
-            count: 0,
-        };
+        let mut rows = Rows::new(&self.shape.address, Arc::clone(&self.shape.schema));
         let mut places: Vec<RowPlace> = Vec::new();
         let mut cursor = Cursor::default();
         let last = loop {
@@ -216,7 +214,7 @@ impl JsonReader {
             let odd = (line.left_out > 0).then(|| too_long(line.end - start, line.left_out));
             rows.take(&self.data[start..end], odd, &mut self.keys, &mut self.builders);
             if rows.count == BATCH_ROWS {
-                rows.finish(&self.shape, &mut self.builders)?;
+                rows.finish(&mut self.builders)?;
             }
             places.push(RowPlace {
                 start,
@@ -227,9 +225,33 @@ impl JsonReader {
             cursor.left_out += line.left_out;
             cursor.at = line.next;
         };
-        rows.finish(&self.shape, &mut self.builders)?;
+        rows.finish(&mut self.builders)?;
         Ok((rows.sift, places, cursor, last))
     }
+}
+
+/// Reads rows that were taken out of their files.
+pub(super) fn read_rows(
+    columns: &[Column],
+    any_text: bool,
+    strict: bool,
+    rows: &[KeptRow<'_>],
+) -> Result<Reread, Failure> {
+    let mut keys = Keys::new(columns, strict);
+    let builder = |column| ColumnBuilder::new(column, any_text, rows.len().min(BATCH_ROWS));
+    let mut builders: Vec<_> = columns.iter().map(builder).collect::<Result<_, _>>()?;
+    let mut read = Rows::new(rows.first().map_or("", |row| row.file), schema(columns));
+    for row in rows {
+        read.take(row.bytes.trim_ascii(), None, &mut keys, &mut builders);
+        if read.count == BATCH_ROWS {
+            read.finish(&mut builders)?;
+        }
+    }
+    read.finish(&mut builders)?;
+    Ok(Reread {
+        batches: read.sift.batches,
+        unreadable: read.sift.unreadable,
+    })
 }
 
 fn too_long(kept: usize, left_out: u64) -> Odd {
@@ -240,68 +262,6 @@ fn too_long(kept: usize, left_out: u64) -> Odd {
             kept as u64 + left_out,
             MAX_LINE >> 20
         ),
-    }
-}
-
-/// The rows of the batch that is being filled, and those before it.
-struct Rows {
-    sift: Sift,
-    /// Rows of the batch that can't be read.
-    bad: Vec<Unreadable>,
-    /// Rows of the batch.
-    count: usize,
-}
-
-impl Rows {
-    fn take(&mut self, text: &[u8], odd: Option<Odd>, keys: &mut Keys, builders: &mut [ColumnBuilder]) {
-        // The first value that doesn't fit, by its column's place.
-        let mut misfit = None;
-        let mut note = |place: usize, fits: Result<(), (&'static str, String)>| {
-            if let Err((reason, detail)) = fits {
-                misfit.get_or_insert((place, reason, detail));
-            }
-        };
-        let read = match odd {
-            Some(odd) => Err(odd),
-            None => keys.read(text, |place, json| note(place, builders[place].append(json))),
-        };
-        if read.is_ok() {
-            for place in keys.absent() {
-                note(place, builders[place].append_null());
-            }
-        }
-        let row = self.count as u64;
-        match (read, misfit) {
-            (Err(Odd { reason, detail }), _) => self.bad.push(Unreadable {
-                row,
-                column: None,
-                reason,
-                detail,
-            }),
-            (Ok(()), Some((place, reason, detail))) => self.bad.push(Unreadable {
-                row,
-                column: Some(keys.name(place).to_owned()),
-                reason,
-                detail,
-            }),
-            (Ok(()), None) => {}
-        }
-        self.count += 1;
-        for builder in builders {
-            if builder.rows() < self.count {
-                builder.append_gap();
-            }
-        }
-    }
-
-    /// Makes a batch of the rows in the builders, without those that can't be read.
-    fn finish(&mut self, shape: &Shape, builders: &mut [ColumnBuilder]) -> Result<(), Failure> {
-        if self.count == 0 {
-            return Ok(());
-        }
-        let arrays = builders.iter_mut().map(ColumnBuilder::finish).collect();
-        let (count, bad) = (std::mem::take(&mut self.count), std::mem::take(&mut self.bad));
-        self.sift.take(&shape.address, count, arrays, bad)
     }
 }
 
@@ -329,6 +289,7 @@ impl SegmentReader for JsonReader {
             rows: places.len() as u64,
             bytes,
             next: self.at,
+            cursor: None,
             last,
             raw: Box::new(Raw {
                 data,

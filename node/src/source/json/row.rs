@@ -14,32 +14,42 @@ use crate::source::{EXCERPT, excerpt};
 
 /// Why a line is no row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Odd {
+pub(in crate::source) struct Odd {
     /// A short stable word.
-    pub(super) reason: &'static str,
+    pub(in crate::source) reason: &'static str,
     /// What exactly is wrong.
-    pub(super) detail: String,
+    pub(in crate::source) detail: String,
 }
 
 /// The declared columns by key.
-pub(super) struct Keys {
+pub(in crate::source) struct Keys {
     places: HashMap<String, usize>,
     names: Vec<String>,
     /// Which columns the line has had.
     had: Vec<bool>,
     /// The keys of the line that are no column, by their hash: a line has too many to keep them.
     others: HashSet<u64>,
+    /// Whether the first of them is kept.
+    strict: bool,
+    new: Option<String>,
 }
 
 impl Keys {
-    pub(super) fn new(columns: &[Column]) -> Self {
+    pub(in crate::source) fn new(columns: &[Column], strict: bool) -> Self {
         let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
         Self {
             places: names.iter().cloned().zip(0..).collect(),
             had: vec![false; names.len()],
             names,
             others: HashSet::new(),
+            strict,
+            new: None,
         }
+    }
+
+    /// The first key of the last line that is no column, where that matters.
+    pub(super) fn new_key(&self) -> Option<&str> {
+        self.new.as_deref()
     }
 
     /// Reads a line and hands the JSON text of each value that is a column to `take`, with the column's place. An error
@@ -47,6 +57,7 @@ impl Keys {
     pub(super) fn read(&mut self, line: &[u8], mut take: impl FnMut(usize, &str)) -> Result<(), Odd> {
         self.had.fill(false);
         self.others.clear();
+        self.new = None;
         let mut wrong = None;
         let object = Object {
             keys: self,
@@ -76,7 +87,7 @@ impl Keys {
 }
 
 /// The keys of a line's object, in their order.
-pub(super) fn keys(line: &[u8]) -> Result<Vec<String>, Odd> {
+pub(in crate::source) fn keys(line: &[u8]) -> Result<Vec<String>, Odd> {
     let mut keys = Vec::new();
     parse(line, Names(&mut keys))?;
     let mut seen = HashSet::new();
@@ -188,6 +199,9 @@ impl Visitor<'_> for KeyOf<'_> {
 
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
         let Some(&place) = self.0.places.get(key) else {
+            if self.0.strict && self.0.new.is_none() {
+                self.0.new = Some(key.to_owned());
+            }
             let mut hasher = DefaultHasher::new();
             key.hash(&mut hasher);
             let is_new = self.0.others.insert(hasher.finish());

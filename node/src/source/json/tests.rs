@@ -301,7 +301,7 @@ async fn a_line_that_is_too_long_is_one_reject_wherever_it_stands() {
 
 #[test]
 fn nesting_has_a_bound() {
-    let mut keys = Keys::new(&[column("a", DataType::Utf8)]);
+    let mut keys = Keys::new(&[column("a", DataType::Utf8)], false);
     let nested = |levels: usize, key: &str| format!("{{\"{key}\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
     for key in ["a", "other"] {
         let mut taken = 0;
@@ -419,7 +419,7 @@ proptest! {
 
     #[test]
     fn no_line_panics(line in "[\\[\\]{}\":,0-9eE.+\\-truefalsn\\\\ u\u{0}é]{0,60}") {
-        let mut keys = Keys::new(&[column("a", DataType::Utf8)]);
+        let mut keys = Keys::new(&[column("a", DataType::Utf8)], false);
         let columns = [DataType::Utf8, DataType::Int32, DataType::Float64, DataType::Decimal128(38, 10), DataType::Date32];
         for data_type in columns {
             let mut builder = column::ColumnBuilder::new(&column("a", data_type), false, 1).unwrap();

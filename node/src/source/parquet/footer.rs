@@ -1,10 +1,12 @@
 //! The end of a file, where its columns and row groups stand.
 
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use ::parquet::basic::Compression;
+use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use datafusion::arrow::datatypes::SchemaRef;
 use haulage_core::failure::Failure;
@@ -28,6 +30,23 @@ pub(super) struct Footer {
     pub(super) metadata: Arc<ParquetMetaData>,
     /// The columns as Arrow has them.
     pub(super) schema: SchemaRef,
+}
+
+/// What the bytes of a footer say. Its crates panic at some damage: they ask for more than the format promises, for
+/// instance of the Arrow schema that many writers put into the footer beside Parquet's own.
+fn decoded(footer: &[u8]) -> Result<Footer, String> {
+    let decode = || {
+        let metadata = Arc::new(ParquetMetaDataReader::decode_metadata(footer)?);
+        let arrow = ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new())?;
+        Ok(Footer {
+            metadata,
+            schema: Arc::clone(arrow.schema()),
+        })
+    };
+    match catch_unwind(decode) {
+        Ok(read) => read.map_err(|error: ParquetError| error.to_string()),
+        Err(_) => Err("what it says makes no sense".to_owned()),
+    }
 }
 
 impl Footer {
@@ -73,14 +92,7 @@ impl Footer {
             whole(object, from..object.size - END).await?
         };
         let damaged = |error: &dyn std::fmt::Display| wrong(&format!("is damaged: its footer can't be read: {error}"));
-        let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(|error| damaged(&error))?;
-        let metadata = Arc::new(metadata);
-        let options = ArrowReaderOptions::new();
-        let arrow = ArrowReaderMetadata::try_new(Arc::clone(&metadata), options).map_err(|error| damaged(&error))?;
-        let footer = Self {
-            metadata,
-            schema: Arc::clone(arrow.schema()),
-        };
+        let footer = decoded(&footer).map_err(|why| damaged(&why))?;
         footer.sound(object).map_err(|what| damaged(&what))?;
         Ok(footer)
     }
@@ -148,5 +160,39 @@ impl Footer {
             .row_groups()
             .iter()
             .map(|group| group.num_rows().unsigned_abs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::parquet::arrow::ArrowWriter;
+    use datafusion::arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn no_byte_of_a_footer_is_a_panic_that_gets_out() {
+        let columns = [
+            ("n", Arc::new(Int32Array::from(vec![1])) as ArrayRef),
+            ("t", Arc::new(StringArray::from(vec!["a"]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut data = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut data, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let length = u32::from_le_bytes(data[data.len() - 8..][..4].try_into().unwrap()) as usize;
+        let footer = &data[data.len() - 8 - length..data.len() - 8];
+        assert!(decoded(footer).is_ok());
+        let mut senseless = 0;
+        for place in 0..footer.len() {
+            // Letters, because the Arrow schema stands there as text.
+            for byte in *b"\0\x7f\xffAQgw/" {
+                let mut damaged = footer.to_vec();
+                damaged[place] = byte;
+                senseless += usize::from(decoded(&damaged).is_err_and(|why| why.ends_with("makes no sense")));
+            }
+        }
+        assert!(senseless > 0, "its crates have learned to return errors");
     }
 }

@@ -11,6 +11,7 @@
 
 use ::parquet::arrow::ProjectionMask;
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::FieldRef;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
 use haulage_plan::definition::{Column, ParquetSource};
@@ -18,9 +19,11 @@ use tokio::sync::OnceCell;
 
 use self::footer::Footer;
 use self::reader::{ParquetReader, Shape, position};
+use super::contract::{Found, Own};
 use super::files::{Files, Format, Part};
 use super::object::Object;
-use super::{Binding, Misdeclared, SegmentReader};
+use super::{Binding, KeptRow, Misdeclared, Reread, SegmentReader, json};
+use crate::store::S3Settings;
 
 mod convert;
 mod fetch;
@@ -84,6 +87,15 @@ impl Format for Parquet {
             .get_or_init(|| async { (first.address.clone(), columns) })
             .await;
         Ok(columns.clone())
+    }
+
+    async fn found(&self, object: &Object) -> Result<Option<Vec<Found>>, Failure> {
+        let schema = Footer::read(object).await?.schema;
+        let found = |field: &FieldRef| {
+            let own = schema::own(field.data_type());
+            Found::new(field.name(), own.map_or_else(Own::Unusable, Own::Typed))
+        };
+        Ok(Some(schema.fields().iter().map(found).collect()))
     }
 
     async fn check(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared> {
@@ -160,5 +172,10 @@ impl Format for Parquet {
             &places,
             range,
         )?))
+    }
+
+    async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], _: &S3Settings) -> Result<Reread, Failure> {
+        // They are kept as JSON, see `raw`.
+        json::read_whole_objects(columns, rows)
     }
 }

@@ -56,6 +56,26 @@ impl RawRows for Raw {
     fn line(&self, row: u64) -> Option<u64> {
         Some(self.first + row)
     }
+
+    fn is_whole(&self, row: u64) -> bool {
+        let mut row = usize::try_from(row).unwrap_or(usize::MAX);
+        for batch in &self.batches {
+            if row < batch.num_rows() {
+                return batch.columns().iter().all(|array| is_text(array, row));
+            }
+            row -= batch.num_rows();
+        }
+        false
+    }
+}
+
+/// Whether the value stands in the row's JSON as it is.
+fn is_text(array: &dyn Array, row: usize) -> bool {
+    if array.is_null(row) || !matches!(array.data_type(), DataType::BinaryView) {
+        return true;
+    }
+    let bytes = array.as_binary_view().value(row);
+    std::str::from_utf8(bytes).is_ok_and(|text| !text.contains('\0'))
 }
 
 fn json(batch: &RecordBatch, row: usize) -> String {

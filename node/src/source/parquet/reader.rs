@@ -213,6 +213,7 @@ impl Work {
             unreadable: sift.unreadable,
             bytes,
             next: position(self.row),
+            cursor: None,
             last: self.done,
             raw: Box::new(Raw::new(begin + 1, pieces)),
         })

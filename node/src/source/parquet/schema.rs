@@ -4,19 +4,17 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
 use haulage_plan::definition::Column;
+use haulage_plan::types::holds;
 
-use crate::source::files::suggestion;
+use crate::source::files::{or_null, suggestion};
 use crate::source::misfit::word;
 use crate::source::{EXCERPT, Misdeclared, excerpt};
 
-/// Decimal digits of the largest values of integers.
-const INT16_DIGITS: u8 = 5;
-const INT32_DIGITS: u8 = 10;
-const INT64_DIGITS: u8 = 19;
+/// Decimal digits of the largest integer without a sign.
 const UINT64_DIGITS: u8 = 20;
 
 /// The type that a column has if nobody declares it; `Err` says what to do about one that a pipeline has no type for.
-fn own(data_type: &DataType) -> Result<DataType, String> {
+pub(super) fn own(data_type: &DataType) -> Result<DataType, String> {
     let advice = |what: &str, advice: &str| Err(format!("is {what}, which no type holds; {advice}"));
     Ok(match data_type {
         DataType::Int8 | DataType::Int16 | DataType::UInt8 => DataType::Int16,
@@ -62,33 +60,16 @@ fn fits(file: &DataType, declared: &DataType) -> Result<(), String> {
         return Ok(());
     }
     let file = own(file)?;
-    if file == *declared {
+    if holds(declared, &file) {
         return Ok(());
     }
-    let digits = match &file {
-        DataType::Int16 => Some((INT16_DIGITS, 0)),
-        DataType::Int32 => Some((INT32_DIGITS, 0)),
-        DataType::Int64 => Some((INT64_DIGITS, 0)),
-        DataType::Decimal128(precision, scale) => Some((*precision, *scale)),
-        _ => None,
+    let widen = if holds(&file, declared) {
+        ", or write `on_wider_type: widen` for the source"
+    } else {
+        ""
     };
-    let wider = match (&file, declared) {
-        (DataType::Int16, DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64)
-        | (DataType::Int32, DataType::Int64 | DataType::Float64)
-        | (DataType::Float32, DataType::Float64)
-        | (DataType::Date32, DataType::Timestamp(_, None))
-        // As everywhere: without a zone it is UTC.
-        | (DataType::Timestamp(_, None), DataType::Timestamp(_, Some(_))) => true,
-        (_, DataType::Decimal128(precision, scale)) => digits.is_some_and(|(whole, fraction)| {
-            *scale >= fraction && precision.saturating_sub(scale.unsigned_abs()) >= whole - fraction.unsigned_abs()
-        }),
-        _ => false,
-    };
-    if wider {
-        return Ok(());
-    }
     Err(format!(
-        "is {} in the file, which {} can't hold without loss; declare it {}, and cast it in a step",
+        "is {} in the file, which {} can't hold without loss; declare it {}, and cast it in a step{widen}",
         word(&file),
         word(declared),
         word(&file)
@@ -160,8 +141,9 @@ pub(super) fn places(schema: &Schema, columns: &[Column], address: &str) -> Resu
             (None, _) => {
                 let names: Vec<_> = schema.fields().iter().map(|field| field.name().clone()).collect();
                 return Err(wrong(format!(
-                    "{address} has no column {shown}; {}",
-                    suggestion(&column.name, &names)
+                    "{address} has no column {shown}; {}{}",
+                    suggestion(&column.name, &names),
+                    or_null(column)
                 )));
             }
         }

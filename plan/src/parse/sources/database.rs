@@ -1,6 +1,6 @@
-//! Sources that are a table or a query of a database: `postgres:` and `sqlite:`.
+//! Sources that are a table or a query of a database: `postgres:`, `mysql:` and `sqlite:`.
 
-use super::{Declared, query};
+use super::{Declared, incremental, query};
 use crate::definition::{DatabaseKind, DatabaseRows, DatabaseSource, SourceKind};
 use crate::diagnostics::Report;
 use crate::parse::draft::Gaps;
@@ -12,31 +12,43 @@ const CHUNK_BYTES: u64 = 16 << 20;
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
 
 /// The keys of a PostgreSQL source, beside those that every source has.
-pub(super) const POSTGRES_KEYS: &[&str] = &["postgres", "table", "query", "chunk_size"];
+pub(super) const POSTGRES_KEYS: &[&str] = &["postgres", "table", "query", "chunk_size", "incremental"];
+/// The keys of a MySQL or MariaDB source, beside those that every source has.
+pub(super) const MYSQL_KEYS: &[&str] = &["mysql", "table", "query", "chunk_size", "incremental"];
 /// The keys of a SQLite source, beside those that every source has.
 pub(super) const SQLITE_KEYS: &[&str] = &["sqlite", "table", "query", "chunk_size"];
 
 pub(super) fn postgres(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps) -> SourceKind {
-    let mut at = String::new();
-    if let Some(node) = declared.fields.get("postgres")
-        && let Some((name, place)) = fields::text(report, node, &format!("`postgres` of {}", declared.what))
-    {
-        // What would be an address doesn't belong into a file that others read.
-        if name.contains("://") {
-            report.help(
-                place,
-                format!(
-                    "`postgres` of {} is the name of a connection, not its address",
-                    declared.what
-                ),
-                "write `postgres: crm`, and start nodes with `--source crm=postgres://...`",
-            );
-        } else {
-            fields::name(report, "connection's name", name, place, 63, false);
-            at = name.to_owned();
-        }
-    }
+    let at = connection(report, &declared, "postgres");
     read(report, DatabaseKind::Postgres, at, &declared, gaps)
+}
+
+pub(super) fn mysql(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps) -> SourceKind {
+    let at = connection(report, &declared, "mysql");
+    read(report, DatabaseKind::Mysql, at, &declared, gaps)
+}
+
+/// The name of the connection that `key` says; empty if it says none.
+fn connection(report: &mut Report, declared: &Declared<'_>, key: &str) -> String {
+    let what = &declared.what;
+    let Some((name, place)) = declared
+        .fields
+        .get(key)
+        .and_then(|node| fields::text(report, node, &format!("`{key}` of {what}")))
+    else {
+        return String::new();
+    };
+    // What would be an address doesn't belong into a file that others read.
+    if name.contains("://") {
+        report.help(
+            place,
+            format!("`{key}` of {what} is the name of a connection, not its address"),
+            format!("write `{key}: crm`, and start nodes with `--source crm={key}://...`"),
+        );
+        return String::new();
+    }
+    fields::name(report, "connection's name", name, place, 63, false);
+    name.to_owned()
 }
 
 pub(super) fn sqlite(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps) -> SourceKind {
@@ -100,5 +112,8 @@ fn read(report: &mut Report, kind: DatabaseKind, at: String, declared: &Declared
         columns: declared.columns.clone(),
         chunk_bytes,
         location,
+        incremental: fields
+            .get("incremental")
+            .and_then(|node| incremental::read(report, node, declared)),
     })
 }

@@ -1,16 +1,19 @@
 //! The `sources` of a pipeline file. What kind a source is, is said by the key that says where its rows are: `csv`, `json`,
-//! `parquet`, `postgres`, `sqlite`.
+//! `parquet`, `postgres`, `mysql`, `sqlite`, `rest`.
 
 mod csv;
 mod database;
 mod files;
+mod incremental;
 mod json;
 mod parquet;
 mod query;
+mod rest;
 
 use datafusion::arrow::datatypes::DataType;
 use indexmap::IndexMap;
 
+use super::contract;
 use super::draft::Gaps;
 use super::fields::{self, Fields};
 use super::params::Params;
@@ -21,7 +24,14 @@ use crate::types;
 use crate::yaml::{Key, Node, Value};
 
 /// The keys that every source may have.
-const COMMON: &[&str] = &["columns", "lookup"];
+const COMMON: &[&str] = &[
+    "columns",
+    "lookup",
+    "on_new_column",
+    "on_missing_column",
+    "on_wider_type",
+    "on_bad_row",
+];
 
 /// A kind of source.
 struct Kind {
@@ -54,9 +64,19 @@ const KINDS: &[Kind] = &[
         read: database::postgres,
     },
     Kind {
+        word: "mysql",
+        keys: database::MYSQL_KEYS,
+        read: database::mysql,
+    },
+    Kind {
         word: "sqlite",
         keys: database::SQLITE_KEYS,
         read: database::sqlite,
+    },
+    Kind {
+        word: "rest",
+        keys: rest::KEYS,
+        read: rest::read,
     },
 ];
 
@@ -111,7 +131,8 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         report.help(
             key.place,
             format!("{what} doesn't say where its rows are"),
-            "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME` or `sqlite: PATH` with `table: TABLE`",
+            "write `csv: \"data/*.csv\"` (or `json:`, `parquet:`), or `postgres: NAME`, `mysql: NAME` or `sqlite: \
+             PATH` with `table: TABLE`, or `rest: URL`",
         );
         return None;
     };
@@ -123,19 +144,24 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         .get("lookup")
         .and_then(|node| fields::boolean(report, node, "`lookup`"))
         .unwrap_or(false);
+    let settings = contract::read(report, &fields, &what);
     let declared = Declared {
         key,
-        what,
+        what: what.clone(),
         fields,
         columns,
         params,
     };
-    Some(Source {
+    let source = Source {
         name: key.text.clone(),
         lookup,
         kind: (kind.read)(report, declared, gaps),
+        contract: settings.contract,
+        planned: None,
         place: key.place,
-    })
+    };
+    settings.check(report, &source, &what);
+    Some(source)
 }
 
 fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {

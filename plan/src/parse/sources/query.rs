@@ -53,7 +53,7 @@ pub(super) fn parts(
 }
 
 /// A value as databases read it: a time as `2013-01-31T05:00:00`, with `Z` where it is UTC.
-fn written(value: &ScalarValue) -> String {
+pub(super) fn written(value: &ScalarValue) -> String {
     let array = value.to_array().ok();
     let text = array.and_then(|array| array_value_to_string(&array, 0).ok());
     text.unwrap_or_default()
@@ -69,10 +69,18 @@ fn next(kind: DatabaseKind, text: &str, mut at: usize) -> Option<std::ops::Range
         let inside = at > 0 && word(&bytes[at - 1]);
         at += match bytes[at] {
             quote @ (b'\'' | b'"' | b'`') => {
-                let escapes = quote == b'\'' && at > 0 && matches!(bytes[at - 1], b'e' | b'E');
+                let escapes = match kind {
+                    DatabaseKind::Postgres | DatabaseKind::Sqlite => {
+                        quote == b'\'' && at > 0 && matches!(bytes[at - 1], b'e' | b'E')
+                    }
+                    DatabaseKind::Mysql => quote != b'`',
+                };
                 quoted(rest.as_bytes(), quote, escapes)
             }
-            b'-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
+            b'-' if rest.starts_with("--") && (kind != DatabaseKind::Mysql || is_dashed(rest)) => {
+                rest.find('\n').unwrap_or(rest.len())
+            }
+            b'#' if kind == DatabaseKind::Mysql => rest.find('\n').unwrap_or(rest.len()),
             b'/' if rest.starts_with("/*") => comment(rest.as_bytes(), kind == DatabaseKind::Postgres),
             b'$' if !inside => {
                 let name = rest.bytes().skip(1).take_while(word).count();
@@ -94,6 +102,13 @@ fn next(kind: DatabaseKind, text: &str, mut at: usize) -> Option<std::ops::Range
         }
     }
     None
+}
+
+/// Whether two dashes begin a comment of MySQL: with a space behind them, and not in `5--2`.
+fn is_dashed(rest: &str) -> bool {
+    rest.as_bytes()
+        .get(2)
+        .is_none_or(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control())
 }
 
 /// Bytes of the quoted text at the start; all of them if it isn't closed.
@@ -163,6 +178,15 @@ mod tests {
             ("$", vec![]),
         ] {
             assert_eq!(names(DatabaseKind::Postgres, text), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("SELECT `a$no`, '\\'$no', \"\\\"$no\", $yes", vec!["$yes"]),
+            ("SELECT `\\`, $yes", vec!["$yes"]),
+            ("SELECT 1 # $no\n, 5--$yes -- $no\n, $two --\t$no", vec!["$yes", "$two"]),
+            ("SELECT /* /* $no */ $yes, $$no", vec!["$yes", "$no"]),
+            ("SELECT E'\\\\', $yes", vec!["$yes"]),
+        ] {
+            assert_eq!(names(DatabaseKind::Mysql, text), expected, "{text}");
         }
         assert_eq!(names(DatabaseKind::Sqlite, "$a$b"), ["$a"]);
         assert_eq!(names(DatabaseKind::Sqlite, "/* /* */ $a"), ["$a"]);

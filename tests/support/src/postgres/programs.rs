@@ -1,11 +1,11 @@
-//! PostgreSQL's programs on this machine, and the user that they run as: PostgreSQL refuses to run as root, so root runs
-//! it as the user `postgres`, which every package of it makes.
+//! PostgreSQL's programs on this machine.
 
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+
+use crate::daemon::Account;
 
 /// Where distributions keep the programs of each version, next to each other.
 const VERSIONS: &str = "/usr/lib/postgresql";
@@ -14,8 +14,7 @@ const VERSIONS: &str = "/usr/lib/postgresql";
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     folder: PathBuf,
-    /// Whether commands have to switch to the user `postgres`.
-    switch: bool,
+    account: Account,
 }
 
 impl Programs {
@@ -37,7 +36,7 @@ impl Programs {
             })?;
         Ok(Self {
             folder,
-            switch: id(&["-u"])? == 0,
+            account: Account::of("postgres")?,
         })
     }
 
@@ -47,14 +46,14 @@ impl Programs {
 
     /// A command as the server's user.
     pub(super) fn command(&self, name: &str) -> Command {
-        let mut command = self.switched(None);
+        let mut command = self.account.command();
         command.arg(self.path(name));
         command
     }
 
     /// A server that is told to quit when the thread that started it ends. No file of it can grow beyond `limit` KiB.
     pub(super) fn server(&self, name: &str, limit: Option<u64>) -> Command {
-        let mut command = self.switched(Some("QUIT"));
+        let mut command = self.account.server("QUIT");
         if let Some(kib) = limit {
             let script = format!("ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
             command.args(["sh", "-c", &script]);
@@ -65,36 +64,6 @@ impl Programs {
 
     /// Makes a folder the server's own.
     pub(super) fn give(&self, folder: &Path) -> Result<()> {
-        if self.switch {
-            chown(folder, Some(id(&["-u", "postgres"])?), Some(id(&["-g", "postgres"])?))?;
-        }
-        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700))?;
-        Ok(())
+        self.account.give(folder)
     }
-
-    /// What comes before a program and its arguments.
-    fn switched(&self, signal_with_us: Option<&str>) -> Command {
-        // Only Linux has setpriv, and the signal that it asks for.
-        let linux = cfg!(target_os = "linux");
-        let mut command = Command::new(if linux { "setpriv" } else { "env" });
-        if linux && self.switch {
-            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]);
-        }
-        if let (true, Some(signal)) = (linux, signal_with_us) {
-            command.args(["--pdeathsig", signal]);
-        }
-        // The folder that we are in may be closed to the server's user.
-        command.current_dir("/").env("LC_ALL", "C");
-        command
-    }
-}
-
-fn id(args: &[&str]) -> Result<u32> {
-    let output = Command::new("id").args(args).output().context("starting id")?;
-    ensure!(
-        output.status.success(),
-        "id {args:?}: {}; root runs PostgreSQL as the user `postgres`",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }

@@ -12,7 +12,8 @@ use datafusion::arrow::datatypes::DataType;
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{ChunkId, StageId};
-use haulage_plan::definition::{Column, DatabaseRows, DatabaseSource, QueryPart};
+use haulage_core::watermark::Window;
+use haulage_plan::definition::{Column, DatabaseRows, DatabaseSource, Incremental, QueryPart};
 use sqlx::{AssertSqlSafe, Executor, Row as _, SqlSafeStr as _, Statement as _};
 use tokio::sync::OnceCell;
 
@@ -20,19 +21,25 @@ use self::rows::{PAGE, bound, column, read, text, tid};
 pub(super) use self::server::Server;
 use self::server::Version;
 use super::feed::Rows;
-use super::reader::{Order, Reader, Shape};
+use super::incremental;
+use super::reader::{Order, Reader, Shape, read_rows};
 use super::{choose, of_source, whole};
 use crate::sink::name::{TableName, quote};
 use crate::sink::postgres::connect::Lease;
-use crate::source::{Binding, Misdeclared, SegmentReader, Source};
+use crate::source::{Binding, Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
 mod rows;
 mod server;
+mod window;
 
 /// More chunks than this only cost.
 const MAX_CHUNKS: u64 = 10_000;
 /// The first version that reads a range of pages without looking at the others.
 const TID_RANGE_SCANS: i32 = 140_000;
+
+/// An index may give other rows first than those that lie first.
+const NO_INDEX: &str = "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; \
+                        SET LOCAL enable_bitmapscan = off";
 
 /// A table, view or query of a PostgreSQL database.
 pub(super) struct PostgresRows {
@@ -157,7 +164,7 @@ impl PostgresRows {
         let mut lease = server.connect().await.map_err(named)?;
         server.begin(&mut lease, None).await.map_err(named)?;
         let location = self.declared.location.clone();
-        self.reader(server, lease, location, None, Position::default(), Arc::default())
+        self.reader(server, lease, location, None, Position::default(), None, Arc::default())
             .await
     }
 
@@ -170,20 +177,38 @@ impl PostgresRows {
         object: String,
         range: Option<(Position, Option<u64>)>,
         from: Position,
+        window: Option<&Window>,
         held: Arc<()>,
     ) -> Result<Reader, Failure> {
         let columns = self.columns_of(&server).await?;
+        // A little that is new is found by an index, and sorted; much is read in the order in which it lies.
+        let is_sorted =
+            range.is_some_and(|(_, end)| end.is_none()) && window.is_some_and(|window| window.after.is_some());
+        let mut lease = lease;
+        if window.is_some() && range.is_some() && !is_sorted {
+            server.soon("preparing to read", lease.run(NO_INDEX)).await?;
+        }
         let mut sql = "SELECT ".to_owned();
         if range.is_some() {
-            sql.push_str("ctid::text, ");
+            // Under another name: what is sorted by is the place and not its text.
+            sql.push_str("ctid::text AS haulage_place, ");
         }
         sql.push_str(&self.values(&columns, self.found(&server).await?));
         sql.push_str(&format!(" FROM {}", self.from));
+        let mut conditions = Vec::new();
         if let Some((start, end)) = range {
-            sql.push_str(&format!(" WHERE ctid >= '{}'::tid", tid(start.offset)));
-            if let Some(end) = end {
-                sql.push_str(&format!(" AND ctid < '{}'::tid", tid(end)));
-            }
+            conditions.push(format!("ctid >= '{}'::tid", tid(start.offset)));
+            conditions.extend(end.map(|end| format!("ctid < '{}'::tid", tid(end))));
+        }
+        if let Some(window) = window {
+            let condition = window::condition(window, self.found(&server).await?);
+            conditions.push(condition.map_err(|failure| of_source(&self.name, failure))?);
+        }
+        if !conditions.is_empty() {
+            sql.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
+        }
+        if is_sorted {
+            sql.push_str(" ORDER BY ctid");
         }
         let shape = Shape {
             object: object.clone(),
@@ -201,32 +226,20 @@ impl PostgresRows {
         });
         Reader::open(shape, rows, from).await
     }
-}
 
-#[async_trait]
-impl Source for PostgresRows {
-    async fn columns(&self) -> Result<Vec<Column>, Failure> {
-        if !self.declared.columns.is_empty() {
-            return Ok(self.declared.columns.clone());
-        }
-        Ok(self.columns_of(&*self.server()?).await?)
-    }
-
-    async fn check(&self) -> Result<(), Misdeclared> {
-        self.columns_of(&*self.server()?).await.map(drop)
-    }
-
-    async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure> {
+    /// Takes the snapshot, finds the window in it, and cuts.
+    async fn cut(&self, stage: StageId, after: Option<(&Incremental, Option<&str>)>) -> Result<Increment, Failure> {
         let server = self.server()?;
         let columns = self.columns_of(&server).await?;
         let named = |failure| of_source(&self.name, failure);
         let keeper = server.snapshot().await.map_err(named)?;
         let mut session = keeper.session().await;
         // An error ends the transaction, and a wait that is given up leaves it nobody knows where.
-        let named = |failure| {
+        let given_up = |failure| {
             keeper.give_up();
-            named(failure)
+            failure
         };
+        let named = |failure| named(given_up(failure));
         // A cursor that is declared has locked all that it would read, until the transaction ends.
         let sql = format!(
             "DECLARE haulage NO SCROLL CURSOR FOR SELECT {} FROM {}",
@@ -239,6 +252,16 @@ impl Source for PostgresRows {
         declared.map_err(named)?;
         server.soon(doing, session.run("CLOSE haulage")).await.map_err(named)?;
         let lie = self.lie(&server, &mut session).await.map_err(named)?;
+        let window = match after {
+            Some((how, low)) => Some(self.window(&server, &mut session, how, low).await.map_err(given_up)?),
+            None => None,
+        };
+        let small = match (&window, &lie) {
+            (Some(window), Some(lie)) if lie.by_page && lie.in_ranges => {
+                Some(self.is_small(&server, &mut session, window, lie).await.map_err(named)?)
+            }
+            _ => None,
+        };
         drop(session);
 
         let places = lie.as_ref().is_some_and(|lie| lie.by_page);
@@ -256,12 +279,21 @@ impl Source for PostgresRows {
             start: Position { offset: start, line: 1 },
             end,
             bytes,
+            window: window.clone(),
+        };
+        let increment = |chunks| Increment {
+            chunks,
+            to: window.as_ref().and_then(|window| window.up_to.clone()),
         };
         let location = &self.declared.location;
         let Some(lie) = lie.filter(|lie| lie.by_page && lie.in_ranges && lie.pages > 0) else {
-            return Ok(vec![chunk(0, location.clone(), 0, None, 0)]);
+            return Ok(increment(vec![chunk(0, location.clone(), 0, None, 0)]));
         };
-        let parts = lie.bytes.div_ceil(self.declared.chunk_bytes).clamp(1, MAX_CHUNKS);
+        let bytes = small.map_or(lie.bytes, |(_, bytes)| bytes);
+        if small.is_some_and(|(is_small, _)| is_small) {
+            return Ok(increment(vec![chunk(0, location.clone(), 0, None, bytes)]));
+        }
+        let parts = bytes.div_ceil(self.declared.chunk_bytes).clamp(1, MAX_CHUNKS);
         let step = lie.pages.div_ceil(parts).max(1);
         let starts: Vec<u64> = (0..lie.pages)
             .step_by(usize::try_from(step).unwrap_or(usize::MAX))
@@ -274,15 +306,46 @@ impl Source for PostgresRows {
                 1 => location.clone(),
                 _ => format!("{location}, pages {start} to {}", end.min(lie.pages) - 1),
             };
-            let bytes = (pages * lie.page_bytes).max(lie.bytes / lie.pages * pages);
+            let bytes = match small {
+                Some(_) => bytes / lie.pages.max(1) * pages,
+                None => (pages * lie.page_bytes).max(lie.bytes / lie.pages * pages),
+            };
             chunk(index, object, start * PAGE, (!last).then_some(end * PAGE), bytes)
         };
-        Ok((0..).zip(&starts).map(one).collect())
+        Ok(increment((0..).zip(&starts).map(one).collect()))
+    }
+}
+
+#[async_trait]
+impl Source for PostgresRows {
+    async fn columns(&self) -> Result<Vec<Column>, Failure> {
+        if !self.declared.columns.is_empty() {
+            return Ok(self.declared.columns.clone());
+        }
+        Ok(self.columns_of(&*self.server()?).await?)
+    }
+
+    async fn check(&self) -> Result<(), Misdeclared> {
+        self.columns_of(&*self.server()?).await.map(drop)
+    }
+
+    async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure> {
+        self.cut(stage, None).await.map(|increment| increment.chunks)
+    }
+
+    async fn discover_after(&self, stage: StageId, low: Option<&str>) -> Result<Increment, Failure> {
+        let how = self
+            .declared
+            .incremental
+            .as_ref()
+            .ok_or_else(|| Failure::permanent(format!("source {}: it is not declared `incremental`", self.name)))?;
+        self.cut(stage, Some((how, low))).await
     }
 
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {
         let server = self.server()?;
         let named = |failure| of_source(&self.name, failure);
+        incremental::guarded(self.declared.incremental.as_ref(), chunk.window.as_ref()).map_err(named)?;
         let version = Version::parse(&chunk.version).ok_or_else(|| {
             named(Failure::permanent(format!(
                 "\"{}\" names no snapshot; run the same release on all nodes",
@@ -305,9 +368,21 @@ impl Source for PostgresRows {
             _ => from,
         };
         Ok(Box::new(
-            self.reader(server, lease, chunk.object.clone(), range, from, keeper.hold())
-                .await?,
+            self.reader(
+                server,
+                lease,
+                chunk.object.clone(),
+                range,
+                from,
+                chunk.window.as_ref(),
+                keeper.hold(),
+            )
+            .await?,
         ))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        read_rows(&self.columns().await?, rows)
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

@@ -1,7 +1,6 @@
 //! Rows of a statement, as text with the place of each; and what of SQL that takes: parameters, types, places.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use futures::TryStreamExt as _;
@@ -12,16 +11,12 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Column as _, Row as _, TypeInfo as _, ValueRef as _};
 use tokio::time::sleep;
 
-use super::server::Server;
+use super::server::{BELIEVED, LOOK, Server};
 use crate::sink::postgres::connect::Lease;
 use crate::source::database::feed::Feed;
 
 /// A place is a page's number and a row's number on the page, which has 16 bits.
 pub(super) const PAGE: u64 = 1 << 16;
-/// Between two looks at a server that sends nothing.
-const LOOK: Duration = Duration::from_secs(12);
-/// Looks that find it idle before it is believed.
-const BELIEVED: u32 = 3;
 
 /// Puts all rows of a statement into the feed, in a transaction that is open on `lease`.
 pub(super) async fn read(
@@ -33,8 +28,7 @@ pub(super) async fn read(
     mut feed: Feed,
 ) -> Result<Feed, Failure> {
     let doing = "reading rows";
-    let asking = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(lease.connection());
-    let pid = server.soon(doing, asking).await?;
+    let pid = server.pid(&mut lease).await?;
     // Not kept: a statement of one chunk is no use to another.
     let query = bound(sqlx::query(AssertSqlSafe(sql)).persistent(false), &params);
     let mut rows = query.fetch(lease.connection());

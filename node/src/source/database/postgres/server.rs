@@ -26,6 +26,10 @@ use crate::sink::postgres::failure::{Place, code};
 
 /// Longest wait for what a server does in a moment.
 const MOMENT: Duration = Duration::from_secs(60);
+/// Between two looks at a server that sends nothing.
+pub(super) const LOOK: Duration = Duration::from_secs(12);
+/// Looks that find it idle before it is believed.
+pub(super) const BELIEVED: u32 = 3;
 /// Between two signs of life of a session that only keeps a snapshot, for firewalls and for us.
 const PULSE: Duration = Duration::from_secs(30);
 /// Pulses after which a session that nobody has read by ends: 6 hours. It holds up the server's VACUUM, and a node that was
@@ -216,6 +220,34 @@ impl Server {
                 MOMENT.as_secs()
             ))),
         }
+    }
+
+    /// The number of a session's process on the server.
+    pub(super) async fn pid(&self, lease: &mut Lease) -> Result<i32, Failure> {
+        let asking = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()").fetch_one(lease.connection());
+        self.soon("asking for its process", asking).await
+    }
+
+    /// Waits for what a server may do for long, for as long as its process `pid` is at it.
+    pub(super) async fn patiently<T>(
+        &self,
+        doing: &str,
+        pid: i32,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Failure> {
+        let mut work = std::pin::pin!(work);
+        let mut idle = 0;
+        while idle < BELIEVED {
+            tokio::select! {
+                biased;
+                done = &mut work => return done.map_err(|error| self.failure(doing, error)),
+                () = sleep(LOOK) => idle = if self.is_at_work(pid).await { 0 } else { idle + 1 },
+            }
+        }
+        Err(Failure::transient(format!(
+            "{}: the server is not at work while {doing}, and no answer comes; the connection is given up",
+            self.place()
+        )))
     }
 
     /// What an error means, with what to do about a mistake in the source.

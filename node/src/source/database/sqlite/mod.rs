@@ -22,10 +22,10 @@ use sqlx::{AssertSqlSafe, Column as _, ConnectOptions, Executor, SqlSafeStr as _
 
 use self::rows::{Stopped, line_of, place_of, query, read, row_id_of};
 use super::feed::Rows;
-use super::reader::{Order, Reader, Shape};
+use super::reader::{Order, Reader, Shape, read_rows};
 use super::{choose, of_source, whole};
 use crate::sink::name::{quote, quote_all};
-use crate::source::{Binding, Misdeclared, SegmentReader, Source, object};
+use crate::source::{Binding, KeptRow, Misdeclared, Reread, SegmentReader, Source, object};
 use crate::store::s3_client::changed;
 
 mod rows;
@@ -317,6 +317,7 @@ impl Source for SqliteRows {
             start: Position { offset: start, line: 1 },
             end,
             bytes: size / parts,
+            window: None,
         };
         Ok((0..).zip(starts.iter().copied().zip(ends)).map(chunk).collect())
     }
@@ -346,6 +347,10 @@ impl Source for SqliteRows {
                 Reader::open(shape(Order::Counted, None), rows, from).await?
             }
         }))
+    }
+
+    async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
+        read_rows(&self.columns().await?, rows)
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

@@ -1,0 +1,156 @@
+//! Replay: the rejected rows of a published run become the source of another one.
+//!
+//! What a replay has loaded must not be loaded again. So each run has at most one replay that stands, and what is left of
+//! its rejected rows is what that replay rejected: this follows the replays of a run to the last one. Whether a replay may
+//! start is decided by the ledger, under its locks.
+
+use std::collections::BTreeMap;
+
+use haulage_core::event::Outcome;
+use haulage_core::ids::{ChunkId, RunId};
+use haulage_core::run::{Phase, State};
+use haulage_core::submission::{Replay, Submission};
+use haulage_plan::definition::Definition;
+use haulage_proto::v1::submit_response::Disposition;
+use haulage_proto::v1::{ReplayRequest, ReplayResponse, SubmitResponse};
+use tonic::{Request, Status};
+
+use super::role::Leader;
+use super::{Api, prune, status, submit};
+use crate::ledger::Ledger;
+
+/// Objects of rejected rows that one replay takes: the log of its run holds them, and each becomes a chunk.
+const OBJECTS: usize = 100_000;
+
+pub(super) async fn replay(
+    api: &Api,
+    leader: &Leader,
+    request: Request<ReplayRequest>,
+) -> Result<ReplayResponse, Status> {
+    let (span, traceparent) = submit::root(&submit::carrier(request.metadata()));
+    let request = request.into_inner();
+    let asked = RunId::new(request.run_id);
+    let Some(form) = request.submit else {
+        return Err(Status::invalid_argument(
+            "`submit` is missing: send the definition by which the rows are read again",
+        ));
+    };
+    let again = form.rerun;
+    let (mut submission, definition) = submit::checked(form, span, traceparent).await?;
+    let end = follow(leader.shared.ledger.as_ref(), &asked).await?;
+    if let (Some(last), false) = (&end.last, again)
+        && is_alike(&mut submission, last)
+    {
+        return Ok(ReplayResponse {
+            submitted: Some(SubmitResponse {
+                run_id: end.run.0,
+                disposition: Disposition::AlreadyPublished.into(),
+            }),
+            replayed: last.replayed.0.clone(),
+        });
+    }
+    let log = api.read(&end.run).await?;
+    prune::refuse_pruned(&end.run, &log)?;
+    let objects = objects(&log.state);
+    if objects.is_empty() && log.state.phase() == Phase::AtRest(Outcome::Published) {
+        return Ok(ReplayResponse {
+            submitted: None,
+            replayed: end.run.0,
+        });
+    }
+    fits(&end.run, &objects, &definition)?;
+    // What is new is no business of rows that were read once.
+    submission.incremental = false;
+    submission.replay = Some(Replay {
+        run: end.run.clone(),
+        objects,
+    });
+    Ok(ReplayResponse {
+        submitted: Some(submit::enter(leader, &submission, false).await?),
+        replayed: end.run.0,
+    })
+}
+
+/// The last of the replays of a run that stand.
+struct End {
+    run: RunId,
+    /// How it came to be, unless that is the run itself.
+    last: Option<Link>,
+}
+
+/// A published replay.
+struct Link {
+    replayed: RunId,
+    key: String,
+}
+
+async fn follow(ledger: &dyn Ledger, asked: &RunId) -> Result<End, Status> {
+    let mut end = End {
+        run: asked.clone(),
+        last: None,
+    };
+    while let Some(next) = ledger
+        .replaying(&end.run)
+        .await
+        .map_err(|error| status::ledger(&error))?
+        .filter(|next| next.published)
+    {
+        end.last = Some(Link {
+            replayed: std::mem::replace(&mut end.run, next.run),
+            key: next.key,
+        });
+    }
+    Ok(end)
+}
+
+/// Whether the replay is the same submission, read from the same run.
+fn is_alike(submission: &mut Submission, last: &Link) -> bool {
+    // What is new is no business of rows that were read once.
+    submission.incremental = false;
+    submission.replay = Some(Replay {
+        run: last.replayed.clone(),
+        objects: BTreeMap::new(),
+    });
+    submission.key() == last.key
+}
+
+/// Where the rejected rows of a run are, by source, in the order of chunks.
+fn objects(state: &State) -> BTreeMap<String, Vec<String>> {
+    let specs = state.stages().iter().flat_map(|stage| &stage.chunks);
+    let sources: BTreeMap<ChunkId, &str> = specs.map(|spec| (spec.chunk, spec.source.as_str())).collect();
+    let mut objects: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (chunk, report) in state.chunk_reports() {
+        if let (Some(source), false) = (sources.get(&chunk), report.rejects.is_empty()) {
+            objects
+                .entry((*source).to_owned())
+                .or_default()
+                .extend(report.rejects.iter().cloned());
+        }
+    }
+    objects
+}
+
+/// Whether the definition can read the rows at all.
+#[allow(clippy::result_large_err, reason = "a Status is what the caller sends")]
+fn fits(run: &RunId, objects: &BTreeMap<String, Vec<String>>, definition: &Definition) -> Result<(), Status> {
+    for name in objects.keys() {
+        let what = match definition.sources.get(name) {
+            Some(source) if !source.lookup => continue,
+            Some(_) => "is a lookup in",
+            None => "is not in",
+        };
+        return Err(Status::failed_precondition(format!(
+            "run {run} rejected rows of the source `{name}`, which {what} {}; keep the names of sources in a pipeline whose \
+             rejected rows are to be replayed",
+            definition.file
+        )));
+    }
+    let number: usize = objects.values().map(Vec::len).sum();
+    if number > OBJECTS {
+        return Err(Status::failed_precondition(format!(
+            "the rejected rows of run {run} lie in {number} objects, and a replay takes {OBJECTS} at most; correct the \
+             pipeline and run it again"
+        )));
+    }
+    Ok(())
+}

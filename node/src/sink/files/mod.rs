@@ -1,0 +1,161 @@
+//! Files as a destination: Parquet, CSV or JSON lines in a folder or below an S3 prefix, with a manifest that says which of
+//! them are the table.
+//!
+//! The contract is the databases'. What a transaction is there is one conditional write here:
+//!
+//! - A chunk's document holds its fence and its markers. A segment writes its files first, under names of its own, and then
+//!   exchanges the document for one with its marker, if the fence is still its own: rows and marker count together.
+//! - The table's state holds the records of all loads and names the newest version's manifest. Publish writes a manifest and
+//!   exchanges the state for one that names it and has the load published: a reader sees all of a run or nothing.
+//!
+//! Both are in `state.rs`; what a place has to be able to do is in `objects`. Who reads the table reads the manifest. A glob
+//! over the folder also finds files that are staged, or kept for a revert (`keep_previous`).
+//!
+//! A segment leaves one file a partition. Nothing merges them: a reader that wants large files wants a large
+//! `checkpoint_rows`.
+
+mod ask;
+mod encode;
+mod objects;
+mod place;
+mod publish;
+mod recall;
+mod revert;
+mod rows;
+mod segment;
+mod stage;
+mod standing;
+mod state;
+mod target;
+mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use haulage_core::checkpoint::Marker;
+use haulage_core::event::StepReport;
+use haulage_core::failure::Failure;
+use haulage_core::ids::{Attempt, ChunkId};
+use haulage_core::receipt::Looked;
+
+pub(crate) use self::ask::RECORDS;
+use self::objects::{Local, Objects, S3};
+pub(crate) use self::place::folder;
+use super::kept::{patience, patiently};
+use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
+use crate::store::S3Settings;
+
+/// What questions about staged rows may take of memory, all at once.
+const QUESTION_BYTES: usize = 256 << 20;
+
+/// A place of files. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Files {
+    name: Arc<str>,
+    objects: Arc<dyn Objects>,
+    runtime: Arc<RuntimeEnv>,
+}
+
+impl Files {
+    /// In a folder. Touches nothing.
+    pub(super) fn in_folder(name: &str, root: PathBuf) -> Result<Self, Failure> {
+        Self::over(name, Arc::new(Local::new(name, root)))
+    }
+
+    /// Below `s3://bucket/prefix`. Touches nothing.
+    pub(super) fn in_s3(name: &str, address: &str, settings: &S3Settings) -> Result<Self, Failure> {
+        Self::over(name, Arc::new(S3::new(name, address, settings)?))
+    }
+
+    fn over(name: &str, objects: Arc<dyn Objects>) -> Result<Self, Failure> {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_limit(QUESTION_BYTES, 1.0)
+            .build_arc();
+        let runtime = runtime.map_err(|error| Failure::permanent(format!("destination {name}: {error}")))?;
+        Ok(Self {
+            name: name.into(),
+            objects,
+            runtime,
+        })
+    }
+}
+
+#[async_trait]
+impl Destination for Files {
+    async fn inspect(&self, load: &LoadContext) -> Result<Inspection, Failure> {
+        self.look(load).await
+    }
+
+    async fn prepare(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.make_staging(load).await
+    }
+
+    async fn begin(&self, load: &LoadContext, chunk: ChunkId, attempt: Attempt) -> Result<Vec<Marker>, Failure> {
+        self.begin_chunk(load, chunk, attempt).await
+    }
+
+    /// An open segment holds nothing at the place but its rows in memory, which are bounded where they come from.
+    async fn reserve(&self, _: usize) -> Result<Arc<dyn Destination>, Failure> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    async fn segment(
+        &self,
+        load: &LoadContext,
+        chunk: ChunkId,
+        attempt: Attempt,
+    ) -> Result<Box<dyn SegmentWriter>, Failure> {
+        self.open_segment(load, chunk, attempt)
+    }
+
+    async fn verify(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        self.verify_load(load, expected).await
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::DataFusion
+    }
+
+    async fn ask(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        question: &str,
+    ) -> Result<Vec<Option<String>>, Failure> {
+        self.ask_load(load, expected, question).await
+    }
+
+    async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
+        patiently(load, patience(&load.run), || self.publish_load(load, expected)).await
+    }
+
+    async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.recall_load(load).await
+    }
+
+    async fn release(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.release_load(load).await
+    }
+
+    async fn revert(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.revert_load(load).await
+    }
+
+    async fn discard(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.discard_load(load).await
+    }
+
+    async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
+        self.clean_load(load).await
+    }
+
+    async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure> {
+        self.stand(load).await
+    }
+
+    async fn look_up(&self, table: &str, _: &[(String, String)], _: u32) -> Result<Looked, Failure> {
+        self.find(table)
+    }
+}

@@ -1,0 +1,244 @@
+//! A target that changes with its loads: columns that are added, and types that become wider, inside the transaction that
+//! publishes; and back again for a revert.
+//!
+//! Back is only gone as far as nothing is lost by it: a column in which somebody has put a value meanwhile stays, and so
+//! does a type that a value needs, or a column that a view was made on. What stays is said.
+
+use datafusion::arrow::datatypes::DataType;
+
+use super::connect::Lease;
+use super::failure::code;
+use super::fit::kind_of_new;
+use super::publish::Trouble;
+use super::target::{Target, TargetColumn};
+use super::types::{Kind, column_type};
+use crate::sink::name::quote;
+use crate::sink::{Change, ColumnChange};
+
+/// Decimal digits of the largest values of integers.
+const INT2_DIGITS: i32 = 5;
+const INT4_DIGITS: i32 = 10;
+const INT8_DIGITS: i32 = 19;
+const UINT8_DIGITS: i32 = 20;
+
+/// The type that holds all that the column's does and all that the load's does, in SQL, with what it holds; `None` if the
+/// column's own does already, or if there is none.
+pub(super) fn wider(arrow: &DataType, column: &TargetColumn) -> Option<(String, Kind)> {
+    let sql = match (column.kind, arrow) {
+        (_, DataType::Dictionary(_, values)) => return wider(values, column),
+        (Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Numeric(Some(_)), _)
+            if digits(arrow).is_some() && has_digits(column) =>
+        {
+            exact(arrow, column.kind)?
+        }
+        (Kind::Int2, DataType::Float32) if column.sql == "smallint" => "real".to_owned(),
+        (Kind::Int2 | Kind::Int4, DataType::Float64) if has_digits(column) => "double precision".to_owned(),
+        (Kind::Float4, DataType::Float64) if column.sql == "real" => "double precision".to_owned(),
+        (Kind::Date, DataType::Timestamp(_, None)) if column.sql == "date" => "timestamp without time zone".to_owned(),
+        (Kind::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+            if column.sql.starts_with("character varying(") =>
+        {
+            "text".to_owned()
+        }
+        _ => return None,
+    };
+    let kind = match sql.as_str() {
+        "text" => Kind::Text,
+        "timestamp without time zone" => Kind::Timestamp,
+        numeric if numeric.starts_with("numeric") => Kind::Numeric(None),
+        other => kind_of_new(other, arrow),
+    };
+    Some((sql, kind))
+}
+
+/// Whether the column is of a number type itself, and not of a domain over one.
+fn has_digits(column: &TargetColumn) -> bool {
+    matches!(column.sql.as_str(), "smallint" | "integer" | "bigint") || column.sql.starts_with("numeric(")
+}
+
+/// Digits before and behind the point.
+fn digits(arrow: &DataType) -> Option<(i32, i32)> {
+    Some(match arrow {
+        DataType::Int8 | DataType::Int16 | DataType::UInt8 => (INT2_DIGITS, 0),
+        DataType::Int32 | DataType::UInt16 => (INT4_DIGITS, 0),
+        DataType::Int64 | DataType::UInt32 => (INT8_DIGITS, 0),
+        DataType::UInt64 => (UINT8_DIGITS, 0),
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+            if *scale >= 0 =>
+        {
+            (i32::from(*precision) - i32::from(*scale), i32::from(*scale))
+        }
+        _ => return None,
+    })
+}
+
+/// The exact number type for both.
+fn exact(arrow: &DataType, kind: Kind) -> Option<String> {
+    let (whole, fraction) = digits(arrow)?;
+    let (has_whole, has_fraction) = match kind {
+        Kind::Int2 => (INT2_DIGITS, 0),
+        Kind::Int4 => (INT4_DIGITS, 0),
+        Kind::Int8 => (INT8_DIGITS, 0),
+        Kind::Numeric(Some((precision, scale))) if scale >= 0 => (precision - scale, scale),
+        _ => return None,
+    };
+    if whole <= has_whole && fraction <= has_fraction {
+        return None;
+    }
+    let is_integer = |arrow: &DataType| arrow.is_integer() && *arrow != DataType::UInt64;
+    if is_integer(arrow) && !matches!(kind, Kind::Numeric(_)) {
+        return column_type(arrow);
+    }
+    let (whole, fraction) = (whole.max(has_whole), fraction.max(has_fraction));
+    Some(format!("numeric({},{fraction})", whole + fraction))
+}
+
+/// The statement that makes the change to a table; `None` if it takes none.
+pub(super) fn statement(table: &str, change: &ColumnChange) -> Option<String> {
+    let column = quote(&change.column);
+    let to = change.to.as_deref()?;
+    match change.change {
+        Change::Added => Some(format!("ALTER TABLE {table} ADD COLUMN {column} {to}")),
+        Change::Widened => Some(format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {to}")),
+        Change::Unfilled => None,
+    }
+}
+
+/// All of them.
+pub(super) fn statements(table: &str, changes: &[ColumnChange]) -> Vec<String> {
+    changes.iter().filter_map(|change| statement(table, change)).collect()
+}
+
+/// Takes the changes back, the last one first, inside the caller's transaction and under its lock. Returns those that
+/// stay, in words.
+pub(super) async fn take_back(
+    lease: &mut Lease,
+    target: &Target,
+    changes: &[ColumnChange],
+) -> Result<Vec<String>, Trouble> {
+    let table = target.sql();
+    let mut stays = Vec::new();
+    for change in changes.iter().rev() {
+        let column = quote(&change.column);
+        let there = target
+            .existing
+            .as_ref()
+            .and_then(|existing| existing.column(&change.column));
+        let sql = match (change.change, &change.from, there) {
+            (Change::Added, _, Some(_)) => {
+                let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} IS NOT NULL)");
+                let used: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
+                    .persistent(false)
+                    .fetch_one(lease.connection())
+                    .await?;
+                if used {
+                    stays.push(format!(
+                        "column {} stays, since it holds values of others",
+                        change.column
+                    ));
+                    continue;
+                }
+                format!("ALTER TABLE {table} DROP COLUMN {column}")
+            }
+            // Somebody else has changed it since.
+            (Change::Widened, Some(from), Some(there)) if Some(&there.sql) == change.to.as_ref() => {
+                format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {from}")
+            }
+            (Change::Added | Change::Widened | Change::Unfilled, _, _) => continue,
+        };
+        match lease
+            .run(format!("SAVEPOINT evolved; {sql}; RELEASE SAVEPOINT evolved"))
+            .await
+        {
+            Ok(_) => {}
+            Err(error) if code(&error).is_some_and(stands_in_the_way) => {
+                lease.run("ROLLBACK TO SAVEPOINT evolved").await?;
+                stays.push(format!("column {} stays as it is: {error}", change.column));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(stays)
+}
+
+/// Whether the server refuses on account of what is in the table or was made on it: a value that is too large or too
+/// long, a view, an object that depends on the column.
+fn stands_in_the_way(code: &str) -> bool {
+    matches!(code, "22001" | "22003" | "22008" | "0A000" | "2BP01")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::postgres::types::kind;
+
+    fn column(sql: &str, base: &str, modifier: i32) -> TargetColumn {
+        TargetColumn {
+            name: "c".to_owned(),
+            sql: sql.to_owned(),
+            kind: kind(base, false, modifier),
+            not_null: false,
+            filled: false,
+            generated: false,
+            identity_always: false,
+            used_by: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_wider_type_holds_what_both_hold() {
+        let numeric = |precision: i32, scale: i32| {
+            let sql = format!("numeric({precision},{scale})");
+            column(&sql, "numeric", ((precision << 16) | scale) + 4)
+        };
+        let int4 = column("integer", "int4", -1);
+        let text = column("character varying(8)", "varchar", 12);
+        for (arrow, column, expected) in [
+            (DataType::Int64, &int4, Some("bigint")),
+            (DataType::Int32, &int4, None),
+            (DataType::Int16, &int4, None),
+            (DataType::Float64, &int4, Some("double precision")),
+            (DataType::Float32, &int4, None),
+            (DataType::Decimal128(10, 2), &int4, Some("numeric(12,2)")),
+            (DataType::UInt64, &int4, Some("numeric(20,0)")),
+            (DataType::Utf8, &int4, None),
+            (DataType::Int64, &column("bigint", "int8", -1), None),
+            (DataType::Float64, &column("bigint", "int8", -1), None),
+            (DataType::Int64, &column("counted", "int4", -1), None),
+            (
+                DataType::Float64,
+                &column("real", "float4", -1),
+                Some("double precision"),
+            ),
+            (DataType::Float32, &column("double precision", "float8", -1), None),
+            (DataType::Decimal128(12, 2), &numeric(10, 2), Some("numeric(12,2)")),
+            (DataType::Decimal128(10, 4), &numeric(10, 2), Some("numeric(12,4)")),
+            (DataType::Decimal128(8, 2), &numeric(10, 2), None),
+            (DataType::Int64, &numeric(10, 2), Some("numeric(21,2)")),
+            (DataType::Int16, &numeric(10, 2), None),
+            (DataType::Int64, &column("numeric", "numeric", -1), None),
+            (DataType::Utf8View, &text, Some("text")),
+            (DataType::Utf8, &column("text", "text", -1), None),
+            (DataType::Int32, &text, None),
+            (
+                DataType::Timestamp(datafusion::arrow::datatypes::TimeUnit::Microsecond, None),
+                &column("date", "date", -1),
+                Some("timestamp without time zone"),
+            ),
+        ] {
+            let found = wider(&arrow, column);
+            assert_eq!(
+                found.as_ref().map(|(sql, _)| sql.as_str()),
+                expected,
+                "{arrow} into {}",
+                column.sql
+            );
+            if let Some((sql, kind)) = found {
+                let fits = crate::sink::postgres::types::encoding(&arrow, kind);
+                assert!(fits.is_some(), "{arrow} is written into {sql}");
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! When the next request may begin: the source's rate, the steps between tries, and what a server asks for with
+//! `Retry-After`.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use chrono::{DateTime, FixedOffset};
+use tokio::time::{Instant, sleep_until};
+
+/// Times that a request is made again, before the chunk as a whole fails and is tried again later.
+pub(super) const RETRIES: usize = 5;
+/// The first step between tries; tests take smaller ones.
+const FIRST: Duration = Duration::from_millis(200);
+/// A server that asks for a longer wait than this is not waited for here.
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
+
+/// The steps between tries, each about twice the one before and spread, so that many who failed together don't try again
+/// together.
+pub(super) fn steps() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(if cfg!(test) { Duration::from_millis(10) } else { FIRST })
+        .with_max_delay(Duration::from_secs(10))
+        .with_max_times(RETRIES)
+        .with_jitter()
+        .build()
+}
+
+/// Lets requests begin no closer together than `pause`, whoever makes them.
+pub(super) struct Pace {
+    pause: Duration,
+    next: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    pub(super) fn new(pause: Duration) -> Self {
+        Self {
+            pause,
+            next: Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn. One that is not taken, because its waiting is dropped, is lost.
+    pub(super) async fn turn(&self) {
+        if self.pause.is_zero() {
+            return;
+        }
+        sleep_until(self.take(Instant::now())).await;
+    }
+
+    fn take(&self, now: Instant) -> Instant {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was not used is not saved up.
+        let turn = next.map_or(now, |next| next.max(now));
+        *next = Some(turn + self.pause);
+        turn
+    }
+}
+
+/// How long a `Retry-After` header asks to wait. A date counts from the server's own clock, as its `Date` header says it,
+/// so that no clock has to be right.
+pub(super) fn asked(retry_after: &str, date: Option<&str>) -> Option<Duration> {
+    let text = retry_after.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than there are seconds in a life are a long time, too.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::from(u32::MAX))));
+    }
+    let until = http_date(text)?;
+    let now = http_date(date?.trim())?;
+    Some((until - now).to_std().unwrap_or(Duration::ZERO))
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`; the two older forms of it are no longer sent.
+fn http_date(text: &str) -> Option<DateTime<FixedOffset>> {
+    DateTime::parse_from_rfc2822(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_asks_for_seconds_or_for_a_date() {
+        let date = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        for (header, date, seconds) in [
+            ("0", None, Some(0)),
+            (" 120 ", None, Some(120)),
+            ("99999999999999999999", None, Some(u64::from(u32::MAX))),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", date, Some(30)),
+            ("Sun, 06 Nov 1994 08:49:07 GMT", date, Some(0)),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", None, None),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some("today"), None),
+            ("-1", date, None),
+            ("1.5", date, None),
+            ("", date, None),
+            ("soon", date, None),
+        ] {
+            let found = asked(header, date).map(|wait| wait.as_secs());
+            assert_eq!(found, seconds, "{header:?} {date:?}");
+        }
+    }
+
+    #[test]
+    fn requests_keep_their_distance() {
+        let pace = Pace::new(Duration::from_millis(200));
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        for (now, turn) in [
+            (0, 0),
+            (0, 200),
+            (10, 400),
+            (450, 600),
+            (5_000, 5_000),
+            (5_000, 5_200),
+            (5_500, 5_500),
+        ] {
+            assert_eq!(pace.take(at(now)), at(turn), "at {now}");
+        }
+    }
+
+    #[test]
+    fn tries_end() {
+        let steps: Vec<Duration> = steps().collect();
+        assert_eq!(steps.len(), RETRIES);
+        assert!(steps.iter().sum::<Duration>() < Duration::from_secs(20), "{steps:?}");
+    }
+}
