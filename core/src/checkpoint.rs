@@ -9,6 +9,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checksum::Checksum;
 use crate::ids::{Attempt, ChunkId, Epoch};
 use crate::watermark::Window;
 
@@ -55,6 +56,9 @@ pub struct Counts {
     pub rejected: BTreeMap<String, u64>,
     /// Per load.
     pub loads: BTreeMap<String, LoadCounts>,
+    /// Per load: over the rows that were written to it, in the order of nothing. Empty where an earlier release wrote.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sums: BTreeMap<String, Checksum>,
 }
 
 /// What one load made of the rows that were read: `read = passed + filtered + rejected`, and
@@ -76,6 +80,17 @@ pub struct LoadCounts {
 }
 
 impl Counts {
+    /// The counts alone, for whoever shows how far work has come.
+    pub fn without_sums(&self) -> Self {
+        Self {
+            read: self.read,
+            bytes: self.bytes,
+            rejected: self.rejected.clone(),
+            loads: self.loads.clone(),
+            sums: BTreeMap::new(),
+        }
+    }
+
     /// All rows in quarantine.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().sum()
@@ -110,14 +125,22 @@ impl AddAssign<&Counts> for Counts {
             *self.rejected.entry(reason.clone()).or_default() += rows;
         }
         for (load, counts) in &other.loads {
-            let mine = self.loads.entry(load.clone()).or_default();
-            mine.loaded += counts.loaded;
-            mine.filtered += counts.filtered;
-            mine.passed += counts.passed;
-            mine.rejected += counts.rejected;
-            mine.multiplied += counts.multiplied;
-            mine.bytes += counts.bytes;
+            *self.loads.entry(load.clone()).or_default() += counts;
         }
+        for (load, sum) in &other.sums {
+            *self.sums.entry(load.clone()).or_default() += sum;
+        }
+    }
+}
+
+impl AddAssign<&LoadCounts> for LoadCounts {
+    fn add_assign(&mut self, other: &LoadCounts) {
+        self.loaded += other.loaded;
+        self.filtered += other.filtered;
+        self.passed += other.passed;
+        self.rejected += other.rejected;
+        self.multiplied += other.multiplied;
+        self.bytes += other.bytes;
     }
 }
 

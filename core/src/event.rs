@@ -281,6 +281,9 @@ pub struct StepReport {
     /// Of a verified load: what its checks found, in the order of the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckResult>,
+    /// Of a published load: its columns with their types, in order, so that its rows can be read again without its sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<(String, String)>,
 }
 
 /// What a check of the staged rows found.

@@ -8,11 +8,13 @@
 //! jitter is derived from ids, and everything can be checked by a table or a property over log prefixes.
 
 pub mod checkpoint;
+pub mod checksum;
 pub mod event;
 pub mod failure;
 pub mod ids;
 pub mod lease;
 pub mod quarantine;
+pub mod receipt;
 pub mod run;
 pub mod saga;
 pub mod submission;

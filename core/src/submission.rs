@@ -90,6 +90,12 @@ impl Submission {
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Names the version of the pipeline file: the beginning of the SHA-256 of its text, in hex.
+    pub fn definition_id(&self) -> String {
+        let hash = Sha256::digest(self.definition.as_bytes());
+        hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The same for work other than discovery: without the objects of a replay, of which there may be many.
     pub fn without_objects(&self) -> Self {
         let replay = self.replay.as_ref().map(|replay| Replay {

@@ -14,6 +14,7 @@ pub mod config;
 pub mod fault;
 mod node;
 mod quality;
+pub mod receipt;
 pub mod sink;
 pub mod source;
 pub mod store;

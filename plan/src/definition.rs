@@ -386,6 +386,8 @@ pub struct Load {
     pub key: Vec<String>,
     /// Of how many published runs of the table, the newest, what it held before is kept, so that they can be reverted.
     pub keep_previous: u32,
+    /// Whether its rows say which run, chunk and line of the source they are from, in columns of their own.
+    pub provenance: bool,
     /// What it may do to the columns of the target.
     pub evolution: Evolution,
     /// What it says of its files.

@@ -23,3 +23,7 @@ pub use parse::{Draft, Sound, outline, parse_and_bind};
 /// The hidden last column that carries a row's place in its segment through every step of a chunk, so that a reject
 /// finds its line and every row is accounted for. UInt64, not null. No column of a source may have this name.
 pub const ROW_COLUMN: &str = "__haulage_row";
+
+/// The columns that `provenance: true` adds to a load's rows, all nullable: the run (text), its chunk (text), and the line
+/// or row number in the chunk's object (bigint).
+pub const PROVENANCE: [&str; 3] = ["_haulage_run", "_haulage_chunk", "_haulage_line"];

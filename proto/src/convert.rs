@@ -294,8 +294,8 @@ mod tests {
         Counts {
             read,
             bytes: read * 10,
-            rejected: BTreeMap::new(),
             loads,
+            ..Counts::default()
         }
     }
 

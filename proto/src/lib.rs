@@ -6,6 +6,7 @@
 
 pub mod convert;
 pub mod link;
+pub mod receipt;
 
 /// Generated from `haulage/v1/*.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -24,6 +24,7 @@ pub(crate) mod pipeline_options;
 pub(crate) mod plan;
 pub(crate) mod prune;
 pub(crate) mod reach;
+pub(crate) mod receipt;
 pub(crate) mod rejects;
 pub(crate) mod replay;
 pub(crate) mod revert;
@@ -35,7 +36,9 @@ pub(crate) mod sources;
 pub(crate) mod state;
 pub(crate) mod submit;
 pub(crate) mod validate;
+pub(crate) mod verify;
 pub(crate) mod watch;
+pub(crate) mod why;
 
 const ABOUT: &str = "Moves data through pipelines and loads it exactly once";
 
@@ -53,6 +56,7 @@ Start here:
   haulage plan pipeline.yaml        what a run would read, make and change; touches nothing
   haulage run pipeline.yaml         run it in this process; what it keeps is under .haulage/
   haulage rejects RUN               the rows that did not make it, with file, line and reason
+  haulage verify RUN                whether its tables still have every row that it published
   haulage replay RUN pipeline.yaml  read them again by a corrected pipeline, and load what now passes
 
 The same file on a cluster:
@@ -160,6 +164,12 @@ pub(crate) enum Verb {
     Saga(saga::Args),
     /// List the rows of a run that went to quarantine, with file, line, reason and raw text
     Rejects(rejects::Args),
+    /// Show a run's receipt: what was read, left out and written, chunk by chunk, with checksums
+    Receipt(receipt::Args),
+    /// Compare a published run with its tables, row by row, and say what differs
+    Verify(verify::Args),
+    /// Say where a row of a table is from: run, source object and line
+    Why(why::Args),
     /// Show how far incremental sources have been read, or set that by hand
     State(state::Args),
     /// Read the rejected rows of a run again by a corrected pipeline, and load what now passes
@@ -209,6 +219,9 @@ impl Cli {
             | Verb::Revert(_)
             | Verb::Saga(_)
             | Verb::Rejects(_)
+            | Verb::Receipt(_)
+            | Verb::Verify(_)
+            | Verb::Why(_)
             | Verb::State(_)
             | Verb::Nodes(_)
             | Verb::Drain(_) => Role {
@@ -239,6 +252,9 @@ impl Cli {
             Verb::Revert(args) => Box::pin(revert::run(args, &globals)).await,
             Verb::Saga(args) => Box::pin(saga::run(args, &globals)).await,
             Verb::Rejects(args) => Box::pin(rejects::run(args, &globals)).await,
+            Verb::Receipt(args) => Box::pin(receipt::run(args, &globals)).await,
+            Verb::Verify(args) => Box::pin(verify::run(args, &globals)).await,
+            Verb::Why(args) => Box::pin(why::run(args, &globals)).await,
             Verb::State(args) => Box::pin(state::run(args, &globals)).await,
             Verb::Prune(args) => Box::pin(prune::run(args, &globals)).await,
             Verb::Replay(args) => Box::pin(replay::run(args, &globals)).await,

@@ -155,7 +155,7 @@ async fn a_node_without_a_common_protocol_is_refused_in_one_line_that_says_which
         let peer = Peer::attach(&cluster.address, name, cluster.cookie(), reply).await?;
         let hello = peer.hello().await?;
         ensure!(
-            hello["speaks"]["protocol"] == 3 && hello["speaks"]["oldest"] == 3 && hello["speaks"]["release"] == ours,
+            hello["speaks"]["protocol"] == 4 && hello["speaks"]["oldest"] == 4 && hello["speaks"]["release"] == ours,
             "{hello}"
         );
         let refusal = |log: &str| -> Vec<String> {

@@ -11,6 +11,7 @@ pub(crate) mod door;
 mod forward;
 mod nodes;
 mod prune;
+mod receipts;
 mod rejects;
 mod replay;
 mod resolve;
@@ -132,6 +133,7 @@ struct Log {
 impl Haulage for Api {
     type WatchStream = Outgoing<v1::WatchResponse>;
     type ListRejectsStream = Outgoing<v1::Reject>;
+    type VerifyRunStream = Outgoing<v1::LoadVerdict>;
     type PruneStream = Outgoing<v1::PrunedRun>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
@@ -211,6 +213,25 @@ impl Haulage for Api {
         }
     }
 
+    async fn get_receipt(&self, request: Request<v1::GetReceiptRequest>) -> Result<Response<v1::Receipt>, Status> {
+        receipts::get(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn verify_run(
+        &self,
+        request: Request<v1::VerifyRunRequest>,
+    ) -> Result<Response<Self::VerifyRunStream>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => receipts::verify(self, &leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => {
+                let loads = forward::answered(client.verify_run(forward::passed_on(request)).await)?.into_inner();
+                Ok(Response::new(Box::pin(loads)))
+            }
+        }
+    }
+
     async fn list_watermarks(
         &self,
         request: Request<v1::ListWatermarksRequest>,
@@ -240,6 +261,15 @@ impl Haulage for Api {
                 let runs = forward::answered(client.prune(forward::passed_on(request)).await)?.into_inner();
                 Ok(Response::new(Box::pin(runs)))
             }
+        }
+    }
+
+    async fn look_up(&self, request: Request<v1::LookUpRequest>) -> Result<Response<v1::LookUpResponse>, Status> {
+        match self.route(request.metadata())? {
+            Route::Here(leader) => receipts::look_up(&leader, request.into_inner())
+                .await
+                .map(Response::new),
+            Route::There(mut client) => forward::answered(client.look_up(forward::passed_on(request)).await),
         }
     }
 

@@ -292,6 +292,8 @@ impl Actor for FakeAgent {
                 inner.leaving.store(true, Ordering::SeqCst);
                 answer(port, &());
             }
+            // Nothing is published here.
+            AgentMessage::Examine(_, port) => drop(port),
             AgentMessage::Watermarks(wire, port) => {
                 let marks = match open::<Watermarks>(&wire).1 {
                     Watermarks::List { .. } => Ok(Vec::new()),
@@ -473,8 +475,8 @@ pub(crate) fn counts(read: u64) -> Counts {
     Counts {
         read,
         bytes: read * 10,
-        rejected: BTreeMap::new(),
         loads: ["one", "two"].map(|name| (name.to_owned(), load)).into(),
+        ..Counts::default()
     }
 }
 

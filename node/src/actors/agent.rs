@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{
-    Assignment, AssignmentReply, Drop as DropRuns, FetchRejects, Hello, Leave, Prune, Pruned, RejectsPage, Watermarks,
-    WatermarksReply,
+    Assignment, AssignmentReply, Drop as DropRuns, Examine, Examined, FetchRejects, Hello, Leave, Prune, Pruned,
+    RejectsPage, Watermarks, WatermarksReply,
 };
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use super::heartbeater::HeartbeaterMessage;
 use super::shared::Shared;
 use super::supervisor::SupervisorMessage;
+use crate::receipt;
 use crate::store::prune;
 use crate::watermarks;
 use crate::work::Toolbox;
@@ -96,6 +97,16 @@ impl Actor for NodeAgent {
                     with.shared.ask_to_leave();
                     with.shared.answer(reply, &());
                 }
+            }
+            AgentMessage::Examine(wire, reply) => {
+                let Some((_, question)) = open::<Examine>(&wire, "question about what is published") else {
+                    return Ok(());
+                };
+                let (shared, tools) = (with.shared.clone(), with.tools.clone());
+                with.data.spawn(async move {
+                    let answer = receipt::examine(&tools, &question).await;
+                    shared.answer(reply, &Examined { answer });
+                });
             }
             AgentMessage::Watermarks(wire, reply) => {
                 let Some((_, ask)) = open::<Watermarks>(&wire, "question about watermarks") else {

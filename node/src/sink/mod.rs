@@ -21,6 +21,7 @@ pub(crate) mod postgres;
 pub mod registry;
 pub(crate) mod sqlite;
 mod staged;
+pub(crate) mod standing;
 mod watermark;
 
 use std::sync::Arc;
@@ -32,10 +33,13 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
+use haulage_core::receipt::Looked;
 use haulage_core::watermark::{Advance, Watermark};
 use haulage_plan::contract::Evolution;
 use haulage_plan::definition::{Layout, Mode};
 use serde::{Deserialize, Serialize};
+
+pub use self::standing::{Publication, Rows, Standing};
 
 /// Everything a destination has to know about one load of one run.
 #[derive(Debug, Clone)]
@@ -62,6 +66,8 @@ pub struct LoadContext {
     pub replaces: Option<RunId>,
     /// Of how many published runs of the target, the newest, a cleanup keeps what a revert needs.
     pub keep_previous: u32,
+    /// Whether the last three of its columns say where each row is from, see [`haulage_plan::PROVENANCE`].
+    pub provenance: bool,
     /// What it may do to the columns of the target.
     pub evolution: Evolution,
     /// What the load says of its files; only a destination of files takes any of it.
@@ -197,6 +203,7 @@ mod tests {
             schema: Arc::new(Schema::empty()),
             replaces: None,
             keep_previous: 1,
+            provenance: false,
             evolution: Evolution::default(),
             layout: Layout::default(),
             round: 0,
@@ -412,6 +419,14 @@ pub trait Destination: Send + Sync {
     /// After the whole run is published: drops staging, and what reverts need of all but the newest `keep_previous`
     /// published runs of the target. Repeatable.
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure>;
+
+    /// What stands of the load's publish now, and which rows of the target are the run's. The load's columns may be those
+    /// of the time of the publish. Touches no rows.
+    async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure>;
+
+    /// The rows of a table, `limit` at most, whose columns have these values (name, or empty for the parts of the table's
+    /// key in order; text), with where they are from. Permanent failure with what to do if the columns can't be found.
+    async fn look_up(&self, table: &str, key: &[(String, String)], limit: u32) -> Result<Looked, Failure>;
 }
 
 /// Writes one segment; dropping it without `commit` leaves nothing behind.

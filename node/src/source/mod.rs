@@ -104,6 +104,11 @@ pub trait RawRows: Send + Sync {
     /// end.
     fn row(&self, row: u64) -> Option<(u64, &[u8])>;
 
+    /// That line or number alone, where it costs less.
+    fn line(&self, row: u64) -> Option<u64> {
+        self.row(row).map(|(line, _)| line)
+    }
+
     /// What all of them sum up to, if reading them again may give others.
     fn digest(&self) -> Option<String> {
         None

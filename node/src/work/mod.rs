@@ -5,6 +5,7 @@
 mod blame;
 pub(crate) mod chunk;
 pub(crate) mod discover;
+mod provenance;
 pub(crate) mod quarantine;
 pub(crate) mod read;
 pub(crate) mod resume;

@@ -14,8 +14,8 @@ use haulage_plan::{Compiled, types};
 use indexmap::IndexMap;
 use tokio::sync::OnceCell;
 
-use super::Order;
 use super::toolbox::{Toolbox, unknown_load};
+use super::{Order, provenance};
 use crate::config::NodeConfig;
 use crate::sink::LoadContext;
 use crate::source::database::Databases;
@@ -248,6 +248,9 @@ impl RunContext {
             .ok_or_else(|| unknown_load(name))?
             .schema
             .clone();
+        if load.provenance {
+            load.schema = provenance::with_columns(&load.schema);
+        }
         Ok(load)
     }
 
@@ -266,7 +269,7 @@ impl RunContext {
 }
 
 /// How a load publishes. What a replay brings is added to what stands, whatever the mode: by key, if there is one.
-fn mode(load: &LoadContext, is_replay: bool) -> Mode {
+pub(crate) fn mode(load: &LoadContext, is_replay: bool) -> Mode {
     match load.mode {
         Mode::Replace if is_replay && load.key.is_empty() => Mode::Append,
         Mode::Replace if is_replay => Mode::Merge,
@@ -296,7 +299,7 @@ fn column(planned: &SourceColumn) -> Result<Column, Failure> {
     })
 }
 
-fn bare(
+pub(crate) fn bare(
     definition: &Definition,
     name: &LoadName,
     run: &RunId,
@@ -316,6 +319,7 @@ fn bare(
         schema: Arc::new(Schema::empty()),
         replaces,
         keep_previous: load.keep_previous,
+        provenance: load.provenance,
         evolution: load.evolution,
         layout: load.layout.clone(),
         round: 0,

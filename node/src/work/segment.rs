@@ -4,14 +4,16 @@
 //! and the manifest are put into the checkpoint store; then every load commits its rows together with a marker that
 //! names the manifest. Before the commit nothing stands, and the objects are garbage that nothing names. Between two
 //! loads' commits one load holds the segment and another doesn't: the next try finds the marker, and writes only the
-//! other. Every row read is accounted for at every load before anything is committed, and rows that a load holds already
-//! are compared: of a database that keeps no snapshot they may have changed since.
+//! other. Every row read is accounted for at every load before anything is committed, and what it writes is summed up for
+//! the run's receipt. Rows that a load holds already are compared: of a database that keeps no snapshot they may have
+//! changed since.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use haulage_core::checkpoint::{ChunkSpec, Counts, Manifest, Marker};
+use haulage_core::checksum::Checksum;
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
 use haulage_plan::definition::Definition;
@@ -21,7 +23,8 @@ use tracing::{Instrument, Span, info_span};
 use super::blame::Fault;
 use super::quarantine::{Cause, Origin};
 use super::resume::Standing;
-use super::{Order, Toolbox};
+use super::{Order, Toolbox, provenance};
+use crate::receipt::Digest;
 use crate::sink::{Destination, LoadContext, SegmentWriter};
 use crate::source::{Segment, replay};
 use crate::store::{Store, rejects};
@@ -73,6 +76,8 @@ struct Written {
     tally: RowTally,
     rejects: Vec<Rejected>,
     rows: SourceRows,
+    /// Over the rows that came out, whether they were written or stand already: without the columns that provenance adds.
+    sum: Checksum,
 }
 
 /// Which source row each row that was written comes from: the hidden column of its batches, as they were. 8 bytes a row,
@@ -123,7 +128,7 @@ impl Bench<'_> {
                 writer = Some(opening.instrument(stage.clone()).await?);
             }
             written.push(
-                self.through(target, writer, segment.rows, batches, &transform, &stage)
+                self.through(target, writer, &segment, batches, &transform, &stage)
                     .await?,
             );
         }
@@ -157,13 +162,14 @@ impl Bench<'_> {
         &self,
         target: &Target,
         mut writer: Option<Box<dyn SegmentWriter>>,
-        rows: u64,
+        segment: &Segment,
         batches: Vec<RecordBatch>,
         transform: &Span,
         stage: &Span,
     ) -> Result<Written, Fault> {
-        let mut tally = RowTally::new(rows);
+        let mut tally = RowTally::new(segment.rows);
         let mut rows = SourceRows::default();
+        let mut digest = Digest::default();
         let mut run = self
             .pass
             .run(&target.load.load, batches)
@@ -172,12 +178,19 @@ impl Bench<'_> {
         while let Some(batch) = run.next().instrument(transform.clone()).await {
             let batch = batch?;
             tally.add(&batch)?;
+            let visible: Vec<usize> = (0..batch.num_columns() - 1).collect();
+            let shown = batch
+                .project(&visible)
+                .map_err(|error| Failure::permanent(error.to_string()))?;
+            stage.in_scope(|| digest.add(&shown))?;
             if let Some(writer) = &mut writer {
                 rows.add(&batch);
-                let visible: Vec<usize> = (0..batch.num_columns() - 1).collect();
-                let batch = batch
-                    .project(&visible)
-                    .map_err(|error| Failure::permanent(error.to_string()))?;
+                let batch = if target.load.provenance {
+                    let (run, chunk) = (&target.load.run, self.spec.chunk);
+                    provenance::add(&shown, &batch, run, chunk, segment.raw.as_ref())?
+                } else {
+                    shown
+                };
                 let written = writer.write(&batch).instrument(stage.clone()).await;
                 written.map_err(|refused| Fault::refused(&target.load.load, refused, |at| rows.at(at)))?;
             }
@@ -187,6 +200,7 @@ impl Bench<'_> {
             tally,
             rejects: run.rejects(),
             rows,
+            sum: digest.finish(),
         })
     }
 
@@ -303,6 +317,7 @@ impl Bench<'_> {
             let out = written.tally.output_rows();
             let account = written.tally.clone().finish(unreadable, &written.rejects, out, 0);
             counts.loads.insert(target.name().to_owned(), account);
+            counts.sums.insert(target.name().to_owned(), written.sum.clone());
         }
         for cause in causes {
             *counts.rejected.entry(cause.reason.clone()).or_default() += 1;

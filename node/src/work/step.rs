@@ -12,8 +12,8 @@ use super::run::RunContext;
 use super::{Order, Toolbox, watermarks};
 use haulage_proto::link::message::Task;
 
-use crate::quality;
 use crate::sink::{Destination, Expected, LoadContext};
+use crate::{quality, receipt};
 
 /// Does the step.
 pub(crate) async fn run(
@@ -44,7 +44,11 @@ pub(crate) async fn run(
             report.checks = checks.await?;
             Ok(report)
         }
-        StepKind::Publish => destination.publish(&load, expected).await,
+        StepKind::Publish => {
+            let mut report = destination.publish(&load, expected).await?;
+            report.columns = receipt::columns(&load);
+            Ok(report)
+        }
         StepKind::Cleanup => destination.cleanup(&load).await,
         StepKind::Recall => destination.recall(&load).await,
     }

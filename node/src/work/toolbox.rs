@@ -10,7 +10,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{LoadName, RunId};
 use haulage_plan::definition::Definition;
 use indexmap::IndexMap;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::Order;
 use super::run::{Request, RunContext};
@@ -20,6 +20,8 @@ use crate::store::{self, Store};
 
 /// Runs of which a node keeps plan and lookups at once. One that is forgotten too early is planned again.
 const RUNS: usize = 16;
+/// Each holds a segment or two in memory, and a connection.
+const READING_BACK: usize = 2;
 
 /// See the module.
 pub(crate) struct Toolbox {
@@ -28,6 +30,8 @@ pub(crate) struct Toolbox {
     store: OnceCell<Arc<dyn Store>>,
     destinations: Mutex<HashMap<String, Cell<Arc<dyn Destination>>>>,
     runs: Mutex<IndexMap<RunId, Cell<Arc<RunContext>>>>,
+    /// Targets that are read back at once; others wait for their turn.
+    pub(crate) reading_back: Semaphore,
 }
 
 type Cell<T> = Arc<OnceCell<T>>;
@@ -41,6 +45,7 @@ impl Toolbox {
             store: OnceCell::new(),
             destinations: Mutex::default(),
             runs: Mutex::default(),
+            reading_back: Semaphore::new(READING_BACK),
         }
     }
 

@@ -12,7 +12,8 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
-use haulage_node::sink::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, registry};
+use haulage_core::receipt::Looked;
+use haulage_node::sink::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing, registry};
 use haulage_node::store::S3Settings;
 use haulage_plan::definition::Mode;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -129,6 +130,14 @@ impl Destination for ForFiles {
 
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         self.0.cleanup(&of_files(load)).await
+    }
+
+    async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure> {
+        self.0.standing(&of_files(load)).await
+    }
+
+    async fn look_up(&self, table: &str, key: &[(String, String)], limit: u32) -> Result<Looked, Failure> {
+        self.0.look_up(table, key, limit).await
     }
 }
 

@@ -46,10 +46,10 @@ use indexmap::IndexMap;
 
 pub use context::{PlanTable, TableKind, session_builder, session_config, source_schema, with_row};
 
-use crate::ROW_COLUMN;
 use crate::definition::{Column, Definition, Place, Source};
 use crate::diagnostics::{Diagnostics, Report};
 use crate::parse::Gaps;
+use crate::{PROVENANCE, ROW_COLUMN};
 use bounds::Size;
 use feed::Feed;
 use steps::{Known, Planner};
@@ -367,6 +367,14 @@ fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> Index
             }
         };
         let Some(schema) = schema else { continue };
+        if load.provenance
+            && let Some(taken) = PROVENANCE.iter().find(|name| schema.field_with_name(name).is_ok())
+        {
+            let message = format!("load `{}` has a column `{taken}`, which `provenance` adds", load.name);
+            let help = "give the column another name in its step, or leave `provenance` out";
+            planner.report.help(load.place, message, help);
+            continue;
+        }
         checks::check(&mut planner.report, planner.definition, load, &schema);
         match output::plan(from, &schema).and_then(|plan| trial(planner, plan)) {
             Ok(plan) => {

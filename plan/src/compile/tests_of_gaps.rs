@@ -64,6 +64,21 @@ fn parameters_without_a_value_are_named_and_leave_nothing_unchecked() {
 }
 
 #[test]
+fn a_load_with_provenance_has_its_columns_alone() {
+    let marked = "table: cut, mode: append, provenance: true";
+    check("table: cut, mode: append", marked).expect("sound");
+    let text = FILE.replacen("table: cut, mode: append", marked, 1);
+    let text = text.replacen("AS at FROM raw", "AS _haulage_line FROM raw", 1);
+    let draft = Draft::of(&text, "p.yaml", &BTreeMap::new());
+    let wrong = draft.check(&BTreeMap::new()).expect_err("a name that is taken");
+    let found: Vec<&str> = wrong.iter().map(|one| one.message.as_str()).collect();
+    assert_eq!(
+        found,
+        ["load `cut` has a column `_haulage_line`, which `provenance` adds"]
+    );
+}
+
+#[test]
 fn a_run_wants_the_values_and_says_the_rest_beside_it() {
     let text = FILE.replacen("SELECT id, carrier", "SELECT id, carier", 1);
     let draft = Draft::of(&text, "p.yaml", &BTreeMap::new()).require_values();

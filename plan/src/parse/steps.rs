@@ -190,6 +190,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
             "mode",
             "key",
             "keep_previous",
+            "provenance",
             "on_new_column",
             "on_wider_type",
             "format",
@@ -257,6 +258,9 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
             }
         }
     });
+    let provenance = fields
+        .get("provenance")
+        .and_then(|node| fields::boolean(report, node, &format!("`provenance` of {what}")));
     let evolution = contract::evolution(report, &fields, &what);
     let layout = layout::read(report, &fields, &what);
     if mode == Some(Mode::Merge) {
@@ -285,6 +289,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         mode: mode?,
         key: key_columns,
         keep_previous: keep_previous.unwrap_or(KEPT),
+        provenance: provenance.unwrap_or(false),
         evolution,
         layout,
         place: key.place,

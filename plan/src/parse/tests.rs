@@ -85,13 +85,15 @@ steps:
       FROM valid v JOIN airlines a ON a.code = v.carrier
 loads:
   flights: {from: named, to: warehouse, table: public.flights, mode: merge, key: [year, carrier]}
-  raw: {from: raw, to: lake, table: raw, mode: replace, key: year, keep_previous: 3}
+  raw: {from: raw, to: lake, table: raw, mode: replace, key: year, keep_previous: 3, provenance: true}
 "#;
     let definition = parse_and_bind(text, "p.yaml", &params(&[("top", "2014")])).expect("a right file");
     assert_eq!(definition.pipeline, "flights-2013");
     assert_eq!(definition.checkpoint_rows, 50_000);
     let kept: Vec<u32> = definition.loads.values().map(|load| load.keep_previous).collect();
     assert_eq!(kept, [1, 3]);
+    let provenance: Vec<bool> = definition.loads.values().map(|load| load.provenance).collect();
+    assert_eq!(provenance, [false, true]);
     assert_eq!(definition.params["day"], ScalarValue::Date32(Some(15706)));
     assert_eq!(definition.params["top"], ScalarValue::Int32(Some(2014)));
     let SourceKind::Csv(raw) = &definition.sources["raw"].kind else {

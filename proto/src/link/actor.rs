@@ -32,6 +32,9 @@ pub enum AgentMessage {
     /// [`super::message::Leave`], answered with `()`. From protocol 2 on.
     #[rpc]
     Leave(Wire, RpcReplyPort<Wire>),
+    /// [`super::message::Examine`], answered with [`super::message::Examined`]. From protocol 4 on.
+    #[rpc]
+    Examine(Wire, RpcReplyPort<Wire>),
     /// [`super::message::Prune`], answered with [`super::message::Pruned`]. From protocol 4 on.
     #[rpc]
     Prune(Wire, RpcReplyPort<Wire>),

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use haulage_core::checkpoint::{ChunkReport, ChunkSpec, Counts};
+use haulage_core::checksum::Checksum;
 use haulage_core::event::{PlannedStage, SourceColumn, StepReport};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, LoadName, Millis, NodeName, RunId, Work};
 use haulage_core::quarantine::Reject;
+use haulage_core::receipt::{LoadReceipt, Looked, Receipt, Verdict};
 use haulage_core::run::Judged;
 use haulage_core::submission::Submission;
 use haulage_core::watermark::{Advance, Watermark};
@@ -219,6 +221,93 @@ pub struct FetchRejects {
 pub struct RejectsPage {
     /// The rows, or why they can't be read.
     pub rows: Result<Vec<Reject>, Failure>,
+}
+
+/// Coordinator to node, from protocol 4 on: a question about what is published. Reading, so harmless under any epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "examine", rename_all = "snake_case")]
+pub enum Examine {
+    /// Hold a load's receipt against its target.
+    Verify(Box<VerifyLoad>),
+    /// Find rows by their key.
+    LookUp(LookUp),
+}
+
+/// A published load to be compared with its target.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VerifyLoad {
+    /// The run.
+    pub run: RunId,
+    /// The run that it replaces.
+    pub replaces: Option<RunId>,
+    /// What was submitted.
+    pub submission: Submission,
+    /// The load.
+    pub load: LoadName,
+    /// Its columns with their types, as the publish reported them.
+    pub columns: Vec<(String, String)>,
+    /// Rows that were published.
+    pub rows: u64,
+    /// Over all of them; `None` if no release has summed them up.
+    pub checksum: Option<Checksum>,
+    /// By chunk: its object, and the sum over its rows (without columns). Empty unless rows say which chunk they are from.
+    pub chunks: BTreeMap<String, (String, Checksum)>,
+}
+
+impl VerifyLoad {
+    /// The question about a load of a receipt.
+    pub fn of(receipt: &Receipt, load: &LoadReceipt) -> Self {
+        let published = load.published.as_ref();
+        let chunks = load.chunks.iter().filter_map(|chunk| {
+            let sum = Checksum {
+                columns: BTreeMap::new(),
+                ..chunk.entry.checksum.clone()?
+            };
+            Some((chunk.spec.chunk.to_string(), (chunk.spec.object.clone(), sum)))
+        });
+        Self {
+            run: receipt.run.clone(),
+            replaces: receipt.replaces.clone(),
+            submission: receipt.submission.clone(),
+            load: load.outline.name.clone(),
+            columns: published.map(|published| published.columns.clone()).unwrap_or_default(),
+            rows: published.map_or(0, |published| published.rows),
+            checksum: load.total.checksum.clone(),
+            chunks: chunks.collect(),
+        }
+    }
+}
+
+/// Rows to be found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LookUp {
+    /// The destination's name.
+    pub destination: String,
+    /// Where it is, without credentials, if that is known: another one of this name won't do.
+    pub place: Option<String>,
+    /// The table.
+    pub table: String,
+    /// Column and value; without a name, the parts of the table's key in order.
+    pub key: Vec<(String, String)>,
+    /// Rows at most.
+    pub limit: u32,
+}
+
+/// What comes of a question.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Examined {
+    /// The answer, or why there is none.
+    pub answer: Result<Examination, Failure>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "examined", rename_all = "snake_case")]
+pub enum Examination {
+    /// Of [`Examine::Verify`].
+    Verified(Verdict),
+    /// Of [`Examine::LookUp`].
+    Found(Looked),
 }
 
 /// Coordinator to node: about the watermarks at its destinations.

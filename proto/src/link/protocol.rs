@@ -11,7 +11,7 @@
 //! | 1 | the first; its hello carries no number | no: it knows neither `recall` nor staging that is lost |
 //! | 2 | nodes that leave, steps that recall a load, staging again what is lost | no: it keeps no target for a run that may still take its load back, nor lets it go |
 //! | 3 | a load that is recalled keeps its target, until it is reverted or let go | no: it would read the sources of a replay, and not what is replayed |
-//! | 4 | replays | yes |
+//! | 4 | replays; nodes can be asked about what is published | yes |
 //!
 //! Nodes of protocol 1 don't look at a coordinator's numbers: one that is refused gets no lease and no work, and only the
 //! coordinator's log says why.
@@ -207,10 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn this_release_refuses_the_previous_protocol_and_serves_who_speaks_both() {
+    fn this_release_refuses_what_is_too_old_and_serves_who_speaks_both() {
         for (theirs, agreed) in [
             (Speaks::default(), None),
-            (speaks(1, PROTOCOL - 1), None),
+            (speaks(1, OLDEST_SERVED - 1), None),
+            (speaks(1, OLDEST_SERVED), Some(OLDEST_SERVED)),
             (speaks(PROTOCOL - 1, PROTOCOL), Some(PROTOCOL)),
             (speaks(PROTOCOL, PROTOCOL + 1), Some(PROTOCOL)),
         ] {

@@ -24,6 +24,7 @@ mod revert;
 mod rows;
 mod segment;
 mod stage;
+mod standing;
 mod state;
 mod target;
 mod verify;
@@ -37,12 +38,13 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
+use haulage_core::receipt::Looked;
 
 pub(crate) use self::ask::RECORDS;
 use self::objects::{Local, Objects, S3};
 pub(crate) use self::place::folder;
 use super::kept::{patience, patiently};
-use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter};
+use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
 use crate::store::S3Settings;
 
 /// What questions about staged rows may take of memory, all at once.
@@ -147,5 +149,13 @@ impl Destination for Files {
 
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         self.clean_load(load).await
+    }
+
+    async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure> {
+        self.stand(load).await
+    }
+
+    async fn look_up(&self, table: &str, _: &[(String, String)], _: u32) -> Result<Looked, Failure> {
+        self.find(table)
     }
 }

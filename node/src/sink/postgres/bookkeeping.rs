@@ -119,7 +119,7 @@ pub(super) enum State {
 }
 
 impl State {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "staged" => Self::Staged,
             "sealed" => Self::Sealed,
@@ -157,7 +157,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "swap" => Self::Swap,
             "rewrite" => Self::Rewrite,
@@ -288,7 +288,7 @@ async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     .map_err(|error| lease.place().failure("looking for schema haulage", error))
 }
 
-async fn is_there(lease: &mut Lease) -> Result<bool, Failure> {
+pub(super) async fn is_there(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar("SELECT to_regclass('haulage.fences') IS NOT NULL")
         .fetch_one(lease.connection())
         .await

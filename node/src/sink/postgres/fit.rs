@@ -5,7 +5,7 @@
 use datafusion::arrow::datatypes::{DataType, Field};
 use haulage_plan::contract::WiderType;
 use haulage_plan::definition::Mode;
-use haulage_plan::types;
+use haulage_plan::{PROVENANCE, types};
 
 use super::bookkeeping::Method;
 use super::encode::Column;
@@ -62,7 +62,7 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
             ));
         }
     }
-    if load.mode == Mode::Append && load.schema.field_with_name(RUN_COLUMN).is_ok() {
+    if load.mode == Mode::Append && !load.provenance && load.schema.field_with_name(RUN_COLUMN).is_ok() {
         misfits.push(format!(
             "column {RUN_COLUMN} is Haulage's own; give the load's column another name"
         ));
@@ -223,8 +223,8 @@ fn new_column(load: &LoadContext, target: &Target, field: &Field) -> Fitted {
             Ok((encoding, sql, Some(change)))
         }
         (sql, _) => Err(format!(
-            "column {0} ({1}) is not in {2}; ALTER TABLE {3} ADD COLUMN {4} {5}, or leave it out in the step's SQL, or \
-             write `on_new_column: add` for load {6}",
+            "column {0} ({1}) is not in {2}; ALTER TABLE {3} ADD COLUMN {4} {5}, or {7}, or write `on_new_column: add` \
+             for load {6}",
             field.name(),
             types::name(arrow),
             target.text(),
@@ -232,6 +232,10 @@ fn new_column(load: &LoadContext, target: &Target, field: &Field) -> Fitted {
             quote(field.name()),
             sql.unwrap_or_else(|| "text".to_owned()),
             load.load,
+            match load.provenance && PROVENANCE.contains(&field.name().as_str()) {
+                true => "leave `provenance` out",
+                false => "leave it out in the step's SQL",
+            },
         )),
     }
 }
@@ -363,7 +367,7 @@ fn append_method(load: &LoadContext, target: &Target, existing: &Existing, misfi
 /// The statement that makes the target, and its primary key.
 pub(super) fn create_table(load: &LoadContext, table: &str, fit: &Fit) -> String {
     let mut parts = vec![fit.definitions()];
-    if load.mode == Mode::Append {
+    if load.mode == Mode::Append && !load.provenance {
         parts.push(format!("{RUN_COLUMN} text"));
     }
     if !load.key.is_empty() {

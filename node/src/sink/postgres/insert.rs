@@ -108,9 +108,14 @@ async fn append(
     }
     let columns = quote_all(&fit.names());
     let run = literal(load.run.as_str());
+    // With provenance the staged rows name the run themselves.
+    let (more, run) = match load.provenance {
+        true => (String::new(), String::new()),
+        false => (format!(", {RUN_COLUMN}"), format!(", {run}")),
+    };
     lease
         .run(format!(
-            "INSERT INTO {sql} ({columns}, {RUN_COLUMN}) SELECT {columns}, {run} FROM {}",
+            "INSERT INTO {sql} ({columns}{more}) SELECT {columns}{run} FROM {}",
             area.stage
         ))
         .await

@@ -28,6 +28,7 @@ mod revert;
 mod segment;
 mod snapshots;
 mod stage;
+mod standing;
 mod swap;
 mod target;
 mod types;
@@ -43,11 +44,12 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, RunId};
+use haulage_core::receipt::Looked;
 use haulage_core::watermark::{Advance, Watermark};
 
 use self::connect::{Connections, Room};
 use super::kept::{patience, patiently};
-use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter};
+use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
 
 /// A PostgreSQL database. Cheap to clone.
 #[derive(Clone)]
@@ -173,5 +175,14 @@ impl Destination for Postgres {
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         self.at_length(load, |this| async move { this.clean_load(load).await })
             .await
+    }
+
+    async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure> {
+        self.soon("looking for what a run has published", self.stand(load))
+            .await
+    }
+
+    async fn look_up(&self, table: &str, key: &[(String, String)], limit: u32) -> Result<Looked, Failure> {
+        self.soon("looking for rows", self.find(table, key, limit)).await
     }
 }

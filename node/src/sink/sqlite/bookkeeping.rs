@@ -68,7 +68,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         Some(match text {
             "rename" => Self::Rename,
             "rewrite" => Self::Rewrite,

@@ -26,6 +26,7 @@ mod revert;
 mod rows;
 mod segment;
 mod stage;
+mod standing;
 mod target;
 mod verify;
 mod watermarks;
@@ -38,12 +39,13 @@ use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, RunId};
+use haulage_core::receipt::Looked;
 use haulage_core::watermark::{Advance, Watermark};
 
 use self::file::File;
 pub(crate) use self::rows::moment;
 use super::kept::{patience, patiently};
-use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter};
+use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
 
 /// A SQLite file. Cheap to clone.
 #[derive(Clone)]
@@ -139,5 +141,13 @@ impl Destination for Sqlite {
 
     async fn cleanup(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         self.clean_load(load).await
+    }
+
+    async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure> {
+        self.stand(load).await
+    }
+
+    async fn look_up(&self, table: &str, key: &[(String, String)], limit: u32) -> Result<Looked, Failure> {
+        self.find(table, key, limit).await
     }
 }

@@ -145,6 +145,10 @@ async fn write(
                     .await?;
                 writer.run(format!("DELETE FROM {table} WHERE {theirs}")).await?;
             }
+            if load.provenance {
+                // The staged rows name the run themselves.
+                return writer.run(insert).await.map(Some);
+            }
             let run = literal(load.run.as_str());
             writer
                 .run(format!(

@@ -3,12 +3,12 @@
 //! SQLite stores whatever it is given, converted by the column's affinity. A load fits a column only if that conversion
 //! changes no value: text in a NUMERIC column would turn `007` into 7.
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field};
 use haulage_core::failure::Failure;
 use haulage_core::words::counted;
 use haulage_plan::contract::WiderType;
 use haulage_plan::definition::Mode;
-use haulage_plan::types;
+use haulage_plan::{PROVENANCE, types};
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 
@@ -218,7 +218,7 @@ fn declared(class: Class) -> &'static str {
 }
 
 /// Whether a column that is declared so keeps such values as they are. The rules are SQLite's, in its order.
-fn keeps(class: Class, declared: &str) -> bool {
+pub(super) fn keeps(class: Class, declared: &str) -> bool {
     let declared = declared.to_ascii_uppercase();
     let has = |part: &str| declared.contains(part);
     if has("INT") {
@@ -251,7 +251,7 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
     if load.mode == Mode::Merge && load.key.is_empty() {
         misfits.push("merge needs a key; add `key: [...]` to the load".to_owned());
     }
-    if load.mode == Mode::Append && load.schema.field_with_name(RUN_COLUMN).is_ok() {
+    if load.mode == Mode::Append && !load.provenance && load.schema.field_with_name(RUN_COLUMN).is_ok() {
         misfits.push(format!(
             "column {RUN_COLUMN} is Haulage's own; give the load's column another name"
         ));
@@ -282,7 +282,7 @@ pub(super) fn fit(load: &LoadContext, target: &Target) -> Result<Fit, Vec<String
                     to: Some(declared(class).to_owned()),
                 });
             }
-            Some(existing) => match existing_column(load, field.name(), field.data_type(), class, target, existing) {
+            Some(existing) => match existing_column(load, field, class, target, existing) {
                 Ok(column) => {
                     definitions.push(definition(field.name(), &column.declared, required || column.not_null));
                 }
@@ -315,17 +315,21 @@ fn definition(name: &str, declared: &str, required: bool) -> String {
 
 fn existing_column<'a>(
     load: &LoadContext,
-    name: &str,
-    arrow: &DataType,
+    field: &Field,
     class: Class,
     target: &Target,
     existing: &'a Existing,
 ) -> Result<&'a TargetColumn, String> {
-    let (table, typed) = (&target.table, types::name(arrow));
+    let (table, name) = (&target.table, field.name());
+    let typed = types::name(field.data_type());
     let Some(column) = existing.column(name) else {
+        let otherwise = match load.provenance && PROVENANCE.contains(&name.as_str()) {
+            true => "leave `provenance` out",
+            false => "leave it out in the step's SQL",
+        };
         return Err(format!(
-            "column {name} ({typed}) is not in {table}; ALTER TABLE {} ADD COLUMN {} {}, or leave it out in the step's SQL, \
-             or write `on_new_column: add` for load {}",
+            "column {name} ({typed}) is not in {table}; ALTER TABLE {} ADD COLUMN {} {}, or {otherwise}, or write \
+             `on_new_column: add` for load {}",
             quote(table),
             quote(name),
             declared(class),
@@ -415,7 +419,7 @@ pub(super) fn misfit(load: &LoadContext, target: &Target, misfits: &[String]) ->
 
 /// The statements that make a missing target with its key.
 pub(super) fn create_table(load: &LoadContext, table: &str, fit: &Fit, index: &str) -> Vec<String> {
-    let run = if load.mode == Mode::Append {
+    let run = if load.mode == Mode::Append && !load.provenance {
         format!(", {RUN_COLUMN} TEXT")
     } else {
         String::new()

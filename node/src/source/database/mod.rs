@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::RecordBatch;
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
-use haulage_plan::definition::{Column, DatabaseKind, DatabaseSource, Source as Declared};
+use haulage_plan::definition::{Column, DatabaseKind, DatabaseRows, DatabaseSource, QueryPart, Source as Declared};
 
 use super::contracted::Contracted;
 use super::files::or_null;
@@ -29,6 +29,9 @@ mod mysql;
 mod postgres;
 mod reader;
 mod sqlite;
+
+/// Rows of a segment that is read back.
+const READ_BACK_ROWS: u64 = 50_000;
 
 /// The databases that a node knows, by the names of their connections, what the sources of one run share of them, and the
 /// node's secrets.
@@ -129,6 +132,50 @@ fn bind_plain(name: &str, declared: &DatabaseSource, binding: Binding) -> Result
         DatabaseKind::Mysql => Box::new(mysql::MysqlRows::new(name, declared, binding)?),
         DatabaseKind::Sqlite => Box::new(sqlite::SqliteRows::new(name, declared, binding)?),
     })
+}
+
+/// Reads rows that a destination holds: those of a SELECT in its SQL, in no order, as these columns. One pass over one
+/// snapshot; nothing is held but what is under way.
+pub(crate) async fn read_back(
+    config: &NodeConfig,
+    destination: &str,
+    query: &str,
+    columns: Vec<Column>,
+) -> Result<Box<dyn SegmentReader>, Failure> {
+    let address = config.destination(destination)?;
+    let file = address.strip_prefix("sqlite:").map(|path| {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.display().to_string())
+    });
+    let is_file = file.is_some();
+    let declared = DatabaseSource {
+        kind: match is_file {
+            true => DatabaseKind::Sqlite,
+            false => DatabaseKind::Postgres,
+        },
+        at: file.unwrap_or_else(|| destination.to_owned()),
+        rows: DatabaseRows::Query(vec![QueryPart::Text(query.to_owned())]),
+        columns,
+        chunk_bytes: u64::MAX,
+        location: format!("destination {destination}"),
+        incremental: None,
+    };
+    let mut config = config.clone();
+    config.sources = [(destination.to_owned(), address)].into();
+    let binding = Binding {
+        base: String::new(),
+        s3: config.s3.clone(),
+        checkpoint_rows: READ_BACK_ROWS,
+        databases: Databases::of(&config),
+    };
+    let reader = if is_file {
+        let rows = sqlite::SqliteRows::new(destination, &declared, binding)?;
+        rows.all().await?
+    } else {
+        let rows = postgres::PostgresRows::new(destination, &declared, binding)?;
+        rows.all().await?
+    };
+    Ok(Box::new(reader))
 }
 
 /// Puts the name of the source before what is wrong with it.

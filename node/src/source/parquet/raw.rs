@@ -53,6 +53,10 @@ impl RawRows for Raw {
         Some((self.first + row, text))
     }
 
+    fn line(&self, row: u64) -> Option<u64> {
+        Some(self.first + row)
+    }
+
     fn is_whole(&self, row: u64) -> bool {
         let mut row = usize::try_from(row).unwrap_or(usize::MAX);
         for batch in &self.batches {

@@ -157,6 +157,17 @@ impl PostgresRows {
             .map_err(|error| server.failure("looking at its size", error))
     }
 
+    /// A reader of all rows, in a snapshot of its own.
+    pub(super) async fn all(&self) -> Result<Reader, Failure> {
+        let server = self.server()?;
+        let named = |failure| of_source(&self.name, failure);
+        let mut lease = server.connect().await.map_err(named)?;
+        server.begin(&mut lease, None).await.map_err(named)?;
+        let location = self.declared.location.clone();
+        self.reader(server, lease, location, None, Position::default(), None, Arc::default())
+            .await
+    }
+
     /// A reader of rows in a transaction that has begun on `lease`. `range` is where rows with places start and end; `held`
     /// is kept until the last row.
     async fn reader(
@@ -375,20 +386,6 @@ impl Source for PostgresRows {
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {
-        let server = self.server()?;
-        let named = |failure| of_source(&self.name, failure);
-        let mut lease = server.connect().await.map_err(named)?;
-        server.begin(&mut lease, None).await.map_err(named)?;
-        let location = self.declared.location.clone();
-        let reader = self.reader(
-            server,
-            lease,
-            location.clone(),
-            None,
-            Position::default(),
-            None,
-            Arc::default(),
-        );
-        whole(&self.name, &location, reader.await?).await
+        whole(&self.name, &self.declared.location, self.all().await?).await
     }
 }

@@ -171,6 +171,21 @@ impl SqliteRows {
         choose(&self.name, &self.object(), &self.declared.columns, &found.columns)
     }
 
+    /// A reader of all rows, of one state of the file.
+    pub(super) async fn all(&self) -> Result<Reader, Failure> {
+        let (mut connection, _) = self.connect().await?;
+        let columns = self.choose(&self.find(&mut connection).await?)?;
+        let shape = Shape {
+            object: self.object(),
+            columns: columns.clone(),
+            checkpoint_rows: self.checkpoint_rows,
+            order: Order::Counted,
+            line: None,
+        };
+        let rows = self.rows(connection, &columns, None);
+        Reader::open(shape, rows, Position::default()).await
+    }
+
     /// Lets a task read rows from `from` to `end`, in a transaction that is open on `connection`.
     fn rows(&self, connection: SqliteConnection, columns: &[Column], range: Option<(&str, u64, Option<u64>)>) -> Rows {
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -339,17 +354,6 @@ impl Source for SqliteRows {
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {
-        let (mut connection, _) = self.connect().await?;
-        let columns = self.choose(&self.find(&mut connection).await?)?;
-        let shape = Shape {
-            object: self.object(),
-            columns: columns.clone(),
-            checkpoint_rows: self.checkpoint_rows,
-            order: Order::Counted,
-            line: None,
-        };
-        let rows = self.rows(connection, &columns, None);
-        let reader = Reader::open(shape, rows, Position::default()).await?;
-        whole(&self.name, &self.object(), reader).await
+        whole(&self.name, &self.object(), self.all().await?).await
     }
 }
