@@ -235,12 +235,12 @@ async fn what_can_not_be_read_so_is_refused() -> Result<()> {
         ("table: orders, incremental: att", APPEND, &["no column `att`", "`at`"]),
         (
             "table: orders, incremental: {column: id, lag: 10m}",
-            APPEND,
+            "mode: merge, key: [id]",
             &["`id` is an integer", "lag: 1000"],
         ),
         (
             "table: orders, incremental: {column: at, lag: 10}",
-            APPEND,
+            "mode: merge, key: [id]",
             &["`at` is a date or a time", "lag: 10m"],
         ),
         (

@@ -35,6 +35,8 @@ fn declared(kind: SourceKind) -> Declared {
         lookup: false,
         kind,
         place: Default::default(),
+        contract: Default::default(),
+        planned: None,
     }
 }
 

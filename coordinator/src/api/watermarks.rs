@@ -78,7 +78,7 @@ pub(super) async fn set(leader: &Leader, request: v1::SetWatermarkRequest) -> Re
         )));
     }
     let ask = Watermarks::Set {
-        mark: Watermark {
+        mark: Box::new(Watermark {
             destination: request.destination,
             pipeline: request.pipeline,
             source: request.source,
@@ -90,7 +90,7 @@ pub(super) async fn set(leader: &Leader, request: v1::SetWatermarkRequest) -> Re
             at: String::new(),
             of: String::new(),
             replaced_by: String::new(),
-        },
+        }),
         was: request.was,
     };
     let mut why = Status::unavailable("no node answered; try again");

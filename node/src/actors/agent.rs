@@ -118,7 +118,7 @@ impl Actor for NodeAgent {
                         Watermarks::List { pipeline } => watermarks::all(&tools, pipeline.as_deref()).await,
                         Watermarks::Set { mark, was } => {
                             let set = watermarks::one(&tools, &mark, was.as_deref()).await;
-                            set.map(|()| vec![mark])
+                            set.map(|()| vec![*mark])
                         }
                     };
                     shared.answer(reply, &WatermarksReply { marks });

@@ -97,8 +97,11 @@ impl Store for FolderStore {
                 .skip(1)
                 .take_while(|folder| folder.starts_with(&top) && *folder != top)
             {
-                if std::fs::remove_dir(folder).is_err() {
-                    break;
+                match std::fs::remove_dir(folder) {
+                    Ok(()) => {}
+                    // Somebody else was faster, and may have found the next one still full.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(_) => break,
                 }
             }
             Ok(())

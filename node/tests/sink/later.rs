@@ -266,7 +266,15 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
         ("_haulage_loads", "_haulage_fences")
     };
     let forget = async || {
-        for column in ["settled_at", "round", "recalled", "let_go", "attempts", "evolved", "advances"] {
+        for column in [
+            "settled_at",
+            "round",
+            "recalled",
+            "let_go",
+            "attempts",
+            "evolved",
+            "advances",
+        ] {
             world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;
         }
         world.run(&format!("ALTER TABLE {fences} DROP COLUMN epoch")).await;

@@ -12,7 +12,7 @@ pub(crate) fn is_inside(name: &str, secret: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = Command::new(std::env::current_exe().expect("it is there, and sound"));
     command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("AWS_")) {
         command.env_remove(key);
@@ -24,7 +24,7 @@ pub(crate) fn is_inside(name: &str, secret: &str) -> bool {
         ("AWS_SECRET_ACCESS_KEY", secret),
         (INSIDE, "1"),
     ]);
-    let output = command.output().unwrap();
+    let output = command.output().expect("it is there, and sound");
     let said = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -41,7 +41,7 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
         .worker_threads(2)
         .enable_all()
         .build()
-        .unwrap()
+        .expect("it is there, and sound")
         .block_on(test);
 }
 

@@ -322,7 +322,7 @@ pub enum Watermarks {
     /// Set one to another value, or forget it.
     Set {
         /// Which, and what it becomes.
-        mark: Watermark,
+        mark: Box<Watermark>,
         /// Where it stands, as whoever sets it has seen.
         was: Option<String>,
     },

@@ -51,6 +51,14 @@ pub(super) struct PostgresRows {
     found: OnceCell<Vec<Column>>,
 }
 
+/// Which rows a reader reads.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part<'p> {
+    /// Where rows with places start and end.
+    range: Option<(Position, Option<u64>)>,
+    window: Option<&'p Window>,
+}
+
 /// How a table lies.
 struct Lie {
     pages: u64,
@@ -164,20 +172,25 @@ impl PostgresRows {
         let mut lease = server.connect().await.map_err(named)?;
         server.begin(&mut lease, None).await.map_err(named)?;
         let location = self.declared.location.clone();
-        self.reader(server, lease, location, None, Position::default(), None, Arc::default())
-            .await
+        self.reader(
+            server,
+            lease,
+            location,
+            Part::default(),
+            Position::default(),
+            Arc::default(),
+        )
+        .await
     }
 
-    /// A reader of rows in a transaction that has begun on `lease`. `range` is where rows with places start and end; `held`
-    /// is kept until the last row.
+    /// A reader of rows in a transaction that has begun on `lease`. `held` is kept until the last row.
     async fn reader(
         &self,
         server: Arc<Server>,
         lease: Lease,
         object: String,
-        range: Option<(Position, Option<u64>)>,
+        Part { range, window }: Part<'_>,
         from: Position,
-        window: Option<&Window>,
         held: Arc<()>,
     ) -> Result<Reader, Failure> {
         let columns = self.columns_of(&server).await?;
@@ -372,9 +385,11 @@ impl Source for PostgresRows {
                 server,
                 lease,
                 chunk.object.clone(),
-                range,
+                Part {
+                    range,
+                    window: chunk.window.as_ref(),
+                },
                 from,
-                chunk.window.as_ref(),
                 keeper.hold(),
             )
             .await?,
