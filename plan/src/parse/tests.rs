@@ -305,7 +305,8 @@ loads: {l: {from: s, to: w, table: t, mode: append}}
         ),
         (
             "{mysql: shop, table: t, delimiter: x}",
-            "3:32 unknown key `delimiter` in source `raw` | there is: mysql, table, query, chunk_size, columns, lookup",
+            "3:32 unknown key `delimiter` in source `raw` | there is: mysql, table, query, chunk_size, incremental, \
+             columns, lookup, on_new_column, on_missing_column, on_wider_type, on_bad_row",
         ),
         (
             "{postgres: CRM, table: t}",

@@ -189,7 +189,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "delimiter: x",
             "4:10 unknown key `delimiter` in source `raw` | there is: rest, query, headers, auth, records, pagination, \
-             rate, timeout, max_response, columns, lookup",
+             rate, timeout, max_response, columns, lookup, on_new_column, and 3 more",
         ),
         (
             "query: {key: \"secret://k\"}",
