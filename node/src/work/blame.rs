@@ -6,7 +6,7 @@
 
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use datafusion::arrow::util::display::array_value_to_string;
-use haulage_core::checkpoint::{ChunkSpec, Position};
+use haulage_core::checkpoint::{ChunkSpec, Manifest, Position};
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
 
@@ -79,6 +79,17 @@ impl Seen {
             next: segment.next,
             cursor: segment.cursor.clone(),
             digest: segment.raw.digest(),
+        }
+    }
+}
+
+impl From<&Manifest> for Seen {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            rows: manifest.counts.read,
+            next: manifest.next,
+            cursor: manifest.cursor.clone(),
+            digest: manifest.digest.clone(),
         }
     }
 }
@@ -239,4 +250,44 @@ fn only(batches: &[RecordBatch], row: u64) -> Option<RecordBatch> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_core::checkpoint::Counts;
+    use haulage_core::ids::{Attempt, ChunkId, Epoch, StageId};
+
+    use super::*;
+
+    #[test]
+    fn a_segment_is_known_again_by_all_that_its_manifest_says() {
+        let manifest = |read, offset, cursor: &str, digest: &str| Manifest {
+            chunk: ChunkId {
+                stage: StageId(0),
+                index: 0,
+            },
+            segment: 3,
+            epoch: Epoch(1),
+            attempt: Attempt(1),
+            next: Position { offset, line: 1 },
+            cursor: Some(cursor.to_owned()),
+            digest: Some(digest.to_owned()),
+            last: false,
+            counts: Counts {
+                read,
+                ..Counts::default()
+            },
+            rejects: None,
+        };
+        let seen = Seen::from(&manifest(7, 10, "p2", "a"));
+        assert_eq!(seen, Seen::from(&manifest(7, 10, "p2", "a")));
+        for other in [
+            manifest(8, 10, "p2", "a"),
+            manifest(7, 11, "p2", "a"),
+            manifest(7, 10, "p3", "a"),
+            manifest(7, 10, "p2", "b"),
+        ] {
+            assert_ne!(seen, Seen::from(&other), "{other:?}");
+        }
+    }
 }

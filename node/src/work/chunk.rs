@@ -20,7 +20,7 @@ use tracing::Span;
 
 use super::blame::{Scene, Seen};
 use super::read::ReadAhead;
-use super::resume::{Half, resume};
+use super::resume::resume;
 use super::segment::{Bench, Target};
 use super::{Order, Toolbox};
 use crate::actors::shared::Progress;
@@ -100,9 +100,6 @@ pub(crate) async fn run(
         }
         ended = segment.last;
         let (bytes, seen) = (segment.bytes, Seen::of(&segment));
-        if let Some(half) = resumed.half.as_ref().filter(|_| number == resumed.segment) {
-            check_half(half, &seen, spec, number)?;
-        }
         let staged = match Box::pin(bench.stage(number, segment)).await {
             Ok(staged) => staged,
             Err(fault) => {
@@ -174,62 +171,4 @@ fn unacceptable(definition: &Definition, spec: &ChunkSpec, segment: &Segment) ->
     Some(Failure::permanent(
         Diagnostics::of(definition, [(place, wrong)]).to_string(),
     ))
-}
-
-/// A segment that stands at one load goes to the others as it was, or not at all: loads of one run don't hold different
-/// readings of a source.
-fn check_half(half: &Half, seen: &Seen, spec: &ChunkSpec, number: u32) -> Result<(), Failure> {
-    if seen.digest.as_ref() == Some(&half.digest) {
-        return Ok(());
-    }
-    Err(Failure::permanent(format!(
-        "{} gives other rows than before: segment {number} of chunk {} had been staged at load {} when it was interrupted, \
-         and can't be read again for the others; run it again",
-        spec.object, spec.chunk, half.load
-    )))
-}
-
-#[cfg(test)]
-mod tests {
-    use haulage_core::checkpoint::Position;
-    use haulage_core::failure::Class;
-    use haulage_core::ids::{ChunkId, StageId};
-
-    use super::*;
-
-    #[test]
-    fn half_a_segment_is_completed_with_the_same_rows_only() {
-        let spec = ChunkSpec {
-            chunk: ChunkId {
-                stage: StageId(0),
-                index: 0,
-            },
-            source: "raw".into(),
-            object: "https://api.example/orders".into(),
-            version: String::new(),
-            start: Position::default(),
-            end: None,
-            bytes: 0,
-            window: None,
-        };
-        let half = Half {
-            load: "first".into(),
-            digest: "a".into(),
-        };
-        let seen = |digest: Option<&str>| Seen {
-            rows: 1,
-            next: Position::default(),
-            cursor: None,
-            digest: digest.map(str::to_owned),
-        };
-        assert_eq!(check_half(&half, &seen(Some("a")), &spec, 3), Ok(()));
-        for other in [Some("b"), None] {
-            let failure = check_half(&half, &seen(other), &spec, 3).unwrap_err();
-            assert_eq!(failure.class, Class::Permanent);
-            assert!(
-                failure.message.contains("https://api.example/orders gives other rows"),
-                "{failure}"
-            );
-        }
-    }
 }

@@ -18,22 +18,12 @@ pub(crate) struct Resumed {
     pub(crate) from: Position,
     /// The name of that place, if it has one.
     pub(crate) cursor: Option<String>,
-    /// What its rows sum up to where they stand already, if that is at some of the loads and was written down.
-    pub(crate) half: Option<Half>,
     /// Whether there is none.
     pub(crate) done: bool,
     /// The sum over the segments that stand.
     pub(crate) counts: Counts,
     /// Their quarantined rows, in order.
     pub(crate) rejects: Vec<String>,
-}
-
-/// A segment that stands at some of its loads, when its rows need not come again as they were.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Half {
-    /// One of the loads at which it stands.
-    pub(crate) load: String,
-    pub(crate) digest: String,
 }
 
 /// The markers that stand at one load, by segment.
@@ -50,7 +40,6 @@ pub(crate) async fn resume(
         segment: 0,
         from: spec.start,
         cursor: None,
-        half: None,
         done: false,
         counts: Counts::default(),
         rejects: Vec::new(),
@@ -77,26 +66,7 @@ pub(crate) async fn resume(
         resumed.done = manifest.last;
         resumed.segment += 1;
     }
-    if !resumed.done {
-        resumed.half = half(store, loads, resumed.segment).await?;
-    }
     Ok(resumed)
-}
-
-/// What stands of a segment that doesn't stand at all loads.
-async fn half(store: &dyn Store, loads: &[(&str, &Standing)], segment: u32) -> Result<Option<Half>, Failure> {
-    let newest = loads
-        .iter()
-        .filter_map(|(load, markers)| Some((*load, markers.get(&segment)?)))
-        .max_by_key(|(_, marker)| marker.attempt);
-    let Some((load, marker)) = newest else {
-        return Ok(None);
-    };
-    let manifest = rejects::decode_manifest(&marker.manifest, &store.get(&marker.manifest).await?)?;
-    Ok(manifest.digest.map(|digest| Half {
-        load: load.to_owned(),
-        digest,
-    }))
 }
 
 /// The segment's marker at every load, if it stands at all of them.
@@ -233,18 +203,13 @@ mod tests {
         let both = check_resume(&[first.clone(), second], &manifests).await.unwrap();
         assert_eq!((both.segment, both.from.offset, both.counts.read), (2, 200, 12));
         assert_eq!(both.rejects, ["rejects-0", "rejects-1"]);
-        assert_eq!((both.cursor.as_deref(), both.half), (Some("after-1"), None));
+        assert_eq!(both.cursor.as_deref(), Some("after-1"));
 
         let one = check_resume(&[first, behind], &manifests).await.unwrap();
         assert_eq!(
             (one.segment, one.from.offset, one.cursor.as_deref()),
             (1, 100, Some("after-0"))
         );
-        let half = Half {
-            load: "l".into(),
-            digest: "sum-1".into(),
-        };
-        assert_eq!(one.half, Some(half), "what stands at one load only");
     }
 
     #[tokio::test]
