@@ -17,7 +17,7 @@ use haulage_plan::types::{self, holds};
 use serde::Serialize;
 
 use super::files::suggestion;
-use super::{EXCERPT, Misdeclared, Segment, SegmentReader, Unreadable, excerpt};
+use super::{EXCERPT, Misdeclared, Segment, SegmentReader, Unreadable, Wanted, excerpt};
 
 /// The reason of a row with a column that is not declared.
 pub(crate) const NEW_COLUMN: &str = "new_column";
@@ -354,6 +354,14 @@ struct Fitted {
 
 #[async_trait]
 impl SegmentReader for Fitted {
+    fn only(&mut self, wanted: &Wanted) -> Result<(), Failure> {
+        // Rows that are rejected for what is new in their object are needed, all of them.
+        match self.held.new {
+            Some(_) => Ok(()),
+            None => self.inner.only(wanted),
+        }
+    }
+
     fn passed_over(&self) -> u64 {
         self.inner.passed_over()
     }

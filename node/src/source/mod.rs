@@ -22,6 +22,7 @@ use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use crate::store::S3Settings;
 pub use contract::Drift;
 pub(crate) use contract::NEW_COLUMN;
+pub use wanted::Wanted;
 
 mod contract;
 mod contracted;
@@ -41,6 +42,7 @@ mod sift;
 #[cfg(test)]
 mod testing;
 mod value;
+mod wanted;
 
 /// A row that could not be parsed or typed. `row` counts from 0 in its segment, in file order, over all rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +211,13 @@ pub(crate) const NOT_REPLAYABLE: &str = "not_replayable";
 pub trait SegmentReader: Send {
     /// The next segment; `None` after the last. A chunk without rows yields one empty segment.
     async fn next(&mut self) -> Result<Option<Segment>, Failure>;
+
+    /// Tells, before the first segment, which rows are needed. Others may be passed over unread, and count among the rows of
+    /// their segment. Permanent failure if the reader can't be set up so.
+    fn only(&mut self, wanted: &Wanted) -> Result<(), Failure> {
+        let _ = wanted;
+        Ok(())
+    }
 
     /// Bytes that had to be read to get to where it was opened: of an object that can't be entered in its middle.
     fn passed_over(&self) -> u64 {

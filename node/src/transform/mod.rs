@@ -17,6 +17,9 @@ mod segment;
 mod tests;
 #[cfg(test)]
 mod tests_of_blame;
+#[cfg(test)]
+mod tests_of_wanted;
+mod wanted;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -42,12 +45,14 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{LoadName, Millis, StageId};
 use haulage_plan::Compiled;
 use haulage_plan::compile::{session_builder, with_row};
+use haulage_plan::definition::SourceKind;
 
 pub use accounts::RowTally;
 pub use blame::{Blame, Part};
 pub use failure::{PassError, SqlError};
 pub use reject::Rejected;
 
+use crate::source::Wanted;
 use reject::Draining;
 use segment::{Bindings, RunInput, chunk_reads};
 
@@ -59,6 +64,8 @@ pub struct StagePass {
     loads: HashMap<LoadName, LoadPass>,
     chunk: SchemaRef,
     state: SessionState,
+    /// Which rows the loads can need, if a reader can do something with it.
+    wanted: Option<Wanted>,
     /// Every step's place in the pipeline: the first of a row's rejects is the one that counts.
     step_order: Arc<HashMap<String, usize>>,
 }
@@ -118,6 +125,10 @@ impl StagePass {
                 },
             );
         }
+        let declared = compiled.definition.sources.get(&stage.source);
+        let wanted = declared
+            .filter(|source| matches!(source.kind, SourceKind::Parquet(_)))
+            .and_then(|_| wanted::wanted(compiled, stage, &state));
         let step_order = compiled
             .steps
             .keys()
@@ -128,8 +139,14 @@ impl StagePass {
             loads,
             chunk,
             state,
+            wanted,
             step_order: Arc::new(step_order),
         })
+    }
+
+    /// Which rows the loads can need, if that is known and helps.
+    pub fn wanted(&self) -> Option<&Wanted> {
+        self.wanted.as_ref()
     }
 
     /// Starts the pass of one load over the rows of one segment. Each batch has the source's columns and, last, the row

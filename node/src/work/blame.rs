@@ -138,6 +138,9 @@ impl Scene<'_> {
     async fn segment(&self) -> Result<Segment, Failure> {
         let source = self.context.source(&self.spec.source)?;
         let mut reader = source.open_at(self.spec, self.from, self.cursor).await?;
+        if let Some(wanted) = self.pass.wanted() {
+            reader.only(wanted)?;
+        }
         let segment = reader.next().await?;
         let segment = segment.ok_or_else(|| Failure::permanent(format!("{} ends early", self.spec.object)))?;
         if Seen::of(&segment) != *self.seen {

@@ -78,7 +78,10 @@ pub(crate) async fn run(
     }
 
     let source = context.source(&spec.source)?;
-    let reader = source.open_at(spec, resumed.from, resumed.cursor.as_deref()).await?;
+    let mut reader = source.open_at(spec, resumed.from, resumed.cursor.as_deref()).await?;
+    if let Some(wanted) = pass.wanted() {
+        reader.only(wanted)?;
+    }
     if resumed.segment > 0 {
         progress.has_read(reader.passed_over());
     }

@@ -4,6 +4,8 @@
 //!   holds whole row groups, as many as stay within the chunk size and at least one.
 //! * Of a row group only the columns of the source are read, by ranges. A checkpoint within one passes over the pages
 //!   before it without decoding them.
+//! * A row group of which the loads need no row, as its bounds tell, is passed over unread; its rows count as if they had
+//!   been read and left out by the WHERE.
 //! * Columns that are declared are found by name, and the file's types have to fit into the declared ones without loss.
 //!   Without a declaration they are the file's own, which all files then have to have.
 //! * A row without a value in a required column is rejected, as is text that is no UTF-8, holds a NUL, or a moment that
@@ -18,7 +20,7 @@ use haulage_plan::definition::{Column, ParquetSource};
 use tokio::sync::OnceCell;
 
 use self::footer::Footer;
-use self::reader::{ParquetReader, Shape, position};
+use self::reader::{Opened, ParquetReader, Shape, position};
 use super::contract::{Found, Own};
 use super::files::{Files, Format, Part};
 use super::object::Object;
@@ -28,6 +30,7 @@ use crate::store::S3Settings;
 mod convert;
 mod fetch;
 mod footer;
+mod prune;
 mod raw;
 mod reader;
 mod schema;
@@ -164,14 +167,14 @@ impl Format for Parquet {
             columns: columns.to_vec(),
             checkpoint_rows: self.checkpoint_rows,
         };
-        let range = (from.offset, end);
-        Ok(Box::new(ParquetReader::new(
+        Ok(Box::new(ParquetReader::new(Opened {
             shape,
-            object.clone(),
-            &footer,
-            &places,
-            range,
-        )?))
+            object: object.clone(),
+            footer,
+            places,
+            row: from.offset,
+            end,
+        })?))
     }
 
     async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], _: &S3Settings) -> Result<Reread, Failure> {

@@ -13,43 +13,47 @@ use crate::source::{RawRows, printable};
 pub(super) struct Raw {
     /// The number of the segment's first row in its file, from 1.
     first: u64,
-    /// The rows as they stand in the file.
-    batches: Vec<RecordBatch>,
+    pieces: Vec<Piece>,
+}
+
+/// Rows that follow each other as they stand in the file.
+struct Piece {
+    /// The place of its first row in the segment.
+    start: u64,
+    rows: RecordBatch,
     texts: OnceLock<Vec<OnceLock<Vec<u8>>>>,
 }
 
 impl Raw {
-    pub(super) fn new(first: u64, batches: Vec<RecordBatch>) -> Self {
+    /// The pieces in their order, each with the place of its first row in the segment; between them are rows that weren't
+    /// read.
+    pub(super) fn new(first: u64, pieces: Vec<(u64, RecordBatch)>) -> Self {
+        let piece = |(start, rows)| Piece {
+            start,
+            rows,
+            texts: OnceLock::new(),
+        };
         Self {
             first,
-            batches,
-            texts: OnceLock::new(),
+            pieces: pieces.into_iter().map(piece).collect(),
         }
     }
 
-    fn texts(&self) -> &[OnceLock<Vec<u8>>] {
-        self.texts.get_or_init(|| {
-            let rows = self.batches.iter().map(RecordBatch::num_rows).sum();
-            std::iter::repeat_with(OnceLock::new).take(rows).collect()
-        })
-    }
-
-    fn json(&self, row: usize) -> Vec<u8> {
-        let mut row = row;
-        for batch in &self.batches {
-            if row < batch.num_rows() {
-                return json(batch, row).into_bytes();
-            }
-            row -= batch.num_rows();
-        }
-        Vec::new()
+    /// The piece that a row stands in, and its place there.
+    fn find(&self, row: u64) -> Option<(&Piece, usize)> {
+        let after = self.pieces.partition_point(|piece| piece.start <= row);
+        let piece = self.pieces.get(after.checked_sub(1)?)?;
+        let place = usize::try_from(row - piece.start).ok()?;
+        (place < piece.rows.num_rows()).then_some((piece, place))
     }
 }
 
 impl RawRows for Raw {
     fn row(&self, row: u64) -> Option<(u64, &[u8])> {
-        let place = usize::try_from(row).ok()?;
-        let text = self.texts().get(place)?.get_or_init(|| self.json(place));
+        let (piece, place) = self.find(row)?;
+        let all = || std::iter::repeat_with(OnceLock::new).take(piece.rows.num_rows());
+        let texts = piece.texts.get_or_init(|| all().collect());
+        let text = texts.get(place)?.get_or_init(|| json(&piece.rows, place).into_bytes());
         Some((self.first + row, text))
     }
 
@@ -58,14 +62,8 @@ impl RawRows for Raw {
     }
 
     fn is_whole(&self, row: u64) -> bool {
-        let mut row = usize::try_from(row).unwrap_or(usize::MAX);
-        for batch in &self.batches {
-            if row < batch.num_rows() {
-                return batch.columns().iter().all(|array| is_text(array, row));
-            }
-            row -= batch.num_rows();
-        }
-        false
+        let whole = |(piece, place): (&Piece, usize)| piece.rows.columns().iter().all(|array| is_text(array, place));
+        self.find(row).is_some_and(whole)
     }
 }
 

@@ -3,8 +3,9 @@
 //!
 //! A segment ends after `checkpoint_rows` rows, or before the first row that starts [`SEGMENT_BYTES`] after its own start,
 //! as rows take room in memory. None of this depends on how the pages lie, so segment `n` of a chunk is the same in every
-//! attempt. Decoding happens on a thread that may wait, and ends when nobody wants the rows any more.
+//! attempt. Row groups that hold no row which is needed are gaps: their rows are counted, and nothing else. Decoding happens on a thread that may wait, and ends when nobody wants the rows any more.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ::parquet::arrow::ProjectionMask;
@@ -22,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 use super::convert::{convert, sizes};
 use super::fetch::{Fetch, Stretch};
 use super::footer::Footer;
+use super::prune::{self, MOST_ROWS};
 use super::raw::Raw;
 use super::schema::viewed;
 use crate::source::object::Object;
 use crate::source::sift::Sift;
-use crate::source::{Segment, SegmentReader};
+use crate::source::{Segment, SegmentReader, Wanted};
 
 /// Rows that are decoded at a time, at most.
 const BATCH_ROWS: u64 = 4096;
@@ -46,6 +48,7 @@ pub(super) fn position(row: u64) -> Position {
 }
 
 /// What is read, and how.
+#[derive(Clone)]
 pub(super) struct Shape {
     /// The object, for messages.
     pub(super) address: String,
@@ -59,9 +62,23 @@ pub(super) struct Shape {
 
 /// The segments of a chunk, or of what is left of it.
 pub(super) struct ParquetReader {
+    opened: Opened,
     /// None while a thread works with it, and for good if that was given up.
     work: Option<Work>,
     stop: CancellationToken,
+}
+
+/// What is read of which object.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) shape: Shape,
+    pub(super) object: Object,
+    pub(super) footer: Footer,
+    /// The columns' places in the file.
+    pub(super) places: Vec<usize>,
+    /// The first row, and the one past the last.
+    pub(super) row: u64,
+    pub(super) end: u64,
 }
 
 struct Work {
@@ -72,6 +89,8 @@ struct Work {
     decoder: ParquetRecordBatchReader,
     /// Rows that were decoded and belong to no segment yet.
     decoded: Option<RecordBatch>,
+    /// Rows that are passed over, in their order.
+    gaps: Vec<Range<u64>>,
     /// The next row, and the one past the last.
     row: u64,
     end: u64,
@@ -79,59 +98,85 @@ struct Work {
 }
 
 impl ParquetReader {
-    /// Reads the rows from `row` to `end` of the object. `places` are the columns' in the file.
-    pub(super) fn new(
-        shape: Shape,
-        object: Object,
-        footer: &Footer,
-        places: &[usize],
-        (row, end): (u64, u64),
-    ) -> Result<Self, Failure> {
+    pub(super) fn new(opened: Opened) -> Result<Self, Failure> {
+        let stop = CancellationToken::new();
+        let work = Work::new(&opened, &[], &stop)?;
+        Ok(Self {
+            opened,
+            work: Some(work),
+            stop,
+        })
+    }
+}
+
+impl Work {
+    /// Passes over the row groups that are `needless`.
+    fn new(opened: &Opened, needless: &[bool], stop: &CancellationToken) -> Result<Self, Failure> {
+        let Opened {
+            shape,
+            object,
+            footer,
+            places,
+            row,
+            end,
+        } = opened;
+        let (row, end) = (*row, *end);
         let damaged = |error: &dyn std::fmt::Display| damaged(&object.address, error);
         let descriptor = footer.metadata.file_metadata().schema_descr();
         let mask = ProjectionMask::roots(descriptor, places.iter().copied());
         let leaves: Vec<usize> = (0..descriptor.num_columns())
             .filter(|leaf| mask.leaf_included(*leaf))
             .collect();
-        let (mut groups, mut before, mut first, mut stretches, mut bytes) = (Vec::new(), 0, 0, Vec::new(), 0u64);
-        for (number, rows) in footer.rows().enumerate() {
-            if before + rows > row && before < end {
-                if groups.is_empty() {
-                    first = before;
-                }
-                groups.push(number);
-                for (column, leaf) in leaves.iter().enumerate() {
-                    let found = footer.metadata.row_group(number).column(*leaf);
-                    let (start, length) = found.byte_range();
-                    stretches.push(Stretch {
-                        bytes: start..start + length,
-                        column,
-                    });
-                    bytes += found.uncompressed_size().unsigned_abs();
-                }
+        let (mut groups, mut before, mut stretches, mut bytes) = (Vec::new(), 0, Vec::new(), 0u64);
+        let (mut offset, mut rows) = (0, 0);
+        let mut gaps: Vec<Range<u64>> = Vec::new();
+        for (number, count) in footer.rows().enumerate() {
+            let (first, past) = (before, before + count);
+            before = past;
+            if past <= row || first >= end {
+                continue;
             }
-            before += rows;
+            if needless.get(number) == Some(&true) {
+                match gaps.last_mut() {
+                    Some(gap) if gap.end == first && past - gap.start <= MOST_ROWS => gap.end = past.min(end),
+                    _ => gaps.push(first..past.min(end)),
+                }
+                continue;
+            }
+            if groups.is_empty() {
+                offset = row.saturating_sub(first);
+            }
+            rows += past.min(end) - first.max(row);
+            groups.push(number);
+            for (column, leaf) in leaves.iter().enumerate() {
+                let found = footer.metadata.row_group(number).column(*leaf);
+                let (start, length) = found.byte_range();
+                stretches.push(Stretch {
+                    bytes: start..start + length,
+                    column,
+                });
+                bytes += found.uncompressed_size().unsigned_abs();
+            }
         }
-        let average = (bytes / (end - row).max(1)).max(1);
-        let stop = CancellationToken::new();
+        let average = (bytes / rows.max(1)).max(1);
         let fetch = Fetch::new(object.clone(), stretches, leaves.len(), stop.clone());
         let options = ArrowReaderOptions::new().with_schema(viewed(&footer.schema));
         let metadata =
             ArrowReaderMetadata::try_new(Arc::clone(&footer.metadata), options).map_err(|error| damaged(&error))?;
-        let rows = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+        let count = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
         let decoder = ParquetRecordBatchReaderBuilder::new_with_metadata(fetch.clone(), metadata)
             .with_row_groups(groups)
             .with_projection(mask)
-            .with_batch_size(rows((BATCH_BYTES / average).clamp(1, BATCH_ROWS)))
-            .with_offset(rows(row - first.min(row)))
-            .with_limit(rows(end.saturating_sub(row)))
+            .with_batch_size(count((BATCH_BYTES / average).clamp(1, BATCH_ROWS)))
+            .with_offset(count(offset))
+            .with_limit(count(rows))
             .build()
             .map_err(|error| damaged(&error))?;
         // What is decoded stands in the order of the file.
-        let mut sorted = places.to_vec();
+        let mut sorted = places.clone();
         sorted.sort_unstable();
-        let work = Work {
-            shape,
+        Ok(Self {
+            shape: shape.clone(),
             places: places
                 .iter()
                 .map(|place| sorted.partition_point(|other| other < place))
@@ -139,11 +184,11 @@ impl ParquetReader {
             fetch,
             decoder,
             decoded: None,
+            gaps,
             row,
             end,
             done: false,
-        };
-        Ok(Self { work: Some(work), stop })
+        })
     }
 }
 
@@ -159,6 +204,15 @@ fn damaged(address: &str, error: &dyn std::fmt::Display) -> Failure {
 
 #[async_trait]
 impl SegmentReader for ParquetReader {
+    fn only(&mut self, wanted: &Wanted) -> Result<(), Failure> {
+        let opened = &self.opened;
+        let needless = prune::needless(&opened.footer, &opened.shape.columns, wanted);
+        if needless.contains(&true) {
+            self.work = Some(Work::new(opened, &needless, &self.stop)?);
+        }
+        Ok(())
+    }
+
     async fn next(&mut self) -> Result<Option<Segment>, Failure> {
         let Some(mut work) = self.work.take() else {
             return Err(Failure::transient("reading was given up"));
@@ -192,19 +246,31 @@ impl Work {
         let mut sift = Sift::new(Arc::clone(&self.shape.schema));
         let (mut pieces, mut bytes) = (Vec::new(), 0);
         while self.row < self.end && sift.rows < self.shape.checkpoint_rows && bytes < SEGMENT_BYTES {
+            let gap = self.gaps.iter().find(|gap| gap.end > self.row);
+            let until = match gap {
+                Some(gap) if gap.start <= self.row => {
+                    // They are no more in memory than this number of them.
+                    sift.rows += gap.end - self.row;
+                    self.row = gap.end;
+                    continue;
+                }
+                Some(gap) => gap.start,
+                None => self.end,
+            };
+            let most = (self.shape.checkpoint_rows - sift.rows).min(until - self.row);
             let batch = match self.decoded.take() {
                 Some(batch) => batch,
                 None => self.decode()?,
             };
-            let (taken, size) = self.fitting(&batch, self.shape.checkpoint_rows - sift.rows, bytes)?;
+            let (taken, size) = self.fitting(&batch, most, bytes)?;
             bytes = size;
             self.row += taken as u64;
             if taken < batch.num_rows() {
                 self.decoded = Some(batch.slice(taken, batch.num_rows() - taken));
             }
             let piece = batch.slice(0, taken);
+            pieces.push((sift.rows, piece.clone()));
             self.sift(&piece, &mut sift)?;
-            pieces.push(piece);
         }
         self.done = self.row == self.end;
         Ok(Segment {
