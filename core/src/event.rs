@@ -74,6 +74,9 @@ pub enum Event {
         step: StepId,
         /// The try that ended it.
         attempt: Attempt,
+        /// A line for a person: what was undone, and what had to stay. Empty in the logs of earlier releases.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        detail: String,
         /// When.
         at: Millis,
     },
@@ -417,7 +420,8 @@ impl Event {
                 }
                 text
             }
-            Self::Compensated { step, .. } => format!("{step} undone"),
+            Self::Compensated { step, detail, .. } if detail.is_empty() => format!("{step} undone"),
+            Self::Compensated { step, detail, .. } => format!("{step} undone: {detail}"),
             Self::AttemptFailed {
                 work,
                 attempt,

@@ -416,6 +416,7 @@ mod tests {
         state.apply(&Event::Compensated {
             step,
             attempt: Attempt(1),
+            detail: String::new(),
             at: Millis(7),
         });
         assert_eq!(run(&state, Seq(8), &Live::new()).loads[0].published, 0);

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use haulage_node::config::NodeConfig;
 use haulage_node::source::infer::{self, Inferred, InferredColumn};
 use haulage_plan::definition::{
     Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, Pagination, ParquetSource, Place,
@@ -36,8 +37,10 @@ doubt. What begins with a zero or a plus stays text. Words such as NA that stand
 Parquet files and databases say themselves what their columns are. Of an API the answer to this one request is looked at;
 how it goes on from page to page (`pagination`) is for you to write.";
 
-/// Delimiters that are tried where a header has but one column.
-const DELIMITERS: [u8; 3] = *b";\t|";
+/// Delimiters that are tried.
+const DELIMITERS: [u8; 4] = *b",;\t|";
+/// Rows by which they are tried.
+const TRIED_ROWS: u64 = 1_000;
 
 /// Arguments of `infer`.
 #[derive(Debug, clap::Args)]
@@ -97,16 +100,18 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     let base = pipeline::here()?;
     let most = args.rows.unwrap_or(u64::MAX);
     let mut source = declared(&args)?;
-    let mut found = infer::infer(&config, &source, &base, most).await?;
-    if args.delimiter.is_none()
-        && let SourceKind::Csv(csv) = &mut source.kind
-        && let [only] = found.columns.as_slice()
-        && let Some(delimiter) = DELIMITERS
-            .into_iter()
-            .find(|byte| only.column.name.contains(char::from(*byte)))
-    {
-        csv.delimiter = delimiter;
-        found = infer::infer(&config, &source, &base, most).await?;
+    if args.delimiter.is_none() {
+        find_delimiter(&config, &mut source, &base).await?;
+    }
+    let found = infer::infer(&config, &source, &base, most).await?;
+    if found.unreadable > 0 && found.unreadable == found.rows {
+        let first = found.first_unreadable.as_deref().unwrap_or_default();
+        bail!(
+            "none of the {} can be read by the columns of {}, the first in {first}; correct the file, or say with \
+             --delimiter what stands between two fields",
+            human::counted(found.rows, "row"),
+            args.at
+        );
     }
     if let Some(first) = &found.first_unreadable {
         note(format!(
@@ -122,6 +127,33 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         }
     }
     Ok(Exit::Success)
+}
+
+/// Sets the delimiter of a CSV file by which the most of its first rows can be read, and of those the one that makes the
+/// most columns; the comma, if that is as good as any.
+async fn find_delimiter(config: &NodeConfig, source: &mut Source, base: &str) -> Result<()> {
+    let mut best = None;
+    for delimiter in DELIMITERS {
+        let SourceKind::Csv(csv) = &mut source.kind else {
+            return Ok(());
+        };
+        csv.delimiter = delimiter;
+        // What is wrong by all of them is told when all of it is read.
+        let Ok(found) = infer::infer(config, source, base, TRIED_ROWS).await else {
+            continue;
+        };
+        let columns = found.columns.len();
+        // A single column is what any file has by a delimiter that isn't its own.
+        let sound = if columns > 1 { found.rows - found.unreadable } else { 0 };
+        let worth = (columns > 1 && (sound > 0 || found.rows == 0), sound, columns);
+        if best.is_none_or(|(most, _)| worth > most) {
+            best = Some((worth, delimiter));
+        }
+    }
+    if let SourceKind::Csv(csv) = &mut source.kind {
+        csv.delimiter = best.map_or(b',', |(_, delimiter)| delimiter);
+    }
+    Ok(())
 }
 
 fn declared(args: &Args) -> Result<Source> {
@@ -348,6 +380,9 @@ fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
             }
         }
     }
+    if found.lacking {
+        lines.push("    on_missing_column: \"null\"    # some of its files lack some of the columns".to_owned());
+    }
     lines.push("    columns:".to_owned());
     for column in &found.columns {
         let mut type_name = type_of(column);
@@ -404,6 +439,7 @@ fn document(source: &Source, found: &Inferred) -> Value {
         "kind": source.kind.word(),
         "rows": found.rows,
         "is_sample": found.is_sample,
+        "lacking": found.lacking,
         "unreadable": found.unreadable,
         "null": found.nulls,
         "columns": columns,

@@ -133,6 +133,11 @@ fn drift_text(source: &str, drift: &Drift) -> String {
             drift.declared.as_deref().unwrap_or("?"),
             drift.found.as_deref().unwrap_or("?")
         ),
+        "retyped" => format!(
+            "column {column} is {} there, and declared as {}: rows whose value doesn't fit go to quarantine",
+            drift.found.as_deref().unwrap_or("?"),
+            drift.declared.as_deref().unwrap_or("?")
+        ),
         "missing" => format!("column {column}{} is missing: no value", word(&drift.declared)),
         "added" => format!("column {column}{} is new: added", word(&drift.found)),
         "quarantined" => format!(

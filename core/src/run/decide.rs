@@ -239,9 +239,10 @@ fn done(
             report: report.clone(),
             at: now,
         },
-        (Work::Compensate(step), Ok(Completion::Stepped(_))) => Event::Compensated {
+        (Work::Compensate(step), Ok(Completion::Stepped(report))) => Event::Compensated {
             step: step.clone(),
             attempt,
+            detail: report.detail.clone(),
             at: now,
         },
         (

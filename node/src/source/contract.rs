@@ -17,7 +17,7 @@ use haulage_plan::types::{self, holds};
 use serde::Serialize;
 
 use super::files::suggestion;
-use super::{EXCERPT, Misdeclared, Segment, SegmentReader, Unreadable, Wanted, excerpt};
+use super::{EXCERPT, Misdeclared, Reread, Segment, SegmentReader, Unreadable, Wanted, excerpt};
 
 /// The reason of a row with a column that is not declared.
 pub(crate) const NEW_COLUMN: &str = "new_column";
@@ -74,7 +74,8 @@ pub struct Drift {
     pub objects: u64,
     /// The column.
     pub column: String,
-    /// What becomes of it: `added`, `ignored`, `quarantined`, `missing`, `widened`.
+    /// What becomes of it: `added`, `ignored`, `quarantined`, `missing`, `widened`; `retyped` if values that
+    /// don't fit go to quarantine.
     pub change: &'static str,
     /// Its type as it is declared.
     pub declared: Option<String>,
@@ -270,10 +271,17 @@ impl Terms<'_> {
                 let declared = self.declared.iter().find(|column| column.name == found.name);
                 let planned = columns.iter().find(|column| column.name == found.name);
                 match (declared, planned) {
-                    (Some(declared), Some(planned)) if declared.data_type != planned.data_type => {
-                        note(address, &found.name, "widened", Some(&declared.data_type), own);
+                    // Any value is a text.
+                    (Some(declared), _) if declared.data_type == DataType::Utf8 => {}
+                    (Some(declared), Some(planned)) => {
+                        let takes = |own: &&DataType| !holds(&declared.data_type, own);
+                        if let Some(own) = own.filter(takes) {
+                            let widened = holds(&planned.data_type, own);
+                            let change = if widened { "widened" } else { "retyped" };
+                            note(address, &found.name, change, Some(&declared.data_type), Some(own));
+                        }
                     }
-                    (Some(_), _) => {}
+                    (Some(_), None) => {}
                     (None, Some(planned)) => note(address, &found.name, "added", None, Some(&planned.data_type)),
                     (None, None) if self.contract.on_new_column == NewColumn::Ignore => {
                         note(address, &found.name, "ignored", None, own);
@@ -345,6 +353,35 @@ impl Held {
     }
 }
 
+impl Held {
+    /// Rows of the object that were read again, as the run's. Those of an object with columns that nobody declared are
+    /// rejected again, all `rows` of them.
+    pub(super) fn reread(&self, mut read: Reread, rows: u64, schema: &SchemaRef) -> Result<Reread, Failure> {
+        if let Some(new) = &self.new {
+            return Ok(Reread {
+                batches: Vec::new(),
+                unreadable: new.rows(rows),
+            });
+        }
+        for batch in &mut read.batches {
+            *batch = self.fit(batch, schema)?;
+        }
+        Ok(read)
+    }
+}
+
+impl New {
+    fn rows(&self, rows: u64) -> Vec<Unreadable> {
+        let row = |row| Unreadable {
+            row,
+            column: Some(self.column.clone()),
+            reason: NEW_COLUMN,
+            detail: self.detail.clone(),
+        };
+        (0..rows).map(row).collect()
+    }
+}
+
 /// Segments of an object, with the columns of the run.
 struct Fitted {
     inner: Box<dyn SegmentReader>,
@@ -372,13 +409,7 @@ impl SegmentReader for Fitted {
         };
         if let Some(new) = &self.held.new {
             segment.batches.clear();
-            let row = |row| Unreadable {
-                row,
-                column: Some(new.column.clone()),
-                reason: NEW_COLUMN,
-                detail: new.detail.clone(),
-            };
-            segment.unreadable = (0..segment.rows).map(row).collect();
+            segment.unreadable = new.rows(segment.rows);
         }
         for batch in &mut segment.batches {
             *batch = self.held.fit(batch, &self.schema)?;

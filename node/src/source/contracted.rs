@@ -140,12 +140,7 @@ impl Source for Contracted {
 
     async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
         let (columns, held, inner) = self.bound().await?;
-        let (schema, read) = (schema(columns), inner.reread(rows).await?);
-        let batches = read.batches.iter().map(|batch| held.fit(batch, &schema));
-        Ok(Reread {
-            batches: batches.collect::<Result<_, _>>()?,
-            unreadable: read.unreadable,
-        })
+        held.reread(inner.reread(rows).await?, rows.len() as u64, &schema(columns))
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

@@ -11,9 +11,9 @@ use haulage_plan::contract::Contract;
 use haulage_plan::definition::{Column, Source as Declared};
 use tokio::sync::OnceCell;
 
-use super::contract::{Drift, Found, Held, Terms};
+use super::contract::{Drift, Found, Held, Own, Terms};
 use super::object::{self, Object};
-use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt};
+use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt, schema};
 use crate::store::S3Settings;
 use crate::store::s3_client::changed;
 
@@ -183,6 +183,18 @@ impl<F: Format> Files<F> {
         }
     }
 
+    /// The same of the object that a row was read from, by the columns that it had then.
+    fn held_of(&self, row: &KeptRow<'_>, columns: &[Column]) -> Result<Held, Failure> {
+        let as_declared = self.contract.is_plain() && self.planned.is_none();
+        match row.columns {
+            Some(names) if !names.is_empty() && !as_declared && !self.declared.is_empty() => {
+                let found: Vec<_> = names.iter().map(|name| Found::new(name, Own::Text)).collect();
+                Ok(self.terms().hold(columns, &found, row.file)?)
+            }
+            _ => Ok(Held::whole(columns)),
+        }
+    }
+
     async fn check_object(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared> {
         let held = self.held(object, columns).await?;
         self.format.check(object, &held.present).await
@@ -297,7 +309,17 @@ impl<F: Format> Source for Files<F> {
 
     async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
         let columns = self.resolved().await?;
-        self.format.reread(columns, rows, &self.binding.s3).await
+        let schema = schema(columns);
+        let (mut reread, mut done) = (Reread::default(), 0);
+        // Rows of one object come one after the other, so there are few of these.
+        for alike in rows.chunk_by(|one, other| one.columns == other.columns && one.file == other.file) {
+            let Some(first) = alike.first() else { continue };
+            let held = self.held_of(first, columns)?;
+            let read = self.format.reread(&held.present, alike, &self.binding.s3).await?;
+            reread.take(done, held.reread(read, alike.len() as u64, &schema)?)?;
+            done += alike.len() as u64;
+        }
+        Ok(reread)
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

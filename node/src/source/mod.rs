@@ -116,7 +116,8 @@ pub trait RawRows: Send + Sync {
         None
     }
 
-    /// The columns in the order of the fields of its rows, where rows don't name them.
+    /// The columns in the order of the fields of its rows, where rows don't name them; else those that the object has, read
+    /// or not.
     fn columns(&self) -> &[String] {
         &[]
     }
@@ -149,7 +150,7 @@ pub struct KeptRow<'k> {
     pub file: &'k str,
     /// Where it starts there.
     pub line: u64,
-    /// The columns in the order of its fields; empty if there is no such order, `None` if it isn't known.
+    /// The columns in the order of its fields, or of its object; empty if there is no such order, `None` if it isn't known.
     pub columns: Option<&'k [String]>,
     /// Its bytes.
     pub bytes: &'k [u8],

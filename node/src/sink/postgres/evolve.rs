@@ -126,41 +126,79 @@ pub(super) async fn take_back(
             .existing
             .as_ref()
             .and_then(|existing| existing.column(&change.column));
-        let sql = match (change.change, &change.from, there) {
-            (Change::Added, _, Some(_)) => {
-                let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} IS NOT NULL)");
-                let used: bool = sqlx::query_scalar(sqlx::AssertSqlSafe(sql))
-                    .persistent(false)
-                    .fetch_one(lease.connection())
-                    .await?;
-                if used {
-                    stays.push(format!(
-                        "column {} stays, since it holds values of others",
-                        change.column
-                    ));
-                    continue;
-                }
-                format!("ALTER TABLE {table} DROP COLUMN {column}")
-            }
+        lease.run("SAVEPOINT evolved").await?;
+        let undone = match (change.change, &change.from, there) {
+            (Change::Added, _, Some(_)) => drop_added(lease, &table, &change.column).await,
             // Somebody else has changed it since.
             (Change::Widened, Some(from), Some(there)) if Some(&there.sql) == change.to.as_ref() => {
-                format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {from}")
+                narrow(lease, &table, &column, from, &there.sql).await
             }
-            (Change::Added | Change::Widened | Change::Unfilled, _, _) => continue,
+            (Change::Added | Change::Widened | Change::Unfilled, _, _) => Ok(None),
         };
-        match lease
-            .run(format!("SAVEPOINT evolved; {sql}; RELEASE SAVEPOINT evolved"))
-            .await
-        {
-            Ok(_) => {}
+        match undone {
+            Ok(None) => {}
+            Ok(Some(why)) => stays.push(format!("column {} {why}", change.column)),
             Err(error) if code(&error).is_some_and(stands_in_the_way) => {
                 lease.run("ROLLBACK TO SAVEPOINT evolved").await?;
                 stays.push(format!("column {} stays as it is: {error}", change.column));
             }
             Err(error) => return Err(error.into()),
         }
+        lease.run("RELEASE SAVEPOINT evolved").await?;
     }
     Ok(stays)
+}
+
+/// Drops a column that the run has added; why it stays, if it does. The server would drop indexes and constraints of
+/// others along with it.
+async fn drop_added(lease: &mut Lease, table: &str, name: &str) -> sqlx::Result<Option<String>> {
+    let column = quote(name);
+    let used = asked(
+        lease,
+        format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} IS NOT NULL)"),
+        &[],
+    )
+    .await?;
+    if used {
+        return Ok(Some("stays, since it holds values of others".to_owned()));
+    }
+    let needed = "SELECT EXISTS (
+        SELECT 1 FROM pg_attribute a JOIN pg_depend d
+            ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+        WHERE a.attrelid = to_regclass($1) AND a.attname = $2
+          AND d.classid <> 'pg_attrdef'::regclass
+          AND NOT (d.classid = 'pg_class'::regclass AND d.deptype = 'i'))";
+    if asked(lease, needed.to_owned(), &[table, name]).await? {
+        let why = "stays, since an index, a constraint or something else that others have made is about it";
+        return Ok(Some(why.to_owned()));
+    }
+    lease.run(format!("ALTER TABLE {table} DROP COLUMN {column}")).await?;
+    Ok(None)
+}
+
+/// Gives a column the narrower type back; why it stays, if it does. The server would round or cut many a value that is too
+/// long for it.
+async fn narrow(lease: &mut Lease, table: &str, column: &str, from: &str, to: &str) -> sqlx::Result<Option<String>> {
+    let changed = format!(
+        "SELECT EXISTS (SELECT 1 FROM {table} WHERE {column}::text IS DISTINCT FROM ({column}::{from}::{to})::text)"
+    );
+    if asked(lease, changed, &[]).await? {
+        return Ok(Some(format!(
+            "stays {to}, since it holds values that {from} would change"
+        )));
+    }
+    lease
+        .run(format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {from}"))
+        .await?;
+    Ok(None)
+}
+
+async fn asked(lease: &mut Lease, sql: String, values: &[&str]) -> sqlx::Result<bool> {
+    let mut query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).persistent(false);
+    for value in values {
+        query = query.bind(*value);
+    }
+    query.fetch_one(lease.connection()).await
 }
 
 /// Whether the server refuses on account of what is in the table or was made on it: a value that is too large or too

@@ -227,8 +227,12 @@ async fn take_back(writer: &mut Writer<'_>, table: &str, record: &Record, doing:
             }
             Err(error) => return Err(writer.failure(doing, error)),
         }
-        // An error, on account of an index or a view, leaves the transaction as it was before the statement.
-        if let Err(error) = writer.run(format!("ALTER TABLE {table} DROP COLUMN {column}")).await {
+        // An error, on account of an index, a view or a trigger, leaves the transaction as it was before the statement. Under
+        // the legacy rules, by which staging is renamed, views and triggers would not be looked at.
+        writer.must(doing, "PRAGMA legacy_alter_table = OFF".to_owned()).await?;
+        let dropped = writer.run(format!("ALTER TABLE {table} DROP COLUMN {column}")).await;
+        writer.must(doing, "PRAGMA legacy_alter_table = ON".to_owned()).await?;
+        if let Err(error) = dropped {
             stays.push(format!("column {} stays: {error}", change.column));
         }
     }

@@ -20,6 +20,8 @@ const AMOUNTS: std::ops::RangeInclusive<usize> = 2..=4;
 /// Digits of a decimal, unless more are needed.
 const DIGITS: usize = 18;
 const MOST_DIGITS: usize = 38;
+/// Digits by which a double is written out in full. Of more, it would lose some.
+const DOUBLE_DIGITS: usize = 17;
 
 /// What the values of a column have been so far.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +37,10 @@ pub(super) struct Guess {
     whole: usize,
     /// Digits after it, at least and at most.
     fraction: Option<(usize, usize)>,
+    /// Digits of a number without the zeros before it, at most.
+    significant: usize,
+    /// Values such as `12E5`, which are codes if all are like that.
+    coded: u64,
     /// A time with an offset or a zone.
     zoned: bool,
 }
@@ -99,6 +105,15 @@ impl Guess {
                 .iter()
                 .all(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
         self.not.decimal |= named || !plain;
+        let (mantissa, exponent) = digits
+            .split_once(['e', 'E'])
+            .map_or((digits, false), |(mantissa, _)| (mantissa, true));
+        let significant = mantissa
+            .bytes()
+            .filter(u8::is_ascii_digit)
+            .skip_while(|digit| *digit == b'0');
+        self.significant = self.significant.max(significant.count());
+        self.coded += u64::from(exponent && !mantissa.contains('.'));
         self.whole = self.whole.max(whole.len());
         let (least, most) = self.fraction.unwrap_or((fraction.len(), fraction.len()));
         self.fraction = Some((least.min(fraction.len()), most.max(fraction.len())));
@@ -128,14 +143,14 @@ impl Guess {
         {
             let needed = self.whole + most;
             let amounts = least == most && AMOUNTS.contains(&most) && needed <= MOST_DIGITS;
-            // A whole number that no bigint holds: a double would change it.
-            let long = most == 0 && needed <= MOST_DIGITS;
+            // What no bigint holds, or has more digits than a double: that would change it.
+            let long = (most == 0 || self.significant > DOUBLE_DIGITS) && needed <= MOST_DIGITS;
             if amounts || long {
                 let precision = if needed <= DIGITS { DIGITS } else { MOST_DIGITS };
                 return decimal(precision, most);
             }
         }
-        if !not.double {
+        if !not.double && self.significant <= DOUBLE_DIGITS && self.coded < self.values {
             return DataType::Float64;
         }
         if !not.boolean {
@@ -181,7 +196,14 @@ mod tests {
             (&["1", "-2", "0"][..], "int"),
             (&["1", "2147483648"], "bigint"),
             (&["1", "9223372036854775808"], "decimal(38,0)"),
-            (&["1", "99999999999999999999999999999999999999999"], "double"),
+            (&["1", "99999999999999999999999999999999999999999"], "text"),
+            (&["0.5", "123456789012345678.5"], "decimal(38,1)"),
+            (&["0.12345678901234567", "0.1"], "double"),
+            (&["0.00012345678901234567", "0.30000000000000004"], "double"),
+            (&["0.12345678901234567890", "0.1"], "decimal(38,20)"),
+            (&["1.5e300", "123456789012345678.5"], "text"),
+            (&["12E5", "45e10", "77E3"], "text"),
+            (&["12E5", "1.5"], "double"),
             (&["1", ""], "int"),
             (&["1", "1.5"], "double"),
             (&["1.0", "2.0"], "double"),

@@ -7,6 +7,7 @@ mod guess;
 
 use haulage_core::failure::Failure;
 use haulage_core::ids::StageId;
+use haulage_plan::contract::{Contract, MissingColumn, NewColumn, WiderType};
 use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
@@ -40,6 +41,8 @@ pub struct Inferred {
     pub first_unreadable: Option<String>,
     /// Whether there are more rows than those.
     pub is_sample: bool,
+    /// Whether some of its files lack some of the columns.
+    pub lacking: bool,
 }
 
 /// A column.
@@ -61,8 +64,19 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
         checkpoint_rows: ROWS.min(most.max(1)),
         databases: Databases::of(config),
     };
-    let source = bind(declared, binding)?;
-    let columns = source.columns().await?;
+    let mut source = bind(declared, binding.clone())?;
+    let mut columns = source.columns().await?;
+    let mut lacking = false;
+    if let Some(all) = of_all_files(declared, &columns) {
+        // The first file may lack what others have.
+        source = bind(&all, binding)?;
+        columns = source.columns().await?;
+        lacking = source
+            .drift()
+            .await?
+            .iter()
+            .any(|drift| matches!(drift.change, "added" | "missing"));
+    }
     if matches!(declared.kind, SourceKind::Parquet(_) | SourceKind::Database(_)) {
         let as_they_are = |column| InferredColumn {
             column,
@@ -76,6 +90,7 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
             unreadable: 0,
             first_unreadable: None,
             is_sample: false,
+            lacking,
         });
     }
     let mut look = Look::default();
@@ -102,7 +117,28 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
     }
     // Of an API one page is looked at, whatever follows it.
     look.is_sample |= matches!(declared.kind, SourceKind::Rest(_));
-    Ok(look.found())
+    Ok(Inferred {
+        lacking,
+        ..look.found()
+    })
+}
+
+/// The source as it has to be read so that all columns of all its files are found, with types that hold those of each;
+/// `None` of a kind whose objects don't say what columns they have, one by one.
+fn of_all_files(declared: &Declared, columns: &[Column]) -> Option<Declared> {
+    let mut all = declared.clone();
+    match &mut all.kind {
+        SourceKind::Csv(csv) if csv.header => csv.columns = columns.to_vec(),
+        SourceKind::Parquet(parquet) => parquet.columns = columns.to_vec(),
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Database(_) | SourceKind::Rest(_) => return None,
+    }
+    all.contract = Contract {
+        on_new_column: NewColumn::Add,
+        on_missing_column: Some(MissingColumn::Null),
+        on_wider_type: matches!(all.kind, SourceKind::Parquet(_)).then_some(WiderType::Widen),
+        ..Contract::default()
+    };
+    Some(all)
 }
 
 /// How often a key of JSON had a value.
@@ -244,6 +280,7 @@ impl Look {
             unreadable: self.unreadable,
             first_unreadable: self.first_unreadable,
             is_sample: self.is_sample,
+            lacking: false,
         }
     }
 }

@@ -164,6 +164,12 @@ impl Format for Parquet {
         let shape = Shape {
             address: object.address.clone(),
             schema: super::schema(columns),
+            names: footer
+                .schema
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect(),
             columns: columns.to_vec(),
             checkpoint_rows: self.checkpoint_rows,
         };

@@ -1,7 +1,7 @@
 //! The rows of a segment for quarantine: a Parquet file has no text of a row, so it is the row as JSON, made when somebody
 //! asks for it.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
@@ -13,6 +13,8 @@ use crate::source::{RawRows, printable};
 pub(super) struct Raw {
     /// The number of the segment's first row in its file, from 1.
     first: u64,
+    /// The columns of the file, read or not.
+    names: Arc<[String]>,
     pieces: Vec<Piece>,
 }
 
@@ -27,7 +29,7 @@ struct Piece {
 impl Raw {
     /// The pieces in their order, each with the place of its first row in the segment; between them are rows that weren't
     /// read.
-    pub(super) fn new(first: u64, pieces: Vec<(u64, RecordBatch)>) -> Self {
+    pub(super) fn new(first: u64, names: Arc<[String]>, pieces: Vec<(u64, RecordBatch)>) -> Self {
         let piece = |(start, rows)| Piece {
             start,
             rows,
@@ -35,6 +37,7 @@ impl Raw {
         };
         Self {
             first,
+            names,
             pieces: pieces.into_iter().map(piece).collect(),
         }
     }
@@ -59,6 +62,10 @@ impl RawRows for Raw {
 
     fn line(&self, row: u64) -> Option<u64> {
         Some(self.first + row)
+    }
+
+    fn columns(&self) -> &[String] {
+        &self.names
     }
 
     fn is_whole(&self, row: u64) -> bool {

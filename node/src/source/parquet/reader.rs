@@ -56,6 +56,8 @@ pub(super) struct Shape {
     pub(super) columns: Vec<Column>,
     /// The columns and the row column.
     pub(super) schema: SchemaRef,
+    /// The names of all columns of the file.
+    pub(super) names: Arc<[String]>,
     /// Rows of a segment, at least 1.
     pub(super) checkpoint_rows: u64,
 }
@@ -281,7 +283,7 @@ impl Work {
             next: position(self.row),
             cursor: None,
             last: self.done,
-            raw: Box::new(Raw::new(begin + 1, pieces)),
+            raw: Box::new(Raw::new(begin + 1, Arc::clone(&self.shape.names), pieces)),
         })
     }
 
