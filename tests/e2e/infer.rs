@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, SqliteConnection};
@@ -249,5 +249,68 @@ async fn what_can_not_be_looked_at_is_said() -> Result<()> {
         .output()
         .await?;
     ensure!(said.success()?.stdout.contains("      a: int!\n"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_columns_of_all_files_are_found() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    std::fs::write(path.join("a1.csv"), "id,n\n1,1\n2,2\n")?;
+    std::fs::write(path.join("a2.csv"), "n,extra,id\n3,x,3\n")?;
+    let (document, columns) = said(path, &["a*.csv"]).await?;
+    ensure!(columns == ["id: int!", "n: int!", "extra: text"], "{columns:?}");
+    ensure!(document["lacking"] == true, "{document}");
+    let counts = loaded(path, &["a*.csv"], "a").await?;
+    ensure!(counts["loaded"] == 3 && counts["rejected"] == 0, "{counts}");
+
+    let write = |name: &str, columns: Vec<(&str, ArrayRef)>| -> Result<()> {
+        let batch = RecordBatch::try_from_iter(columns)?;
+        let mut writer = ArrowWriter::try_new(File::create(path.join(name))?, batch.schema(), None)?;
+        writer.write(&batch)?;
+        writer.close()?;
+        Ok(())
+    };
+    write("b1.parquet", vec![("n", Arc::new(Int32Array::from(vec![1])))])?;
+    write(
+        "b2.parquet",
+        vec![
+            ("n", Arc::new(Int64Array::from(vec![1_i64 << 40]))),
+            ("t", Arc::new(StringArray::from(vec!["x"]))),
+        ],
+    )?;
+    let (_, columns) = said(path, &["b*.parquet"]).await?;
+    ensure!(columns == ["n: bigint", "t: text"], "{columns:?}");
+    let counts = loaded(path, &["b*.parquet"], "b").await?;
+    ensure!(counts["loaded"] == 2 && counts["rejected"] == 0, "{counts}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delimiter_is_one_by_which_rows_can_be_read() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    for (text, expected) in [
+        (
+            "id;name;price, net\n1;a;2\n2;b;3\n",
+            &["id: int!", "name: text!", "price, net: int!"][..],
+        ),
+        ("id,a;b,c\n1,2,3\n", &["id: int!", "a;b: int!", "c: int!"]),
+        ("id\tname\n1\ta,b\n2\tc,d\n", &["id: int!", "name: text!"]),
+        ("only\n1\n2\n", &["only: int!"]),
+        // One row of three is ragged by the comma, and by no other is any better.
+        ("a,b\n1,2\n3,4,5\n6,7\n", &["a: int", "b: int"]),
+        ("a;b\n", &["a: text", "b: text"]),
+    ] {
+        std::fs::write(path.join("x.csv"), text)?;
+        let (_, columns) = said(path, &["x.csv"]).await?;
+        ensure!(columns == expected, "{text:?}: {columns:?}");
+    }
+    for text in ["# a comment\nid,name\n1,a\n", "id,name\n1,a,\n2,b,\n"] {
+        std::fs::write(path.join("x.csv"), text)?;
+        let output = Verb::new(path).args(["infer", "x.csv"]).output().await?;
+        let output = output.failure(&["none of the 2 rows can be read", "x.csv, line 2", "--delimiter"])?;
+        ensure!(output.stdout.is_empty(), "{}", output.stdout);
+    }
     Ok(())
 }

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use haulage_core::failure::Class;
-use haulage_node::sink::{Change, Inspection, LoadContext};
+use haulage_node::sink::{Change, Expected, Inspection, LoadContext};
 use haulage_plan::contract::{Evolution, WiderType};
 use haulage_plan::definition::Mode;
 
@@ -26,6 +26,7 @@ const WIDENING: Evolution = Evolution {
 crate::on_all!(
     a_column_is_added_in_every_mode_and_taken_back,
     a_column_that_others_have_filled_stays,
+    a_column_that_others_have_built_on_stays,
     without_leave_nothing_is_changed,
     a_run_that_waited_finds_the_column_there,
 );
@@ -138,6 +139,40 @@ async fn a_column_that_others_have_filled_stays(world: &World) {
     assert_eq!(names, Some(vec!["old".to_owned(), "two".to_owned()]));
 }
 
+async fn a_column_that_others_have_built_on_stays(world: &World) {
+    let mut built = vec![
+        "CREATE VIEW dear AS SELECT id, amount FROM things",
+        "CREATE INDEX dear ON things (name, amount)",
+    ];
+    if world.is_postgres() {
+        built.push("ALTER TABLE things ADD CHECK (id > 0 OR amount IS NOT NULL)");
+        built.push("ALTER TABLE things ADD UNIQUE (name, amount)");
+        built.push("CREATE STATISTICS dear ON name, amount FROM things");
+    } else {
+        built.push(
+            "CREATE TRIGGER dear AFTER DELETE ON things BEGIN UPDATE things SET amount = 1 WHERE id = OLD.id; END",
+        );
+    }
+    for built in built {
+        narrow(world).await;
+        let load = evolving(built, Mode::Merge, ADDING);
+        whole(world, &load, ROWS).await;
+        world.run(built).await;
+        let report = world.destination.revert(&load).await.expect("reverted");
+        assert!(
+            report.detail.contains("column amount stays"),
+            "{built}: {}",
+            report.detail
+        );
+        assert_eq!(amounts(world).await, ["1 ~", "2 ~"], "{built}");
+        if world.is_postgres() {
+            world.run("DROP TABLE things CASCADE").await;
+        } else {
+            world.run("DROP VIEW IF EXISTS dear; DROP TABLE things").await;
+        }
+    }
+}
+
 async fn without_leave_nothing_is_changed(world: &World) {
     narrow(world).await;
     let before = all_of(world).await;
@@ -231,6 +266,65 @@ async fn a_type_that_a_value_of_others_needs_stays() {
         columns.contains(&"name text f".to_owned()) && columns.contains(&"id smallint t".to_owned()),
         "{columns:?}"
     );
+}
+
+/// Where the server would not refuse, but round or cut.
+#[tokio::test]
+async fn a_type_that_a_value_of_others_would_lose_something_by_stays() {
+    let world = World::postgres().await;
+    for (narrower, wider, arrow, value) in [
+        ("integer", "double precision", DataType::Float64, "1.5"),
+        ("real", "double precision", DataType::Float64, "0.1"),
+        (
+            "date",
+            "timestamp without time zone",
+            DataType::Timestamp(TimeUnit::Microsecond, None),
+            "'2024-01-03 12:34:56'",
+        ),
+        ("numeric(10,2)", "numeric(12,4)", DataType::Decimal128(12, 4), "7.1234"),
+        ("character varying(3)", "text", DataType::Utf8, "'abc  '"),
+    ] {
+        world
+            .run(&format!(
+                "CREATE TABLE things (id integer PRIMARY KEY, v {narrower}, _haulage_run text)"
+            ))
+            .await;
+        let schema = Schema::new(vec![
+            Field::new("id", DataType::Int32, false),
+            Field::new("v", arrow, true),
+        ]);
+        for lossy in [false, true] {
+            let load = LoadContext {
+                schema: Arc::new(schema.clone()),
+                ..evolving(&format!("{narrower} {lossy}"), Mode::Merge, WIDENING)
+            };
+            world.destination.prepare(&load).await.expect("prepared");
+            let nothing = Expected { rows: 0, segments: 0 };
+            world.destination.verify(&load, nothing).await.expect("verified");
+            world.destination.publish(&load, nothing).await.expect("published");
+            let type_of = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute
+                WHERE attrelid = to_regclass('things') AND attname = 'v'";
+            assert_eq!(world.texts(type_of).await, Some(vec![wider.to_owned()]));
+            let fits = if narrower == "date" { "'2024-01-03'" } else { "1" };
+            let value = if lossy { value } else { fits };
+            world.run(&format!("INSERT INTO things VALUES (3, {value})")).await;
+            let before = world.texts("SELECT v::text FROM things").await;
+            let report = world.destination.revert(&load).await.expect("reverted");
+            let stays = if lossy { wider } else { narrower };
+            assert_eq!(
+                world.texts(type_of).await,
+                Some(vec![stays.to_owned()]),
+                "{}",
+                report.detail
+            );
+            assert_eq!(lossy, report.detail.contains("column v stays"), "{}", report.detail);
+            if lossy {
+                assert_eq!(world.texts("SELECT v::text FROM things").await, before);
+            }
+            world.run("DELETE FROM things").await;
+        }
+        world.run("DROP TABLE things").await;
+    }
 }
 
 #[tokio::test]

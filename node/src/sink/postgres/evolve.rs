@@ -184,7 +184,7 @@ async fn narrow(lease: &mut Lease, table: &str, column: &str, from: &str, to: &s
     );
     if asked(lease, changed, &[]).await? {
         return Ok(Some(format!(
-            "stays {to}, since it holds values that {from} would change"
+            "stays as it is, {to}, since it holds values that {from} would change"
         )));
     }
     lease

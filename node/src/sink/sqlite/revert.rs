@@ -207,10 +207,10 @@ async fn undo(
 }
 
 /// Drops the columns that the run has added, if nothing would be lost by it.
-async fn take_back(writer: &mut Writer<'_>, table: &str, record: &Record, doing: &str) -> Result<Vec<String>, Failure> {
+async fn take_back(writer: &mut Writer<'_>, name: &str, record: &Record, doing: &str) -> Result<Vec<String>, Failure> {
     let mut stays = Vec::new();
     for change in record.evolved.iter().filter(|change| change.change == Change::Added) {
-        let (column, table) = (quote(&change.column), quote(table));
+        let (column, table) = (quote(&change.column), quote(name));
         let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} IS NOT NULL)");
         let used = sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql))
             .persistent(false)
@@ -221,6 +221,25 @@ async fn take_back(writer: &mut Writer<'_>, table: &str, record: &Record, doing:
             Ok(true) => {
                 stays.push(format!(
                     "column {} stays, since it holds values of others",
+                    change.column
+                ));
+                continue;
+            }
+            Err(error) => return Err(writer.failure(doing, error)),
+        }
+        // What a trigger sets isn't looked at when a column is dropped.
+        let sql = "SELECT name FROM sqlite_schema WHERE type = 'trigger'
+            AND instr(lower(sql), lower($1)) AND instr(lower(sql), lower($2)) LIMIT 1";
+        let trigger = sqlx::query_scalar::<_, String>(sql)
+            .bind(&change.column)
+            .bind(name)
+            .fetch_optional(writer.connection())
+            .await;
+        match trigger {
+            Ok(None) => {}
+            Ok(Some(trigger)) => {
+                stays.push(format!(
+                    "column {} stays, since trigger {trigger} names it",
                     change.column
                 ));
                 continue;
