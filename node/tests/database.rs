@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
+#[path = "database/binary.rs"]
+mod binary;
 #[path = "database/mysql.rs"]
 mod mysql;
 #[path = "database/mysql_faults.rs"]

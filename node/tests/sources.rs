@@ -1,5 +1,5 @@
-//! The conformance suite of sources: what every kind has to keep, on this machine and in S3. A new kind is an entry in
-//! `sources/kinds.rs` and a line at the end of this file.
+//! The conformance suite of sources: what every kind has to keep, files on this machine and in S3, tables and APIs. A new
+//! kind is an entry in `sources/kinds.rs` or `sources/stands.rs`, and a word at the end of this file.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it has to be")]
 
@@ -11,6 +11,10 @@ mod inside;
 mod kinds;
 #[path = "sources/place.rs"]
 mod place;
+#[path = "sources/served.rs"]
+mod served;
+#[path = "sources/stands.rs"]
+mod stands;
 
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Float64Type, Int64Type, TimestampMicrosecondType, UInt64Type};
@@ -341,3 +345,23 @@ macro_rules! suite {
 }
 
 suite!(csv: CSV, csv_gzip: CSV_GZIP, json: JSON, json_gzip: JSON_GZIP, json_zstd: JSON_ZSTD, parquet: PARQUET);
+
+/// Runs the suite for a kind that is no file.
+macro_rules! served_suite {
+    ($($module:ident: $kind:ident),+ $(,)?) => {
+        $(mod $module {
+            use super::*;
+
+            served_suite!(@each $kind: every_row_is_in_one_chunk_once, every_checkpoint_leads_to_exactly_the_rest,
+                memory_is_bounded, a_reader_that_is_dropped_leaves_nothing_running, what_is_wrong_is_said_by_name);
+        })+
+    };
+    (@each $kind:ident: $($test:ident),+) => {
+        $(#[test]
+        fn $test() {
+            inside::run(served::$test(stands::Served::$kind));
+        })+
+    };
+}
+
+served_suite!(rest: Rest, postgres: Postgres, mariadb: Mariadb, sqlite: Sqlite);

@@ -75,7 +75,7 @@ pub(crate) fn any_type(random: &mut Random) -> DataType {
 }
 
 /// The rows of a segment, after a look whether each is read or not, once, and in order.
-fn rows(segment: &Segment) -> Result<Vec<Row>> {
+pub(crate) fn rows(segment: &Segment) -> Result<Vec<Row>> {
     let count = usize::try_from(segment.rows)?;
     let mut found: Vec<Option<Row>> = vec![None; count];
     let mut put = |row: u64, values: Values| {

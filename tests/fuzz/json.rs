@@ -83,7 +83,7 @@ fn any_value(random: &mut Random, depth: usize) -> Value {
     }
 }
 
-fn any_object(random: &mut Random, depth: usize) -> Value {
+pub(crate) fn any_object(random: &mut Random, depth: usize) -> Value {
     let mut object = serde_json::Map::new();
     for _ in 0..random.below(6) {
         let key = *random.pick(&[&"a", &"b", &"c", &"at", &"é", &"a b", &"__proto__"]);

@@ -1,5 +1,5 @@
-//! Fuzzing for as long as it is told to: nearly sound CSV, JSON lines, Parquet files and pipeline files, each held against
-//! what has to be true of it. No test of every day; `tests/fuzz/run` runs it, and what it finds becomes a test of its own.
+//! Fuzzing for as long as it is told to: nearly sound CSV, JSON lines, Parquet files, pipeline files and answers
+//! of APIs, each held against what has to be true of it. No test of every day; `tests/fuzz/run` runs it, and what it finds becomes a test of its own.
 //!
 //! A worker process runs case after case and says which one it is at; this process watches it. So an input that ends the
 //! process (a stack that overflows, memory without end) or never ends is a finding like any other. A case is made from
@@ -10,10 +10,12 @@
 mod corpus;
 mod csv;
 mod files;
+mod frames;
 mod json;
 mod parquet;
 mod pipeline;
 mod random;
+mod rest;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::panic::AssertUnwindSafe;
@@ -75,6 +77,7 @@ enum Target {
     Json,
     Parquet,
     Pipeline,
+    Rest,
 }
 
 impl Target {
@@ -88,6 +91,8 @@ impl Target {
             Self::Json => json::corpus(&folders),
             Self::Parquet => parquet::corpus(&folders),
             Self::Pipeline => pipeline::corpus(&folders),
+            // What APIs give is made up.
+            Self::Rest => Corpus::new(&[], &[], &[]),
         }
     }
 
@@ -98,6 +103,7 @@ impl Target {
             Self::Json => json::case(random, corpus, folder).await,
             Self::Parquet => parquet::case(random, corpus, folder).await,
             Self::Pipeline => pipeline::case(random, corpus, folder),
+            Self::Rest => rest::case(random).await,
         }
     }
 

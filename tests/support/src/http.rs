@@ -1,5 +1,6 @@
 //! An HTTP/1.1 server whose answers a test writes, with all that servers do wrong: it answers late, byte by byte, half, with
-//! a wrong length, without end, or not at all. Written by hand, since no library lets a server misbehave like that.
+//! a wrong length, without end, in any bytes, or not at all. Written by hand, since no library lets a server misbehave
+//! like that.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,8 @@ pub enum Ends {
     Silent,
     /// The connection is closed without a word.
     Closed,
+    /// What is sent is the body and nothing else, head and all, and the connection is closed.
+    AsWritten,
 }
 
 /// An answer to a request.
@@ -235,6 +238,11 @@ async fn send(connection: &mut TcpStream, answer: &Answer) -> std::io::Result<bo
         connection.read_to_end(&mut rest).await?;
         return Ok(false);
     }
+    if *ends == Ends::AsWritten {
+        connection.write_all(body).await?;
+        connection.shutdown().await?;
+        return Ok(false);
+    }
     let mut head = format!("HTTP/1.1 {status} said\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -257,7 +265,7 @@ async fn send(connection: &mut TcpStream, answer: &Answer) -> std::io::Result<bo
         Ends::Never => loop {
             connection.write_all(body).await?;
         },
-        Ends::Silent | Ends::Closed => {}
+        Ends::Silent | Ends::Closed | Ends::AsWritten => {}
     }
     connection.flush().await?;
     Ok(matches!(ends, Ends::Whole | Ends::Drips(_)))

@@ -134,6 +134,11 @@ pub(in crate::source) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The values of a field whose bytes are no text, where a quote says that there is one.
+    pub(in crate::source) fn values(&self, field: usize) -> impl Iterator<Item = Option<&'a [u8]>> {
+        self.of(field).map(|(span, bytes)| span.is_quoted().then_some(bytes))
+    }
+
     #[inline]
     fn of(&self, field: usize) -> impl Iterator<Item = (Span, &'a [u8])> {
         let Records {

@@ -1,21 +1,44 @@
-//! Rows on their way from a connection to the reader of segments, as text, in small packets.
+//! Rows on their way from a connection to the reader of segments, in small packets: as text, or each value in its
+//! [`Form`].
 //!
 //! A task of its own owns the connection and stops when the reader doesn't keep up, so what is in between has a bound
 //! whatever the rows are: three packets, and the row that the driver is reading.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use haulage_core::failure::Failure;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::form::Form;
+
 /// A packet is sent when it holds so many bytes.
 const PACKET_BYTES: usize = 128 << 10;
 /// Packets under way, beside the one that is filled and the one that is read.
 const PACKETS: usize = 1;
 /// A longer row is an error: two segments of a chunk have to fit into a node's memory.
-const MAX_ROW: usize = 16 << 20;
+pub(super) const MAX_ROW: usize = 16 << 20;
+
+/// How the text of a row says that there is no value.
+pub(super) const NONE: &[u8] = b"\\N";
+/// Bytes of the length in front of a value that has a form.
+const LENGTH: usize = 4;
+
+/// The values of a row that is kept in forms, in order.
+pub(super) fn values_in(mut row: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    std::iter::from_fn(move || {
+        let (length, rest) = row.split_first_chunk::<LENGTH>()?;
+        let Ok(length) = usize::try_from(i32::from_le_bytes(*length)) else {
+            row = rest;
+            return Some(None);
+        };
+        let (value, rest) = rest.split_at_checked(length)?;
+        row = rest;
+        Some(Some(value))
+    })
+}
 
 /// A value's place in its packet's bytes.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +53,12 @@ pub(super) struct Cell {
 pub(super) struct Row {
     /// Where it lies in its table; 0 if rows of the source have no place.
     pub(super) place: u64,
-    /// Its bytes: the values with a tab between, and `\N` for none.
+    /// Its bytes. As text: the values with a tab between, and `\N` for none. In forms: each value behind its length, 4
+    /// bytes, which is -1 for none.
     pub(super) start: u32,
     pub(super) end: u32,
+    /// What it takes of a segment's bound: its bytes, or its text where that is longer.
+    pub(super) weight: u32,
     /// The first of its cells.
     first: u32,
 }
@@ -58,6 +84,8 @@ type Sent = Result<Option<Packet>, Failure>;
 /// Where a connection's task puts rows.
 pub(super) struct Feed {
     packet: Packet,
+    /// What the values of a row are; empty if all of them are text.
+    forms: Arc<[Form]>,
     /// What errors call the rows.
     object: String,
     to: mpsc::Sender<Sent>,
@@ -71,34 +99,55 @@ impl Feed {
             place,
             start: at,
             end: at,
+            weight: 0,
             first: self.packet.cells.len() as u32,
         });
     }
 
-    /// Adds a value to the row that has begun; `None` is NULL. Permanent failure if the row is too long.
-    pub(super) fn value(&mut self, text: Option<&[u8]>) -> Result<(), Failure> {
+    /// Adds a value to the row that has begun, in its form; `None` is NULL. Permanent failure if the row is too long.
+    pub(super) fn value(&mut self, value: Option<&[u8]>) -> Result<(), Failure> {
         let Packet { data, rows, cells } = &mut self.packet;
-        let row = rows.last().map_or(0, |row| row.start);
-        let first = rows.last().map_or(0, |row| row.first);
-        if cells.len() as u32 > first {
-            data.push(b'\t');
+        let Some(row) = rows.last_mut() else { return Ok(()) };
+        let place = cells.len() - row.first as usize;
+        let form = self.forms.get(place).copied();
+        let bytes = match form {
+            None => value.unwrap_or(NONE),
+            Some(_) => value.unwrap_or_default(),
+        };
+        let between = match form {
+            None => usize::from(place > 0),
+            Some(_) => LENGTH,
+        };
+        let weight = row.weight as usize + between + form.map_or(bytes.len(), |form| form.weighs(bytes));
+        if weight > MAX_ROW {
+            return Err(self.too_long());
+        }
+        row.weight = weight as u32;
+        match form {
+            None if place > 0 => data.push(b'\t'),
+            None => {}
+            Some(_) => {
+                let length = value.map_or(-1, |value| value.len() as i32);
+                data.extend_from_slice(&length.to_le_bytes());
+            }
         }
         let start = data.len() as u32;
-        let text_or_mark = text.unwrap_or(b"\\N");
-        if data.len() - row as usize + text_or_mark.len() > MAX_ROW {
-            return Err(Failure::permanent(format!(
-                "{}: a row is longer than {} MiB; leave the large column out with `columns`",
-                self.object,
-                MAX_ROW >> 20
-            )));
-        }
-        data.extend_from_slice(text_or_mark);
+        data.extend_from_slice(bytes);
         cells.push(Cell {
             start,
             end: data.len() as u32,
-            is_null: text.is_none(),
+            is_null: value.is_none(),
         });
         Ok(())
+    }
+
+    /// What to say of a row that is longer than [`MAX_ROW`].
+    pub(super) fn too_long(&self) -> Failure {
+        Failure::permanent(format!(
+            "{}: a row is longer than {} MiB; leave the large column out with `columns`",
+            self.object,
+            MAX_ROW >> 20
+        ))
     }
 
     /// Ends the row. Waits while the reader is behind; a failure if it is gone.
@@ -129,14 +178,23 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Starts a task that puts rows into the feed, and hands it back after the last.
+    /// Starts a task that puts rows into the feed, as text, and hands it back after the last.
     pub(super) fn from_task<F>(object: &str, task: impl FnOnce(Feed) -> F) -> Self
+    where
+        F: Future<Output = Result<Feed, Failure>> + Send + 'static,
+    {
+        Self::in_forms(object, Arc::default(), task)
+    }
+
+    /// The same, of rows whose values have these forms.
+    pub(super) fn in_forms<F>(object: &str, forms: Arc<[Form]>, task: impl FnOnce(Feed) -> F) -> Self
     where
         F: Future<Output = Result<Feed, Failure>> + Send + 'static,
     {
         let (to, from) = mpsc::channel(PACKETS);
         let feed = Feed {
             packet: Packet::default(),
+            forms,
             object: object.to_owned(),
             to: to.clone(),
         };

@@ -1,8 +1,9 @@
 //! Tables, views and queries of databases as sources.
 //!
 //! * A chunk is a range of a table's rows by where they lie, or the whole of what can't be cut.
-//! * Every value comes as text, as the database writes it, and is read by the column's type like a field of a CSV file:
-//!   what isn't plainly a value of it goes to quarantine. NULL is no value, and the empty text is a text.
+//! * A value comes as text, as the database writes it, and is read by the column's type like a field of a CSV file: what
+//!   isn't plainly a value of it goes to quarantine. NULL is no value, and the empty text is a text. What PostgreSQL sends
+//!   in a binary form ([`form`]) is read without its text and comes to the same, which a misfit and a rejected row show.
 //! * What a chunk reads doesn't change under it: a PostgreSQL chunk reads in the snapshot that was taken at discovery, and
 //!   a SQLite file that has changed since is a permanent failure. A chunk of MySQL reads in a snapshot of its own.
 //! * Rows of a table come in the order of where they lie, or of their key, and a checkpoint names the place. Rows of a view
@@ -24,11 +25,15 @@ use super::{Binding, Misdeclared, SegmentReader, Source};
 use crate::config::NodeConfig;
 
 mod feed;
+mod form;
 mod incremental;
 mod mysql;
+mod numeric;
 mod postgres;
+mod raw;
 mod reader;
 mod sqlite;
+mod typed;
 
 /// Rows of a segment that is read back.
 const READ_BACK_ROWS: u64 = 50_000;

@@ -1,7 +1,6 @@
 //! Segments of a database's rows. A segment ends after `checkpoint_rows` rows, or with the row that brings it to
 //! [`SEGMENT_BYTES`]; nothing of it depends on how the rows arrive, so it is the same in every attempt.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,16 +10,18 @@ use datafusion::arrow::datatypes::SchemaRef;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
 use haulage_plan::definition::Column;
-use memchr::memchr;
 
-use super::feed::{Cell, Packet, Row, Rows};
+use super::feed::{Cell, NONE, Packet, Row, Rows};
+use super::form::Form;
+use super::raw::Raw;
+use super::typed;
 use crate::source::csv::column::{ColumnBuilder, Fields, Misfit, NullTexts};
 use crate::source::csv::record::{QUOTED, Records, Span};
-use crate::source::{KeptRow, NOT_REPLAYABLE, RawRows, Reread, Segment, SegmentReader, Unreadable, not_kept, schema};
+use crate::source::{KeptRow, NOT_REPLAYABLE, Reread, Segment, SegmentReader, Unreadable, not_kept, schema};
 
 /// Rows of a batch.
 const BATCH_ROWS: usize = 8192;
-/// Bytes of text after which a segment ends.
+/// Bytes after which a segment ends.
 const SEGMENT_BYTES: usize = 8 << 20;
 
 /// What a checkpoint of these rows is.
@@ -39,6 +40,8 @@ pub(super) struct Shape {
     /// What errors call the rows.
     pub(super) object: String,
     pub(super) columns: Vec<Column>,
+    /// What their values are; empty if all of them are text.
+    pub(super) forms: Arc<[Form]>,
     pub(super) checkpoint_rows: u64,
     pub(super) order: Order,
     /// What the user should know a row by: its place, if that is a number to them, else its count in the chunk.
@@ -165,7 +168,7 @@ impl SegmentReader for Reader {
         }
         let mut filling = Filling::new(&self.shape)?;
         while filling.raw.rows.len() < usize::try_from(self.shape.checkpoint_rows).unwrap_or(usize::MAX)
-            && filling.raw.data.len() < SEGMENT_BYTES
+            && filling.weight < SEGMENT_BYTES
             && let Some(row) = self.peek().await?
         {
             self.advance(&row)?;
@@ -190,14 +193,12 @@ impl SegmentReader for Reader {
     }
 }
 
-/// How the text of a row says that there is no value.
-const NONE: &[u8] = b"\\N";
-
 /// Reads rows again that a run has put into quarantine. Permanent failure if one lacks a column.
 pub(super) fn read_rows(columns: &[Column], rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
     let shape = Shape {
         object: rows.first().map_or("", |row| row.file).to_owned(),
         columns: columns.to_vec(),
+        forms: Arc::default(),
         checkpoint_rows: rows.len() as u64,
         order: Order::Counted,
         line: None,
@@ -274,12 +275,22 @@ impl Sum {
     }
 }
 
+/// How a column's array is made.
+enum Builder {
+    /// Of texts, like a field of a CSV file.
+    Fields(ColumnBuilder),
+    /// Of values in a binary form.
+    Forms(Form),
+}
+
 /// A segment while it is filled.
 struct Filling {
     raw: Raw,
     /// The rows that are in no batch yet.
     records: Records,
-    builders: Vec<ColumnBuilder>,
+    /// What the rows take of the segment's bound.
+    weight: usize,
+    builders: Vec<Builder>,
     nulls: NullTexts,
     done: Vec<RecordBatch>,
     unreadable: Vec<Unreadable>,
@@ -288,14 +299,15 @@ struct Filling {
 impl Filling {
     fn new(shape: &Shape) -> Result<Self, Failure> {
         let builders = (0..).zip(&shape.columns);
-        let builders = builders.map(|(place, column)| ColumnBuilder::new(column, place, 0));
+        let builders = builders.map(|(place, column)| match shape.forms.get(place) {
+            None | Some(Form::Text) => Ok(Builder::Fields(ColumnBuilder::new(column, place, 0)?)),
+            Some(form) => Ok(Builder::Forms(*form)),
+        });
         Ok(Self {
-            raw: Raw {
-                names: shape.columns.iter().map(|column| column.name.clone()).collect(),
-                ..Raw::default()
-            },
+            raw: Raw::new(&shape.columns, &shape.forms),
             records: Records::new(shape.columns.len()),
-            builders: builders.collect::<Result<_, _>>()?,
+            weight: 0,
+            builders: builders.collect::<Result<_, Failure>>()?,
             nulls: NullTexts::new(&[]),
             done: Vec::new(),
             unreadable: Vec::new(),
@@ -319,20 +331,10 @@ impl Filling {
 
     fn push(&mut self, packet: &Packet, row: &Row, line: u64) {
         let begin = self.raw.data.len();
-        self.raw
-            .data
-            .extend_from_slice(&packet.data[row.start as usize..row.end as usize]);
-        self.raw.rows.push((begin as u32, line));
         let cells = packet.cells(row, self.records.fields);
         let value = |cell: &Cell| (!cell.is_null).then(|| &packet.data[cell.start as usize..cell.end as usize]);
-        if cells
-            .iter()
-            .filter_map(value)
-            .any(|value| value == NONE || memchr(b'\t', value).is_some())
-        {
-            let values = cells.iter().map(|cell| value(cell).map(<[u8]>::to_vec)).collect();
-            self.raw.odd.insert(self.raw.rows.len() as u64 - 1, values);
-        }
+        let bytes = &packet.data[row.start as usize..row.end as usize];
+        self.raw.push(bytes, line, cells.iter().map(value));
         for cell in cells {
             let (start, end) = (
                 begin + (cell.start - row.start) as usize,
@@ -344,6 +346,7 @@ impl Filling {
             });
         }
         self.records.count += 1;
+        self.weight += row.weight as usize;
     }
 
     /// Makes a batch of the rows that are in none yet, without those that can't be read.
@@ -361,9 +364,23 @@ impl Filling {
             nulls: &self.nulls,
         };
         let mut arrays = Vec::with_capacity(self.builders.len() + 1);
-        for builder in &mut self.builders {
-            builder.append(&fields, &mut misfits);
-            arrays.push(builder.finish(0)?);
+        for (place, builder) in self.builders.iter_mut().enumerate() {
+            arrays.push(match builder {
+                Builder::Fields(builder) => {
+                    builder.append(&fields, &mut misfits);
+                    builder.finish(0)?
+                }
+                Builder::Forms(form) => {
+                    let column = &shape.columns[place];
+                    let made = typed::array(*form, column, place, fields.values(place), &mut misfits);
+                    made.ok_or_else(|| {
+                        Failure::transient(format!(
+                            "{}: the server has sent a value of column {} that is none of its type",
+                            shape.object, column.name
+                        ))
+                    })?
+                }
+            });
         }
         let rows: ArrayRef = Arc::new(UInt64Array::from_iter_values(before..before + count as u64));
         arrays.push(rows);
@@ -395,37 +412,5 @@ impl Filling {
         self.records.spans.clear();
         self.records.clear();
         Ok(())
-    }
-}
-
-/// The text of a segment's rows: where each starts, and its line.
-#[derive(Default)]
-struct Raw {
-    data: Vec<u8>,
-    rows: Vec<(u32, u64)>,
-    /// The columns, in the order of the values.
-    names: Arc<[String]>,
-    /// The values of rows whose text doesn't tell where one ends, or whether there is one.
-    odd: HashMap<u64, Vec<Option<Vec<u8>>>>,
-}
-
-impl RawRows for Raw {
-    fn row(&self, row: u64) -> Option<(u64, &[u8])> {
-        let row = usize::try_from(row).ok()?;
-        let (start, line) = *self.rows.get(row)?;
-        let end = self
-            .rows
-            .get(row + 1)
-            .map_or(self.data.len(), |(start, _)| *start as usize);
-        Some((line, self.data.get(start as usize..end)?))
-    }
-
-    fn columns(&self) -> &[String] {
-        &self.names
-    }
-
-    fn values(&self, row: u64) -> Option<Vec<Option<&[u8]>>> {
-        let values = self.odd.get(&row)?;
-        Some(values.iter().map(|value| value.as_deref()).collect())
     }
 }

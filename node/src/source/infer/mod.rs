@@ -5,6 +5,8 @@
 
 mod guess;
 
+use std::collections::HashSet;
+
 use haulage_core::failure::Failure;
 use haulage_core::ids::StageId;
 use haulage_plan::contract::{Contract, MissingColumn, NewColumn, WiderType};
@@ -14,7 +16,8 @@ use serde_json::value::RawValue;
 
 use self::guess::Guess;
 use super::database::Databases;
-use super::{Binding, Segment, bind};
+use super::json::column::text;
+use super::{Binding, Segment, Unreadable, bind};
 use crate::config::NodeConfig;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::DataType;
@@ -102,12 +105,13 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
     'chunks: for (place, chunk) in chunks.iter().enumerate() {
         let mut reader = source.open(chunk, chunk.start).await?;
         while let Some(segment) = reader.next().await? {
-            look.unreadable(&segment, &chunk.object);
-            if json {
-                look.json(&segment)?;
+            let more = if json {
+                look.json(&segment)?
             } else {
                 look.texts(&segment);
-            }
+                Vec::new()
+            };
+            look.unreadable(&segment, more, &chunk.object);
             look.rows += segment.rows;
             if look.rows >= most {
                 look.is_sample = !(segment.last && place + 1 == chunks.len());
@@ -161,9 +165,11 @@ struct Look {
 }
 
 impl Look {
-    fn unreadable(&mut self, segment: &Segment, object: &str) {
-        self.unreadable += segment.unreadable.len() as u64;
-        if let (None, Some(first)) = (&self.first_unreadable, segment.unreadable.first()) {
+    /// Counts rows that can't be read: those that the source says, and `more`.
+    fn unreadable(&mut self, segment: &Segment, more: Vec<Unreadable>, object: &str) {
+        self.unreadable += (segment.unreadable.len() + more.len()) as u64;
+        let first = segment.unreadable.iter().chain(&more).min_by_key(|bad| bad.row);
+        if let (None, Some(first)) = (&self.first_unreadable, first) {
             let line = segment.raw.row(first.row).map_or(0, |(line, _)| line);
             self.first_unreadable = Some(format!("{object}, line {line}: {}: {}", first.reason, first.detail));
         }
@@ -187,9 +193,13 @@ impl Look {
     }
 
     /// Objects of JSON, as they are written: a number that is printed again is another text. What can't be read is counted
-    /// elsewhere. Permanent failure if there is no end of keys.
-    fn json(&mut self, segment: &Segment) -> Result<(), Failure> {
+    /// elsewhere; returned is what the source can't know yet: rows with a text that no column can hold, under a key that the
+    /// first object doesn't have. Permanent failure if there is no end of keys.
+    fn json(&mut self, segment: &Segment) -> Result<Vec<Unreadable>, Failure> {
+        let known: HashSet<u64> = segment.unreadable.iter().map(|bad| bad.row).collect();
+        let mut unreadable = Vec::new();
         for row in 0..segment.rows {
+            let mut is_told = known.contains(&row);
             let Some((_, raw)) = segment.raw.row(row) else { continue };
             let Ok(fields) = serde_json::from_slice::<IndexMap<String, &RawValue>>(raw) else {
                 continue;
@@ -201,12 +211,23 @@ impl Look {
                 if kind == b'n' {
                     continue;
                 }
-                let kinds = self.kinds.entry(key).or_default();
+                let kinds = self.kinds.entry(key.clone()).or_default();
                 kinds.there += 1;
                 match kind {
                     b'"' => {
                         // A string is text, a date or a time, whatever digits it has.
-                        let text: String = serde_json::from_str(value).unwrap_or_default();
+                        let text = text(value).unwrap_or_else(|(reason, detail)| {
+                            let column = Some(key);
+                            if !std::mem::replace(&mut is_told, true) {
+                                unreadable.push(Unreadable {
+                                    row,
+                                    column,
+                                    reason,
+                                    detail,
+                                });
+                            }
+                            TEXT.into()
+                        });
                         let dated = text.len() >= 10 && text.as_bytes().get(4) == Some(&b'-');
                         guess.look(if dated { &text } else { TEXT });
                     }
@@ -223,7 +244,7 @@ impl Look {
                 "the objects have more than {KEYS} different keys: they are data and no columns; declare those that are"
             )));
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     fn found(self) -> Inferred {
@@ -282,5 +303,53 @@ impl Look {
             is_sample: self.is_sample,
             lacking: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_plan::definition::{Compression, JsonSource};
+
+    use super::*;
+
+    /// What is found of a file of JSON lines with these.
+    async fn of_json(lines: &[&str]) -> Inferred {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.jsonl"), lines.join("\n")).unwrap();
+        let base = folder.path().display().to_string();
+        let declared = Declared {
+            name: "raw".to_owned(),
+            lookup: false,
+            kind: SourceKind::Json(JsonSource {
+                path: "a.jsonl".to_owned(),
+                compression: Compression::None,
+                columns: Vec::new(),
+                chunk_bytes: u64::MAX,
+            }),
+            place: Default::default(),
+            contract: Default::default(),
+            planned: None,
+        };
+        infer(&NodeConfig::new("n", "nowhere"), &declared, &base, u64::MAX)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_text_that_no_column_can_hold_is_told_under_a_later_key_too() {
+        let sound = of_json(&[r#"{"a": 1}"#, r#"{"a": 2, "b": "x", "c": ["\u0000"]}"#]).await;
+        assert_eq!((sound.rows, sound.unreadable), (2, 0));
+        let lines = [
+            r#"{"a": 1}"#,
+            r#"{"a": 2, "b": "x\u0000", "c": "\ud800"}"#,
+            "[]",
+            r#"{"a": "\u0000", "b": "\u0000"}"#,
+            r#"{"a": 4, "b": "\ud800"}"#,
+        ];
+        let found = of_json(&lines).await;
+        assert_eq!((found.rows, found.unreadable), (5, 4));
+        let first = found.first_unreadable.unwrap();
+        assert!(first.contains("a.jsonl, line 2: nul_byte: found \"x\\x00\""), "{first}");
+        assert!(found.columns.iter().all(|column| !column.column.required));
     }
 }

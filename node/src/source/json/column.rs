@@ -16,7 +16,7 @@ use crate::source::misfit::{self, NULL_IN_REQUIRED, bad, shown, word};
 use crate::source::value::{self, Why};
 
 /// Reason and detail of a value that doesn't fit its column.
-type Misfit = (&'static str, String);
+pub(in crate::source) type Misfit = (&'static str, String);
 
 /// One column while a batch is filled.
 pub(in crate::source) struct ColumnBuilder {
@@ -141,11 +141,7 @@ impl ColumnBuilder {
                 push(values, data_type, &text, |text| value::timestamp(text, zoned))
             }
             (Values::Text(values), Found::Text(text)) => {
-                let text = unescaped(data_type, text)?;
-                if let Some(reason) = misfit::unsound(text.as_bytes()) {
-                    return Err((reason, format!("found {}", shown(text.as_bytes()))));
-                }
-                values.append_value(&text);
+                values.append_value(&self::text(text)?);
                 Ok(())
             }
             (Values::Text(values), Found::Nested(_)) => {
@@ -231,6 +227,15 @@ fn push<T: ArrowPrimitiveType>(
     let value = parse(text.as_bytes()).map_err(|why| misfit::of_text(data_type, text.as_bytes(), why))?;
     values.append_value(value);
     Ok(())
+}
+
+/// The text that a JSON string stands for in a column of texts.
+pub(in crate::source) fn text(json: &str) -> Result<Cow<'_, str>, Misfit> {
+    let text = unescaped(&DataType::Utf8, json)?;
+    match misfit::unsound(text.as_bytes()) {
+        Some(reason) => Err((reason, format!("found {}", shown(text.as_bytes())))),
+        None => Ok(text),
+    }
 }
 
 /// The text that a JSON string stands for.

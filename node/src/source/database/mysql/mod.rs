@@ -283,6 +283,7 @@ impl MysqlRows {
         let shape = Shape {
             object: object.clone(),
             columns: chosen,
+            forms: Arc::default(),
             checkpoint_rows: self.binding.checkpoint_rows.max(1),
             order: if statement.has_place {
                 Order::Keys

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::DataType;
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{ChunkId, StageId};
@@ -17,10 +16,11 @@ use haulage_plan::definition::{Column, DatabaseRows, DatabaseSource, Incremental
 use sqlx::{AssertSqlSafe, Executor, Row as _, SqlSafeStr as _, Statement as _};
 use tokio::sync::OnceCell;
 
-use self::rows::{PAGE, bound, column, read, text, tid};
+use self::rows::{PAGE, bound, column, form_of, literal, read, text, tid};
 pub(super) use self::server::Server;
 use self::server::Version;
 use super::feed::Rows;
+use super::form::Form;
 use super::incremental;
 use super::reader::{Order, Reader, Shape, read_rows};
 use super::{choose, of_source, whole};
@@ -28,6 +28,7 @@ use crate::sink::name::{TableName, quote};
 use crate::sink::postgres::connect::Lease;
 use crate::source::{Binding, Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
+mod copied;
 mod rows;
 mod server;
 mod window;
@@ -49,6 +50,16 @@ pub(super) struct PostgresRows {
     /// The rows in SQL: a table's name, or the query in brackets.
     from: String,
     found: OnceCell<Vec<Column>>,
+}
+
+fn names(columns: &[Column]) -> String {
+    let names: Vec<String> = columns.iter().map(|column| quote(&column.name)).collect();
+    names.join(", ")
+}
+
+/// A query as what is selected from. A comment at its end ends with its line.
+fn in_brackets(query: &str) -> String {
+    format!("(\n{query}\n) AS q")
 }
 
 /// Which rows a reader reads.
@@ -80,7 +91,7 @@ impl PostgresRows {
                 let schema = table.schema.map(|schema| format!("{}.", quote(&schema)));
                 format!("{}{}", schema.unwrap_or_default(), quote(&table.table))
             }
-            DatabaseRows::Query(parts) => format!("(\n{}\n) AS q", text(parts)),
+            DatabaseRows::Query(parts) => in_brackets(&text(parts)),
         };
         Ok(Self {
             name: name.to_owned(),
@@ -121,18 +132,40 @@ impl PostgresRows {
         choose(&self.name, &self.declared.location, &self.declared.columns, found)
     }
 
-    /// The values in SQL, as text. A time with a zone is written without, which is read faster.
-    fn values(&self, columns: &[Column], found: &[Column]) -> String {
-        let zoned = |column: &Column| matches!(column.data_type, DataType::Timestamp(_, Some(_)));
-        let value = |column: &Column| {
-            let name = quote(&column.name);
-            let is_zoned = found.iter().any(|found| found.name == column.name && zoned(found));
-            match is_zoned && zoned(column) {
-                true => format!("({name} AT TIME ZONE 'UTC')::text"),
-                false => format!("{name}::text"),
-            }
+    /// What the columns' values are asked for as, and how they stand in SQL then. They are asked of the transaction that
+    /// reads: looking at the columns locks them there, so that none becomes one of another type in between.
+    async fn values(
+        &self,
+        server: &Server,
+        lease: &mut Lease,
+        columns: &[Column],
+    ) -> Result<(Arc<[Form]>, String), Failure> {
+        let types: Vec<String> = columns
+            .iter()
+            .map(|column| format!("pg_typeof(q.{})::oid::bigint", quote(&column.name)))
+            .collect();
+        let sql = format!(
+            "SELECT current_setting('integer_datetimes') = 'on', ARRAY[{}]
+             FROM (SELECT) AS one LEFT JOIN (SELECT {} FROM {} LIMIT 0) AS q ON true",
+            types.join(", "),
+            names(columns),
+            self.from
+        );
+        let asking = bound(sqlx::query(AssertSqlSafe(sql)).persistent(false), self.params());
+        let doing = "looking at its columns";
+        let row = server.soon(doing, asking.fetch_one(lease.connection())).await?;
+        let read = || Ok((row.try_get::<bool, _>(0)?, row.try_get::<Vec<i64>, _>(1)?));
+        let (whole, numbers) = read().map_err(|error| server.failure(doing, error))?;
+        let form = |(column, number): (&Column, &i64)| {
+            form_of(u32::try_from(*number).unwrap_or_default(), &column.data_type, whole)
         };
-        columns.iter().map(value).collect::<Vec<_>>().join(", ")
+        let forms: Arc<[Form]> = columns.iter().zip(&numbers).map(form).collect();
+        let value = |(column, form): (&Column, &Form)| match form {
+            Form::Text => format!("{}::text", quote(&column.name)),
+            _ => quote(&column.name),
+        };
+        let values: Vec<String> = columns.iter().zip(&*forms).map(value).collect();
+        Ok((forms, values.join(", ")))
     }
 
     /// How the table lies, as the session sees it; `None` of a query.
@@ -201,13 +234,14 @@ impl PostgresRows {
         if window.is_some() && range.is_some() && !is_sorted {
             server.soon("preparing to read", lease.run(NO_INDEX)).await?;
         }
-        let mut sql = "SELECT ".to_owned();
-        if range.is_some() {
-            // Under another name: what is sorted by is the place and not its text.
-            sql.push_str("ctid::text AS haulage_place, ");
-        }
-        sql.push_str(&self.values(&columns, self.found(&server).await?));
-        sql.push_str(&format!(" FROM {}", self.from));
+        let named = |failure| of_source(&self.name, failure);
+        let (forms, values) = self.values(&server, &mut lease, &columns).await.map_err(named)?;
+        let from_rows = match &self.declared.rows {
+            DatabaseRows::Table(_) => self.from.clone(),
+            DatabaseRows::Query(parts) => in_brackets(&literal(parts)),
+        };
+        let place = if range.is_some() { "ctid, " } else { "" };
+        let mut sql = format!("COPY (SELECT {place}{values} FROM {from_rows}");
         let mut conditions = Vec::new();
         if let Some((start, end)) = range {
             conditions.push(format!("ctid >= '{}'::tid", tid(start.offset)));
@@ -215,7 +249,7 @@ impl PostgresRows {
         }
         if let Some(window) = window {
             let condition = window::condition(window, self.found(&server).await?);
-            conditions.push(condition.map_err(|failure| of_source(&self.name, failure))?);
+            conditions.push(condition.map_err(named)?);
         }
         if !conditions.is_empty() {
             sql.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
@@ -223,17 +257,18 @@ impl PostgresRows {
         if is_sorted {
             sql.push_str(" ORDER BY ctid");
         }
+        sql.push_str(") TO STDOUT (FORMAT binary)");
         let shape = Shape {
             object: object.clone(),
             columns,
+            forms: Arc::clone(&forms),
             checkpoint_rows: self.binding.checkpoint_rows.max(1),
             order: if range.is_some() { Order::Places } else { Order::Counted },
             line: None,
         };
-        let params = self.params().to_vec();
-        let (has_place, name) = (range.is_some(), self.name.clone());
-        let rows = Rows::from_task(&object, move |feed| async move {
-            let fed = read(server, lease, sql, params, has_place, feed).await;
+        let (has_place, name, count) = (range.is_some(), self.name.clone(), forms.len());
+        let rows = Rows::in_forms(&object, forms, move |feed| async move {
+            let fed = read(server, lease, sql, has_place, count, feed).await;
             drop(held);
             fed.map_err(|failure| of_source(&name, failure))
         });
@@ -256,7 +291,7 @@ impl PostgresRows {
         // A cursor that is declared has locked all that it would read, until the transaction ends.
         let sql = format!(
             "DECLARE haulage NO SCROLL CURSOR FOR SELECT {} FROM {}",
-            self.values(&columns, self.found(&server).await?),
+            names(&columns),
             self.from
         );
         let declaring = bound(sqlx::query(AssertSqlSafe(sql)).persistent(false), self.params());

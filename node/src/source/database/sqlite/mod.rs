@@ -8,6 +8,7 @@
 //! says so, and text otherwise; dates and times are text unless they are declared.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -178,6 +179,7 @@ impl SqliteRows {
         let shape = Shape {
             object: self.object(),
             columns: columns.clone(),
+            forms: Arc::default(),
             checkpoint_rows: self.checkpoint_rows,
             order: Order::Counted,
             line: None,
@@ -332,6 +334,7 @@ impl Source for SqliteRows {
         let shape = |order, line| Shape {
             object: chunk.object.clone(),
             columns: columns.clone(),
+            forms: Arc::default(),
             checkpoint_rows: self.checkpoint_rows,
             order,
             line,
