@@ -177,6 +177,10 @@ pub(crate) fn explain(status: &Status) -> anyhow::Error {
         {
             anyhow!("{}", status.message())
         }
+        // Only what never came to the coordinator has a cause on this side.
+        Code::Unavailable if std::error::Error::source(status).is_none() && !status.message().is_empty() => {
+            anyhow!("{}", status.message())
+        }
         Code::Unavailable => anyhow!("the coordinator can't be reached: {}", message(status)),
         Code::DeadlineExceeded | Code::Cancelled => {
             anyhow!(
@@ -267,7 +271,12 @@ mod tests {
     fn messages_for_the_user_come_through_unchanged() {
         let text = "pipeline.yaml:3:5: unknown key \"sourcs\"; did you mean \"sources\"?";
         assert_eq!(explain(&Status::invalid_argument(text)).to_string(), text);
-        assert!(explain(&Status::unavailable("gone")).to_string().contains("gone"));
+        let said = "no node answered; try again";
+        assert_eq!(explain(&Status::unavailable(said)).to_string(), said);
+        let mut cut = Status::unavailable("transport error");
+        cut.set_source(std::sync::Arc::new(std::io::Error::other("connection refused")));
+        let error = explain(&cut).to_string();
+        assert_eq!(error, "the coordinator can't be reached: connection refused");
     }
 
     #[test]

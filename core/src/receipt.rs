@@ -218,6 +218,21 @@ pub struct Verdict {
     pub columns: Vec<String>,
 }
 
+impl Verdict {
+    /// Nothing can be told, and why; so many rows were published.
+    pub fn unknown(published: u64, why: String) -> Self {
+        Self {
+            answer: Answer::Unknown,
+            findings: vec![why],
+            notes: Vec::new(),
+            published,
+            found: None,
+            checksum: None,
+            columns: Vec::new(),
+        }
+    }
+}
+
 /// Somebody who has published to a table, as its destination knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publisher {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use haulage_node::receipt;
 use haulage_proto::link::message::LookUp;
 use haulage_proto::v1::{
-    FoundRow, GetReceiptRequest, KeyPart, ListRunsRequest, LookUpRequest, LookUpResponse, Receipt, Run,
+    ChunkReceipt, FoundRow, GetReceiptRequest, KeyPart, ListRunsRequest, LookUpRequest, LookUpResponse, Receipt, Run,
 };
 use serde_json::{Value, json};
 
@@ -58,6 +58,9 @@ pub(crate) struct Args {
 struct Origin<'a> {
     row: &'a FoundRow,
     receipt: Option<&'a Receipt>,
+    /// The chunk of its source that it was read in; of a replayed row that of the run which had rejected it first. `None`
+    /// if no receipt knows it.
+    read_in: Option<ChunkReceipt>,
 }
 
 /// Says where rows are from.
@@ -99,14 +102,15 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         haulage_proto::receipt::looked(receipt::look_up(config, &asked).await?)
     };
     let receipts = receipts(&mut reach.client, &found).await?;
-    let origins: Vec<Origin<'_>> = found
-        .rows
-        .iter()
-        .map(|row| Origin {
+    let mut origins = Vec::with_capacity(found.rows.len());
+    let mut rejecting = receipts.clone();
+    for row in &found.rows {
+        origins.push(Origin {
             row,
             receipt: receipts.get(&row.run_id),
-        })
-        .collect();
+            read_in: read_in(&mut reach.client, &mut rejecting, &row.run_id, &row.chunk).await?,
+        });
+    }
     let known = !origins.is_empty() && origins.iter().all(|origin| origin.row.line.is_some());
     if output.is_json() {
         output.json(&document(&found, &destination, &origins))?;
@@ -180,15 +184,64 @@ async fn receipts(client: &mut Client, found: &LookUpResponse) -> Result<BTreeMa
     let mut receipts = BTreeMap::new();
     let names: BTreeSet<&str> = found.rows.iter().map(|row| row.run_id.as_str()).collect();
     for run in names.into_iter().filter(|run| !run.is_empty()) {
-        let request = GetReceiptRequest { run_id: run.to_owned() };
-        match client.get_receipt(api::call(request)).await {
-            Ok(receipt) => drop(receipts.insert(run.to_owned(), receipt.into_inner())),
-            // Of another ledger: the row names it all the same.
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            Err(status) => return Err(api::explain(&status)),
+        if let Some(receipt) = receipt_of(client, run).await? {
+            receipts.insert(run.to_owned(), receipt);
         }
     }
     Ok(receipts)
+}
+
+/// `None` if the run is of another ledger: the row names it all the same.
+async fn receipt_of(client: &mut Client, run: &str) -> Result<Option<Receipt>> {
+    let request = GetReceiptRequest { run_id: run.to_owned() };
+    match client.get_receipt(api::call(request)).await {
+        Ok(receipt) => Ok(Some(receipt.into_inner())),
+        Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+        Err(status) => Err(api::explain(&status)),
+    }
+}
+
+/// The chunk of a source that a run's chunk is from. A replay has read what another run had rejected, and the name of that
+/// says run and chunk; the other may have been a replay, too.
+async fn read_in(
+    client: &mut Client,
+    receipts: &mut BTreeMap<String, Receipt>,
+    run: &str,
+    chunk: &str,
+) -> Result<Option<ChunkReceipt>> {
+    let (mut run, mut chunk) = (run.to_owned(), chunk.to_owned());
+    // Each is of a run that was there before.
+    let mut passed = BTreeSet::new();
+    while passed.insert(run.clone()) {
+        if !receipts.contains_key(&run) {
+            let Some(receipt) = receipt_of(client, &run).await? else {
+                return Ok(None);
+            };
+            receipts.insert(run.clone(), receipt);
+        }
+        let Some(receipt) = receipts.get(&run) else {
+            return Ok(None);
+        };
+        let mut chunks = receipt.loads.iter().flat_map(|load| &load.chunks);
+        let Some(found) = chunks.find(|found| found.chunk == chunk) else {
+            return Ok(None);
+        };
+        if receipt.replays.is_empty() {
+            return Ok(Some(found.clone()));
+        }
+        let Some(rejecting) = rejected_in(&found.object) else {
+            return Ok(None);
+        };
+        (run, chunk) = rejecting;
+    }
+    Ok(None)
+}
+
+/// The run and its chunk that have put rows under a name of the quarantine: `runs/RUN/chunks/STAGE-INDEX/...`.
+fn rejected_in(object: &str) -> Option<(String, String)> {
+    let (run, rest) = object.strip_prefix("runs/")?.split_once("/chunks/")?;
+    let (stage, index) = rest.split('/').next()?.split_once('-')?;
+    Some((run.to_owned(), format!("{stage}.{index}")))
 }
 
 fn key_of(row: &FoundRow) -> String {
@@ -217,15 +270,14 @@ fn show(origin: &Origin<'_>, found: &LookUpResponse, output: Output) -> Result<(
     fact("run", &run)?;
     if let Some((_, chunk)) = chunk {
         let line = origin.row.line.map(|line| format!(", line {line}")).unwrap_or_default();
-        if receipt.replays.is_empty() {
-            fact("source", &format!("{}: {}{line}", chunk.source, chunk.object))?;
-        } else {
+        let source = match &origin.read_in {
+            Some(read) => format!("{}: {}{line}", read.source, read.object),
             // The line is that of the file, which the rejected row names.
+            None => format!("{}{line} of the object that the rejected row names", chunk.source),
+        };
+        fact("source", &source)?;
+        if !receipt.replays.is_empty() {
             let rejected = format!("a rejected row of run {} in {}", receipt.replays, chunk.object);
-            fact(
-                "source",
-                &format!("{}{line} of the object that the rejected row names", chunk.source),
-            )?;
             fact("replayed", &rejected)?;
         }
         fact(
@@ -281,14 +333,17 @@ fn document(found: &LookUpResponse, destination: &str, origins: &[Origin<'_>]) -
             .map(|part| (part.column.clone(), Value::from(part.value.clone())))
             .collect();
         let chunk = chunk_of(origin);
+        let read = origin.read_in.as_ref();
+        let is_replay = origin.receipt.is_some_and(|receipt| !receipt.replays.is_empty());
         json!({
             "key": key,
             "run_id": (!row.run_id.is_empty()).then_some(&row.run_id),
             "chunk": (!row.chunk.is_empty()).then_some(&row.chunk),
             "line": row.line,
-            "source": chunk.map(|(_, chunk)| &chunk.source),
-            "object": chunk.map(|(_, chunk)| &chunk.object),
-            "version": chunk.map(|(_, chunk)| &chunk.version),
+            "source": read.or(chunk.map(|(_, chunk)| chunk)).map(|chunk| &chunk.source),
+            "object": read.map(|chunk| &chunk.object),
+            "version": read.map(|chunk| &chunk.version),
+            "rejected_in": chunk.filter(|_| is_replay).map(|(_, chunk)| &chunk.object),
             "replays": origin.receipt.map(|receipt| &receipt.replays).filter(|run| !run.is_empty()),
             "state": origin.receipt.map(word),
             "published_at": chunk.map(|(published, _)| published),
@@ -323,6 +378,15 @@ fn document(found: &LookUpResponse, destination: &str, origins: &[Origin<'_>]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_of_the_quarantine_says_run_and_chunk() {
+        let pair = Some(("flights-0011223344-2".to_owned(), "1.12".to_owned()));
+        let key = "runs/flights-0011223344-2/chunks/1-12/a3/s7.rejects.jsonl.zst";
+        assert_eq!(rejected_in(key), pair);
+        assert_eq!(rejected_in("/srv/runs/a/chunks/1-2"), None);
+        assert_eq!(rejected_in("runs/a/b"), None);
+    }
 
     #[test]
     fn a_key_is_a_column_with_its_value_or_a_value_alone() {

@@ -39,6 +39,12 @@ id,name,v,price,kind,day,at,x,f,w
 eleven,,,,,,,,,
 ";
 
+/// Values at the ends of arithmetic: whole numbers that doubles don't tell apart, signs, NaN, what squares overflow or
+/// underflow with, and a time ahead.
+const MORE: &str = "CAST(9007199254740992 + id AS decimal(20,0)) AS big, CAST(6 - id AS decimal(12,2)) AS around, \
+    CASE WHEN id = 3 THEN CAST('NaN' AS double) ELSE id END AS nan, \
+    CASE id WHEN 9 THEN 1e-200 WHEN 10 THEN 1e200 ELSE id END AS huge, now() + INTERVAL '3 days' AS ahead";
+
 impl Stage {
     async fn postgres() -> Result<Self> {
         let postgres = Postgres::start().await?;
@@ -74,7 +80,7 @@ impl Stage {
         let text = format!(
             "# {submission}\npipeline: p\nsources:\n  raw:\n    csv: rows.csv\n    columns: {{id: int!, name: text, v: double, \
              price: \"decimal(10,2)\", kind: text, day: date, at: timestamp, x: int, f: float, w: double}}\nsteps:\n  fresh: SELECT *, \
-             now() - INTERVAL '1 hour' AS seen FROM raw\nloads:\n  out: {{from: fresh, to: warehouse, table: out, \
+             now() - INTERVAL '1 hour' AS seen, {MORE} FROM raw\nloads:\n  out: {{from: fresh, to: warehouse, table: out, \
              mode: {mode}, key: [id]}}\n{}checks:\n{}",
             list("  ", loads),
             list("  - ", checks)
@@ -137,14 +143,64 @@ impl Stage {
 }
 
 /// A check, whether it holds, and what it has to say.
-const EDGES: [(&str, bool, &str); 50] = [
+const EDGES: [(&str, bool, &str); 68] = [
     ("{accepted: {f: [0.1]}}", true, "0 rows"),
     ("{range: {f: [0.1, 0.1]}, name: one value}", true, "0 rows"),
     (
         "{outliers: {column: w, method: zscore}}",
         false,
-        "there are infinite values",
+        "1 value of 10 outside 1.0000..1.0000: ",
     ),
+    (
+        "{outliers: {column: w, allowed: \"<= 10%\"}, name: an infinite one is fine}",
+        true,
+        "1 value of 10 outside 1.0000..1.0000: ",
+    ),
+    (
+        "{outliers: {column: huge, method: zscore, beyond: 2.8}}",
+        false,
+        "1 value of 10 outside",
+    ),
+    (
+        "{outliers: {column: huge, method: mad, allowed: \"<= 1\"}}",
+        true,
+        "1 value of 10 outside",
+    ),
+    (
+        "{outliers: {column: huge, method: iqr}}",
+        false,
+        "1 value of 10 outside",
+    ),
+    (
+        "{accepted: {big: [9007199254740992]}}",
+        false,
+        "10 rows with another value: 9007199254740993, ",
+    ),
+    ("{range: {big: [9007199254740993, 9007199254741002]}}", true, "0 rows"),
+    (
+        "{range: {big: [9007199254740994, null]}}",
+        false,
+        "1 row out of range: 9007199254740993",
+    ),
+    (
+        "{range: {big: [null, 9007199254741001]}}",
+        false,
+        "1 row out of range: 9007199254741002",
+    ),
+    (
+        "{accepted: {around: [5, 4, 3, 2, 1, 0, -1, -2.0, -3, -4]}}",
+        true,
+        "0 rows",
+    ),
+    ("{range: {around: [-4, 5]}}", true, "0 rows"),
+    ("{range: {around: [-3.99, null]}}", false, "1 row out of range: -4"),
+    ("{range: {around: [null, 4.99]}}", false, "1 row out of range: 5"),
+    ("{range: {around: [null, -1]}}", false, "6 rows out of range"),
+    ("{range: {around: [0.01, null]}}", false, "5 rows out of range"),
+    ("{range: {nan: [1, null]}}", false, "1 row out of range: NaN"),
+    ("{range: {nan: [null, 10]}}", false, "1 row out of range: NaN"),
+    ("{fresh: {ahead: 10 days}}", false, "the newest lies 2days 23h"),
+    ("{references: {id: kinds.nope}}", false, "it can't be made"),
     ("{references: {id: nowhere.id}}", false, "it can't be made"),
     (
         "{sql: SELECT count(*) FROM staged GROUP BY kind}",
@@ -412,6 +468,48 @@ async fn rows_are_held_against_earlier_runs_in_sqlite() -> Result<()> {
 }
 
 /// A query that writes, whether by itself or by closing the bracket around it, and one that is no number.
+/// A replay has a few rows of a run, and its publish says nothing about how many there should be.
+async fn a_replay_is_no_earlier_run(stage: &Stage) -> Result<()> {
+    let rows: String = (1..=11).map(|id| format!("{id}\n")).collect();
+    std::fs::write(stage.path().join("few.csv"), format!("id\n{rows}"))?;
+    let url = match &stage.warehouse {
+        Warehouse::Postgres(postgres, _) => postgres.url("warehouse"),
+        Warehouse::Sqlite(path) => format!("sqlite:{}", path.display()),
+    };
+    let go = async |late: u32, args: &[&str]| -> Result<()> {
+        let text = format!(
+            "pipeline: few\nsources: {{raw: {{csv: few.csv, columns: {{id: int!}}}}}}\nsteps: {{valid: {{from: raw, reject: \
+             {{late: id > {late}}}}}}}\nloads: {{few: {{from: valid, to: warehouse, table: few, mode: merge, key: [id]}}}}\n{}",
+            match args.contains(&"replay") {
+                true => "",
+                false => "checks:\n  - {row_count: {within: 20%, of_last: 2}}\n",
+            }
+        );
+        std::fs::write(stage.path().join("few.yaml"), text)?;
+        let verb = Verb::new(stage.path()).args(args.iter().copied()).args(["few.yaml"]);
+        verb.env("HAULAGE_DESTINATION_WAREHOUSE", &url)
+            .output()
+            .await?
+            .success()?;
+        Ok(())
+    };
+    go(10, &["run"]).await?;
+    let first = newest_run(stage.path()).await?;
+    go(11, &["replay", &first]).await?;
+    go(9, &["run"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_no_earlier_run_in_postgres() -> Result<()> {
+    a_replay_is_no_earlier_run(&Stage::postgres().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_no_earlier_run_in_sqlite() -> Result<()> {
+    a_replay_is_no_earlier_run(&Stage::sqlite()?).await
+}
+
 async fn a_query_changes_nothing(stage: &Stage) -> Result<()> {
     stage
         .execute("CREATE TABLE keep (id integer); INSERT INTO keep VALUES (1)")

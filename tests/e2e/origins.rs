@@ -166,6 +166,107 @@ async fn a_row_says_which_line_it_is_from_also_after_another_run() -> Result<()>
     world.verify(&first, "c").await?.success()?;
     let said = world.verify(&second, "c").await?;
     said.failure(&["is not published"])?;
+    merged_without_provenance(&world, &first, &lines).await
+}
+
+/// What rows say of their origin is of what they hold: whoever changes them without saying where from is named, and no line.
+async fn merged_without_provenance(world: &World, first: &str, lines: &BTreeMap<i32, u64>) -> Result<()> {
+    let folder = world.folder.path();
+    std::fs::write(folder.join("d.csv"), "id,name\n5,changed\n1000,new\n")?;
+    let text = "pipeline: plain\nsources: {csv: {csv: d.csv, columns: {id: int!, name: text}}}\nloads:\n  c: {from: csv, to: \
+                warehouse, table: c, mode: merge, key: [id]}\n  side: {from: csv, to: side, table: c, mode: merge, key: \
+                [id]}\n";
+    std::fs::write(folder.join("plain.yaml"), text)?;
+    world.verb(&["run", "plain.yaml"]).output().await?.success()?;
+    let plain = newest_run(folder).await?;
+    let check = async |id: i32, run: &str, line: Option<u64>| -> Result<()> {
+        for to in ["warehouse", "side"] {
+            let said = world.verb(&["why", "c", &id.to_string(), "--to", to, "--output", "json"]);
+            let said = said.output().await?.json()?;
+            let row = &said["rows"][0];
+            ensure!(
+                row["run_id"] == run && row["line"].as_u64() == line,
+                "{to} {id}: {said}"
+            );
+            ensure!(row["chunk"].is_null() == line.is_none(), "{to} {id}: {said}");
+        }
+        Ok(())
+    };
+    check(5, &plain, None).await?;
+    check(1000, &plain, None).await?;
+    check(123, first, Some(lines[&123])).await?;
+    world
+        .verb(&["revert", &plain, "--reason", "plain"])
+        .output()
+        .await?
+        .success()?;
+    check(5, first, Some(lines[&5])).await
+}
+
+const ASKED: &str = r#"pipeline: asked
+sources: {raw: {csv: raw.csv, columns: {id: int!, b: bool, n: "decimal(8,2)", f: double, s: float, d: date, at: timestamp, tz: timestamptz, t: text}}}
+loads:
+  side: {from: raw, to: side, table: asked, mode: append, provenance: true}
+  there: {from: raw, to: warehouse, table: asked, mode: append, provenance: true}
+"#;
+
+/// A value is found however it is written, and only if it is the one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_is_found_by_what_its_columns_hold() -> Result<()> {
+    let world = World::start().await?;
+    let folder = world.folder.path();
+    std::fs::write(
+        folder.join("raw.csv"),
+        "id,b,n,f,s,d,at,tz,t\n\
+         1,true,1.10,Infinity,0.1,2020-01-01,2020-01-01T10:00:00.5,2020-05-31T22:00:00Z,abc\n\
+         2,false,0.00,1.5,0.5,2020-01-02,2020-01-02T10:00:00,2020-06-01T22:00:00Z,1.5\n",
+    )?;
+    std::fs::write(folder.join("pipeline.yaml"), ASKED)?;
+    world
+        .execute(
+            "CREATE TABLE asked (id int, b bool, n numeric(10,2), f float8, s real, d date, at timestamp, tz timestamptz,
+                 t varchar(3), _haulage_run text, _haulage_chunk text, _haulage_line bigint)",
+        )
+        .await?;
+    world.run(&[]).await?;
+    let why = async |to: &str, key: &str| world.verb(&["why", "asked", key, "--to", to]).output().await;
+    for to in ["side", "warehouse"] {
+        for (key, line) in [
+            ("b=true", 2),
+            ("n=1.1", 2),
+            ("n=01.100", 2),
+            ("n=0", 3),
+            ("f=Infinity", 2),
+            ("f=1.50", 3),
+            ("s=0.1", 2),
+            ("d=2020-1-1", 2),
+            ("at=2020-01-01 10:00:00.50", 2),
+            ("at=2020-01-02T10:00:00", 3),
+            ("tz=2020-06-01 00:00:00+02:00", 2),
+            ("tz=2020-06-01T22:00:00Z", 3),
+            ("t=1.5", 3),
+        ] {
+            let said = why(to, key).await?.success().with_context(|| format!("{to} {key}"))?;
+            ensure!(
+                said.stdout.contains(&format!("raw.csv, line {line}\n")),
+                "{to} {key}: {}",
+                said.stdout
+            );
+        }
+        // No other row answers for one that isn't there.
+        for key in ["n=1.104", "t=abcd", "t=1", "id=3", "f=1.51"] {
+            why(to, key)
+                .await?
+                .failure(&["no row of", key])
+                .with_context(|| format!("{to} {key}"))?;
+        }
+        for key in ["f=abc", "id=seven"] {
+            why(to, key)
+                .await?
+                .failure(&["doesn't fit its column"])
+                .with_context(|| format!("{to} {key}"))?;
+        }
+    }
     Ok(())
 }
 
@@ -190,7 +291,7 @@ async fn a_replayed_row_says_the_line_of_its_file_and_rows_in_files_say_theirs()
     std::fs::create_dir(folder.path().join("lake"))?;
     std::fs::write(
         folder.path().join("raw.csv"),
-        "id,much\n1,5\n2,9000000000\n3,7\n4,8000000000\n",
+        "id,much\n1,5\n2,9000000000\n3,7\n4,8000000000\n5,90000000000000000000\n",
     )?;
     std::fs::write(folder.path().join("pipeline.yaml"), REPLAYED.replace("LIMIT", "int"))?;
     verb(&["run", "pipeline.yaml"]).output().await?.success()?;
@@ -214,7 +315,10 @@ async fn a_replayed_row_says_the_line_of_its_file_and_rows_in_files_say_theirs()
     );
     let row = why("kept2", "id=4").await?;
     ensure!(
-        row["run_id"] == replay && row["line"] == 5 && row["replays"] == *first,
+        row["run_id"] == replay
+            && row["line"] == 5
+            && row["replays"] == *first
+            && row["object"].as_str().is_some_and(|object| object.ends_with("raw.csv")),
         "{row}"
     );
     let said = verb(&["why", "kept2", "id=4", "--to", "warehouse"])
@@ -222,13 +326,29 @@ async fn a_replayed_row_says_the_line_of_its_file_and_rows_in_files_say_theirs()
         .await?
         .success()?;
     ensure!(
-        said.stdout
-            .contains("raw, line 5 of the object that the rejected row names")
-            && said.stdout.contains(&format!("a rejected row of run {first} in ")),
+        said.stdout.contains("raw.csv, line 5") && said.stdout.contains(&format!("a rejected row of run {first} in ")),
         "{}",
         said.stdout
     );
     verb(&["verify", &replay, "--load", "kept"]).output().await?.success()?;
+    // What a replay rejects is replayed under the first run's id, and is from the same file; the rejected rows need not be
+    // there any more.
+    let again = std::fs::read_to_string(folder.path().join("wider.yaml"))?;
+    let again = again.replace("much: bigint", "much: text").replace("kept2", "kept3");
+    std::fs::write(folder.path().join("again.yaml"), again)?;
+    verb(&["replay", &first, "again.yaml"]).output().await?.success()?;
+    let third = newest_run(folder.path()).await?;
+    verb(&["prune", "--older-than", "0s"]).output().await?.success()?;
+    let row = why("kept3", "id=5").await?;
+    ensure!(
+        row["run_id"] == third
+            && row["line"] == 6
+            && row["object"].as_str().is_some_and(|object| object.ends_with("raw.csv"))
+            && row["rejected_in"]
+                .as_str()
+                .is_some_and(|key| key.starts_with(&format!("runs/{replay}/"))),
+        "{row}"
+    );
 
     // Files have the columns, and say where rows are from to whoever reads them.
     let said = verb(&["verify", &first, "--load", "files"]).output().await?;

@@ -356,6 +356,107 @@ async fn tampered_side(world: &World, run: &str) -> Result<()> {
     Ok(())
 }
 
+const SMALL: &str = r#"pipeline: small
+sources: {raw: {csv: small.csv, columns: {id: int!, day: date, name: text}}}
+loads:
+  side: {from: raw, to: side, table: side, mode: append, provenance: true}
+  here: {from: raw, to: warehouse, table: here, mode: append}
+  kept: {from: raw, to: warehouse, table: kept, mode: replace}
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_in_the_way_of_an_answer_is_said_and_is_no_difference() -> Result<()> {
+    let world = World::start().await?;
+    let folder = world.folder.path();
+    std::fs::write(
+        folder.join("small.csv"),
+        "id,day,name\n1,2020-01-01,a\n2,2020-01-02,b\n",
+    )?;
+    std::fs::write(folder.join("pipeline.yaml"), SMALL)?;
+    sqlx::raw_sql(
+        "CREATE TABLE side (ID INTEGER, Day TEXT, NAME TEXT, _HAULAGE_RUN TEXT, _haulage_chunk TEXT, _haulage_line INTEGER)",
+    )
+    .execute(&mut SqliteConnectOptions::new().filename(folder.join("side.db")).create_if_missing(true).connect().await?)
+    .await?;
+    let run = world.run(&[]).await?;
+    let row = world
+        .verb(&["why", "side", "Id=2", "--output", "json"])
+        .output()
+        .await?;
+    ensure!(row.success()?.json()?["rows"][0]["line"] == 3);
+    // To whoever is told so, the bare name is that of another table.
+    world
+        .execute(
+            "CREATE SCHEMA other; CREATE TABLE other.here (id int, _haulage_run text); CREATE TABLE other.kept (id int);
+             ALTER ROLE CURRENT_USER SET search_path = other, public",
+        )
+        .await?;
+    world.verb(&["verify", &run]).output().await?.success()?;
+    // Under another name of its server it is the same.
+    let named = world.destinations[0].replace("127.0.0.1", "localhost");
+    ensure!(named != world.destinations[0], "{named}");
+    let verify = async |destination: &str, load: &str| {
+        let verb = Verb::new(folder).args(["verify", &run, "--load", load]);
+        verb.args(["--destination", destination]).output().await
+    };
+    let said = verify(&named, "kept").await?.success()?;
+    ensure!(said.stdout.contains("if that isn't the same"), "{}", said.stdout);
+    let nowhere = named.replace("/postgres", "/template1");
+    verify(&nowhere, "kept")
+        .await?
+        .failure(&["can't be told", "give the address of the former"])?;
+    // The first load's destination isn't known; the others are answered all the same.
+    let verb = Verb::new(folder).args([
+        "verify",
+        &run,
+        "--output",
+        "json",
+        "--destination",
+        &world.destinations[0],
+    ]);
+    let all = verb.output().await?;
+    let answers: Vec<Value> = all.json_lines()?.iter().map(|load| load["answer"].clone()).collect();
+    ensure!(
+        all.code == 1 && answers == ["unknown", "holds", "holds"],
+        "{answers:?}: {all:?}"
+    );
+    // A policy hides rows, which are not gone.
+    world
+        .execute(
+            "CREATE ROLE reader LOGIN PASSWORD 'reader'; GRANT USAGE ON SCHEMA haulage TO reader;
+             GRANT SELECT ON ALL TABLES IN SCHEMA haulage, public TO reader;
+             ALTER TABLE kept ENABLE ROW LEVEL SECURITY; CREATE POLICY one ON kept TO reader USING (id = 1)",
+        )
+        .await?;
+    let (scheme, at) = world.destinations[0].split_once("://").context("no address")?;
+    let at = at.split_once('@').map_or(at, |(_, at)| at);
+    let reader = format!("{scheme}://reader:reader@{at}");
+    verify(&reader, "kept")
+        .await?
+        .failure(&["can't be told", "row-level security"])?;
+    // A time that no type here holds.
+    world
+        .execute("UPDATE public.kept SET day = '10000-01-01' WHERE id = 1")
+        .await?;
+    let said = world.verify(&run, "kept").await?;
+    said.failure(&["can't be told", "column day: times before the year 1 and after 9999"])?;
+    world.execute("UPDATE public.kept SET name = 'c' WHERE id = 1").await?;
+    world.verify(&run, "kept").await?.failure(&["DIFFERS", "column name"])?;
+    // What rows were told by is gone.
+    world
+        .execute("ALTER TABLE public.here DROP COLUMN _haulage_run")
+        .await?;
+    let said = world.verify(&run, "here").await?;
+    said.failure(&["can't be told", "table here has no column _haulage_run any more"])?;
+    let mut side = world.side().await?;
+    sqlx::raw_sql("ALTER TABLE side DROP COLUMN _haulage_chunk")
+        .execute(&mut side)
+        .await?;
+    let said = world.verify(&run, "side").await?;
+    said.failure(&["DIFFERS", "column _haulage_chunk: it is gone"])?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_is_killed_and_goes_on_comes_to_the_same_sum() -> Result<()> {
     let (killed, whole) = (World::start().await?, World::start().await?);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::RunId;
-use haulage_core::receipt::{LoadReceipt, Receipt};
+use haulage_core::receipt::{LoadReceipt, Receipt, Verdict};
 use haulage_proto::link::actor::AgentMessage;
 use haulage_proto::link::message::{Examination, Examine, Examined, LookUp, VerifyLoad};
 use haulage_proto::link::wire::Meta;
@@ -76,18 +76,21 @@ pub(super) async fn verify(
     tokio::spawn(async move {
         let wanted = |load: &&LoadReceipt| request.load.is_empty() || load.outline.name.as_str() == request.load;
         for load in made.loads.iter().filter(wanted) {
-            let question = Examine::Verify(Box::new(VerifyLoad::of(&made, load)));
+            let asked = VerifyLoad::of(&made, load);
+            let published = asked.rows;
+            let question = Examine::Verify(Box::new(asked));
             let answer = tokio::select! {
                 answer = ask(&agents, &meta, &question, VERIFY_TIMEOUT) => answer,
                 // A client that is gone needs no answer. The node reads to the end.
                 () = sender.closed() => return,
             };
-            let verdict = answer.and_then(|answer| match answer {
-                Examination::Verified(verdict) => Ok(receipt::verdict(load, &verdict)),
-                Examination::Found(_) => Err(Status::internal("a node answered another question")),
-            });
-            let ends = verdict.is_err();
-            if sender.send(verdict).await.is_err() || ends {
+            // That one can't be read says nothing of the others.
+            let verdict = match answer {
+                Ok(Examination::Verified(verdict)) => verdict,
+                Ok(Examination::Found(_)) => Verdict::unknown(published, "a node answered another question".to_owned()),
+                Err(status) => Verdict::unknown(published, status.message().to_owned()),
+            };
+            if sender.send(Ok(receipt::verdict(load, &verdict))).await.is_err() {
                 return;
             }
         }

@@ -4,6 +4,7 @@
 //! (uniqueness, quantiles) takes no memory here, and nothing is checked that isn't published. A run whose rows changed
 //! between the check and the publish can't exist, since a verified staging area takes no rows.
 
+mod decimal;
 mod questions;
 
 use std::time::Duration;
@@ -17,7 +18,7 @@ use haulage_plan::checks::{Check, Method, OnFail, Rule};
 use haulage_plan::definition::{Definition, Place};
 
 use crate::sink::{Destination, Dialect, Expected, LoadContext};
-use questions::Asker;
+use questions::{Asker, Spread};
 
 /// What one check found.
 struct Found {
@@ -149,13 +150,7 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
                 holds: false,
                 words: "there is no value".to_owned(),
             },
-            Some(age) => {
-                let whole = Duration::try_from_secs_f64(age.max(0.0).floor()).unwrap_or(Duration::MAX);
-                Found {
-                    holds: age <= within.as_secs_f64(),
-                    words: format!("the newest is {} old", humantime::format_duration(whole)),
-                }
-            }
+            Some(age) => how_old(age, *within, asker.ahead(column)),
         },
         Rule::References { column, table, to } => {
             let (rows, examples) = asker.outside(column, &asker.dangling(column, table, to)?).await?;
@@ -167,24 +162,22 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
             beyond,
             allowed,
         } => {
-            let Some((low, high, all)) = fences(asker, column, *method, *beyond).await? else {
+            let spread = asker.spread(column).await?;
+            let all = spread.all;
+            let Some((low, high)) = fences(asker, &spread, *method, *beyond).await? else {
                 return Ok(Found {
                     holds: true,
                     words: "too few values to tell".to_owned(),
                 });
             };
-            if !(low.is_finite() && high.is_finite()) {
-                return Ok(Found {
-                    holds: false,
-                    words: "there are infinite values".to_owned(),
-                });
-            }
             let (rows, examples) = asker.outside(column, &asker.beyond(column, low, high)).await?;
             Found {
                 holds: allowed.holds_of(rows, all),
                 words: format!(
-                    "{} of {all} outside {low:.4}..{high:.4}{examples}",
-                    counted(rows, "value")
+                    "{} of {all} outside {}..{}{examples}",
+                    counted(rows, "value"),
+                    shown(low),
+                    shown(high)
                 ),
             }
         }
@@ -211,58 +204,135 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
 
 async fn row_count_near(asker: &Asker<'_>, percent: f64, runs: u32) -> Result<Found, Failure> {
     let rows = asker.expected.rows as f64;
-    Ok(match asker.mean_of_earlier_runs(runs).await? {
+    Ok(match asker.earlier_runs(runs).await? {
         (0, _) => Found {
             holds: true,
             words: format!("{}, and no earlier run", counted(asker.expected.rows, "row")),
         },
-        (found, mean) => Found {
-            holds: 100.0 * (rows - mean).abs() <= percent * mean,
+        (found, sum) => Found {
+            holds: is_near(rows, found as f64, sum, percent),
             words: format!(
-                "{} beside {mean:.1} in the mean of {}",
+                "{} beside {:.1} in the mean of {}",
                 counted(asker.expected.rows, "row"),
+                sum / found as f64,
                 counted(found, "earlier run")
             ),
         },
     })
 }
 
-/// Between which values nothing is unusual, and how many values there are. `None` where there are too few to tell.
-async fn fences(
-    asker: &Asker<'_>,
-    column: &str,
-    method: Method,
-    beyond: f64,
-) -> Result<Option<(f64, f64, u64)>, Failure> {
-    let (all, mean) = asker.mean(column).await?;
-    if all < 3 {
+/// Whether a number is within so many percent of the mean of some that have a sum. Nothing is divided but whole numbers, so
+/// that a share that is met exactly is the nearest number to what was written.
+fn is_near(rows: f64, count: f64, sum: f64, percent: f64) -> bool {
+    let share = format!("{percent}e-2").parse().unwrap_or(percent / 100.0);
+    let apart = (rows * count - sum).abs();
+    if sum > 0.0 { apart / sum <= share } else { apart == 0.0 }
+}
+
+/// What the age of the newest value says, in seconds. One that lies ahead would make the check hold for as long as that.
+fn how_old(age: f64, within: Duration, ahead: Duration) -> Found {
+    let whole = Duration::try_from_secs_f64(age.abs().floor()).unwrap_or(Duration::MAX);
+    let whole = humantime::format_duration(whole);
+    if -age > ahead.as_secs_f64() {
+        return Found {
+            holds: false,
+            words: format!("the newest lies {whole} ahead"),
+        };
+    }
+    Found {
+        holds: age <= within.as_secs_f64(),
+        words: match age < 0.0 {
+            true => "the newest is 0s old".to_owned(),
+            false => format!("the newest is {whole} old"),
+        },
+    }
+}
+
+/// A fence, for a person.
+fn shown(value: f64) -> String {
+    if value.abs() < 1e15 && (value == 0.0 || value.abs() >= 1e-4) {
+        format!("{value:.4}")
+    } else {
+        format!("{value:.4e}")
+    }
+}
+
+/// Between which values nothing is unusual. `None` where there are too few to tell.
+async fn fences(asker: &Asker<'_>, of: &Spread, method: Method, beyond: f64) -> Result<Option<(f64, f64)>, Failure> {
+    if of.all < 3 {
         return Ok(None);
     }
-    // Arithmetic with infinity has no end that could be written as SQL.
-    if !mean.is_finite() {
-        return Ok(Some((f64::NEG_INFINITY, f64::INFINITY, all)));
+    // Of so few, only the infinite ones are far from the rest.
+    if of.count < 3 {
+        return Ok(Some((f64::MIN, f64::MAX)));
     }
-    let around = |middle: f64, spread: f64| Some((middle - beyond * spread, middle + beyond * spread, all));
-    Ok(match method {
+    let (middle, below, above) = match method {
         Method::ZScore => {
-            let squares = asker.sum_of_squares(column, mean).await?;
-            around(mean, (squares / (all as f64 - 1.0)).sqrt())
+            let mean = asker.mean(of).await?;
+            let squares = asker.sum_of_squares(of, mean).await?;
+            let spread = (squares / (of.count as f64 - 1.0)).sqrt();
+            (mean, mean - beyond * spread, mean + beyond * spread)
         }
         Method::Iqr => {
-            let first = asker.quantile(column, None, 0.25).await?;
-            let third = asker.quantile(column, None, 0.75).await?;
-            Some((first - beyond * (third - first), third + beyond * (third - first), all))
+            let first = asker.quantile(of, None, 0.25).await?;
+            let third = asker.quantile(of, None, 0.75).await?;
+            let spread = third - first;
+            (first, first - beyond * spread, third + beyond * spread)
         }
         Method::Mad => {
-            let median = asker.quantile(column, None, 0.5).await?;
-            let deviation = asker.quantile(column, Some(median), 0.5).await?;
+            let median = asker.quantile(of, None, 0.5).await?;
+            let deviation = asker.quantile(of, Some(median), 0.5).await?;
             // More than half of the values are the same: then the mean deviation stands in, as Iglewicz and Hoaglin have it.
             let spread = if deviation > 0.0 {
                 1.4826 * deviation
             } else {
-                1.2533 * asker.mean_deviation(column, median).await?
+                1.2533 * asker.mean_deviation(of, median).await?
             };
-            around(median, spread)
+            (median, median - beyond * spread, median + beyond * spread)
         }
-    })
+    };
+    debug_assert!(!middle.is_nan(), "arithmetic over finite numbers that are small enough");
+    // What no number is beyond needs no infinite fence, which has no SQL.
+    let fence = |value: f64| (value * of.scale).clamp(f64::MIN, f64::MAX);
+    Ok(Some((fence(below), fence(above))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_mean_holds_at_its_exact_edge() {
+        for hundredths in 1..2_000_u32 {
+            let percent: f64 = format!("{}.{:02}", hundredths / 100, hundredths % 100)
+                .parse()
+                .expect("it is a number");
+            let (rows, more) = (10_000 - hundredths, 9_999 - hundredths);
+            // Of one run, and of three whose mean that is.
+            for (count, sum) in [(1.0, 10_000.0), (3.0, 30_000.0)] {
+                assert!(is_near(rows.into(), count, sum, percent), "{percent}");
+                assert!(!is_near(more.into(), count, sum, percent), "{percent}");
+            }
+        }
+        assert!(is_near(0.0, 2.0, 0.0, 5.0) && !is_near(1.0, 2.0, 0.0, 5.0));
+    }
+
+    #[test]
+    fn what_lies_ahead_is_not_fresh() {
+        let (hour, minute) = (Duration::from_secs(3600), Duration::from_secs(60));
+        for (age, holds, words) in [
+            (3600.0, true, "the newest is 1h old"),
+            (3600.5, false, "the newest is 1h old"),
+            (-59.0, true, "the newest is 0s old"),
+            (-61.0, false, "the newest lies 1m 1s ahead"),
+            (f64::NEG_INFINITY, false, "ahead"),
+        ] {
+            let found = how_old(age, hour, minute);
+            assert!(
+                found.holds == holds && found.words.contains(words),
+                "{age}: {}",
+                found.words
+            );
+        }
+    }
 }

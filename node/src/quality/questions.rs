@@ -1,12 +1,15 @@
 //! What is asked of a destination: one query over `staged` each, in SQL that both understand but for the few words of a
 //! [`Dialect`].
 
+use std::time::Duration;
+
 use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
 use haulage_plan::types;
 
+use super::decimal;
 use crate::sink::files::RECORDS;
 use crate::sink::name::{TableName, quote, quote_all};
 use crate::sink::sqlite::moment;
@@ -15,6 +18,23 @@ use crate::sink::{Destination, Dialect, Expected, LoadContext};
 /// Values that a result names as examples, and how long each may be.
 const EXAMPLES: usize = 3;
 const EXAMPLE: usize = 40;
+
+/// The square of this has room in double precision, and so has that of its inverse.
+const LARGE: f64 = 1e100;
+
+/// The numbers of a column, for arithmetic.
+pub(super) struct Spread {
+    /// How many there are. NaN is none.
+    pub(super) all: u64,
+    /// Of these, how many are finite.
+    pub(super) count: u64,
+    /// A number divided by `scale`, in SQL.
+    number: String,
+    /// Where there is one that is finite, in SQL.
+    finite: String,
+    /// 1, unless arithmetic with the numbers as they are would leave double precision.
+    pub(super) scale: f64,
+}
 
 /// Who asks, of which rows.
 pub(super) struct Asker<'a> {
@@ -120,20 +140,20 @@ impl Asker<'_> {
 
     pub(super) fn accepted(&self, column: &str, values: &[String]) -> Result<String, Failure> {
         let values: Result<Vec<String>, Failure> = values.iter().map(|value| self.literal(column, value)).collect();
-        Ok(format!("{} NOT IN ({})", self.comparable(column), values?.join(", ")))
+        Ok(format!("{} NOT IN ({})", quote(column), values?.join(", ")))
     }
 
     pub(super) fn out_of_range(&self, column: &str, min: Option<&str>, max: Option<&str>) -> Result<String, Failure> {
         let mut outside = Vec::new();
         for (end, sign) in [(min, "<"), (max, ">")] {
-            if let Some(end) = end {
-                outside.push(format!(
-                    "{} {sign} {}",
-                    self.comparable(column),
-                    self.literal(column, end)?
-                ));
-            }
+            let Some(end) = end else { continue };
+            outside.push(match (self.dialect(), self.decimal(column, end)?) {
+                (Dialect::Sqlite, Some(end)) => decimal::beyond(&quote(column), sign, &end),
+                _ => format!("{} {sign} {}", quote(column), self.literal(column, end)?),
+            });
         }
+        // It has no place between any two numbers, and dialects put it at either end.
+        outside.extend(self.is_nan(column));
         Ok(outside.join(" OR "))
     }
 
@@ -153,7 +173,8 @@ impl Asker<'_> {
             }
             // As a target may be written. It builds one index for IN, and none for EXISTS.
             (Dialect::Sqlite, None | Some("main" | "public")) => {
-                format!("{name} NOT IN (SELECT {to} FROM main.{bare} WHERE {to} IS NOT NULL)")
+                // A name in quotes that is no column's is a text there, unless it says whose column it would be.
+                format!("{name} NOT IN (SELECT other.{to} FROM main.{bare} AS other WHERE other.{to} IS NOT NULL)")
             }
             (Dialect::Sqlite, Some(schema)) => {
                 return Err(Failure::permanent(format!(
@@ -166,10 +187,8 @@ impl Asker<'_> {
 
     pub(super) fn beyond(&self, column: &str, low: f64, high: f64) -> String {
         let value = self.number(column);
-        format!(
-            "{} AND ({value} < {low:e} OR {value} > {high:e})",
-            self.is_number(column)
-        )
+        let known = self.is_number(column);
+        format!("{known} AND ({value} < {low:e} OR {value} > {high:e})")
     }
 
     /// How old the newest value of a column of times is, in seconds by the destination's clock. A time without a zone is
@@ -189,8 +208,18 @@ impl Asker<'_> {
         Ok(found.and_then(|seconds| seconds.parse().ok()))
     }
 
-    /// How many of the newest published runs of the table there are, up to so many, and the mean of their rows.
-    pub(super) async fn mean_of_earlier_runs(&self, runs: u32) -> Result<(u64, f64), Failure> {
+    /// How far ahead of the destination's clock a column's newest value may be: as far as clocks are apart, or zones, where
+    /// a value has none.
+    pub(super) fn ahead(&self, column: &str) -> Duration {
+        match self.type_of(column) {
+            Some(DataType::Timestamp(_, Some(_))) => Duration::from_secs(5 * 60),
+            _ => Duration::from_secs(24 * 3600),
+        }
+    }
+
+    /// How many of the newest published runs of the table there are, up to so many, and the sum of their rows. A replay is
+    /// none: it has a few rows of a run.
+    pub(super) async fn earlier_runs(&self, runs: u32) -> Result<(u64, f64), Failure> {
         let (records, collate) = match self.dialect() {
             Dialect::Postgres => ("haulage.loads", ""),
             Dialect::Sqlite => ("_haulage_loads", "COLLATE NOCASE"),
@@ -200,44 +229,72 @@ impl Asker<'_> {
         // What was replaced says nothing about how many there should be, least of all to what replaces it.
         let replaced = text(self.load.replaces.as_ref().map_or("", |run| run.as_str()));
         let rest = format!(
-            "FROM (SELECT rows AS n FROM {records} WHERE state = 'published' AND run <> {run} AND run <> {replaced}
+            "FROM (SELECT rows AS n FROM {records} WHERE state = 'published' AND NOT replay AND run <> {run}
+                   AND run <> {replaced}
                    AND run NOT IN (SELECT replaces FROM {records} WHERE state = 'published' AND replaces IS NOT NULL)
                    AND target = (SELECT target FROM {records} WHERE run = {run} AND load = {load}) {collate}
                    ORDER BY sequence DESC LIMIT {runs}) AS earlier"
         );
-        let [found, mean] = self.numbers(["count(*)", "avg(n)"], &rest).await?;
-        Ok((found as u64, mean))
+        let [found, sum] = self.numbers(["count(*)", "sum(n)"], &rest).await?;
+        Ok((found as u64, sum))
     }
 
-    /// How many values a column of numbers has, and their mean.
-    pub(super) async fn mean(&self, column: &str) -> Result<(u64, f64), Failure> {
-        let mean = format!("avg({})", self.number(column));
-        let rest = format!("FROM staged WHERE {}", self.is_number(column));
-        let [all, mean] = self.numbers(["count(*)", &mean], &rest).await?;
-        Ok((all as u64, mean))
+    /// The numbers of a column.
+    pub(super) async fn spread(&self, column: &str) -> Result<Spread, Failure> {
+        let (number, known) = (self.number(column), self.is_number(column));
+        // Neither infinite nor NaN, whichever end that stands at.
+        let finite = format!("{known} AND {number} BETWEEN {:e} AND {:e}", f64::MIN, f64::MAX);
+        let [all] = self
+            .numbers(["count(*)"], &format!("FROM staged WHERE {known}"))
+            .await?;
+        let largest = format!("max(abs({number}))");
+        let rest = format!("FROM staged WHERE {finite}");
+        let [count, largest] = self.numbers(["count(*)", &largest], &rest).await?;
+        let (mut number, mut scale) = (number, 1.0);
+        // Squares and sums of such numbers are none any more.
+        if largest > LARGE || (largest > 0.0 && largest < 1.0 / LARGE) {
+            scale = largest;
+            let least = largest / LARGE;
+            number = format!("(CASE WHEN abs({number}) < {least:e} THEN 0.0 ELSE {number} / {scale:e} END)");
+        }
+        Ok(Spread {
+            all: all as u64,
+            count: count as u64,
+            number,
+            finite,
+            scale,
+        })
+    }
+
+    /// The mean of a column of numbers.
+    pub(super) async fn mean(&self, of: &Spread) -> Result<f64, Failure> {
+        let rest = format!("FROM staged WHERE {}", of.finite);
+        let [mean] = self.numbers([&format!("avg({})", of.number)], &rest).await?;
+        Ok(mean)
     }
 
     /// The sum of the squares of the distances from a value.
-    pub(super) async fn sum_of_squares(&self, column: &str, from: f64) -> Result<f64, Failure> {
-        let distance = format!("({} - {from:e})", self.number(column));
-        let rest = format!("FROM staged WHERE {}", self.is_number(column));
-        let [sum] = self.numbers([&format!("sum({distance} * {distance})")], &rest).await?;
+    pub(super) async fn sum_of_squares(&self, of: &Spread, from: f64) -> Result<f64, Failure> {
+        let distance = format!("({} - {from:e})", of.number);
+        // A distance whose square has no place is none.
+        let square = format!("CASE WHEN abs({distance}) < 1e-150 THEN 0.0 ELSE {distance} * {distance} END");
+        let rest = format!("FROM staged WHERE {}", of.finite);
+        let [sum] = self.numbers([&format!("sum({square})")], &rest).await?;
         Ok(sum)
     }
 
     /// The mean of the distances from a value.
-    pub(super) async fn mean_deviation(&self, column: &str, from: f64) -> Result<f64, Failure> {
-        let rest = format!("FROM staged WHERE {}", self.is_number(column));
-        let mean = format!("avg(abs({} - {from:e}))", self.number(column));
+    pub(super) async fn mean_deviation(&self, of: &Spread, from: f64) -> Result<f64, Failure> {
+        let rest = format!("FROM staged WHERE {}", of.finite);
+        let mean = format!("avg(abs({} - {from:e}))", of.number);
         let [mean] = self.numbers([&mean], &rest).await?;
         Ok(mean)
     }
 
     /// A quantile of a column of numbers, or of their distances from a value; between two neighbours it is interpolated.
-    pub(super) async fn quantile(&self, column: &str, from: Option<f64>, at: f64) -> Result<f64, Failure> {
-        let number = self.number(column);
+    pub(super) async fn quantile(&self, of: &Spread, from: Option<f64>, at: f64) -> Result<f64, Failure> {
+        let (number, known) = (&of.number, &of.finite);
         let value = from.map_or_else(|| number.clone(), |from| format!("abs({number} - {from:e})"));
-        let known = self.is_number(column);
         let [quantile] = match self.dialect() {
             Dialect::Postgres | Dialect::DataFusion => {
                 let quantile = format!("percentile_cont({at}) WITHIN GROUP (ORDER BY {value})");
@@ -292,11 +349,28 @@ impl Asker<'_> {
             .map(|field| field.data_type())
     }
 
-    /// A column so that it compares as its type does: SQLite keeps decimals as text.
-    fn comparable(&self, column: &str) -> String {
-        match (self.dialect(), self.type_of(column)) {
-            (Dialect::Sqlite, Some(DataType::Decimal128(..))) => format!("CAST({} AS REAL)", quote(column)),
-            _ => quote(column),
+    /// A value of a column of decimals, with all its digits; `None` if the column is another.
+    fn decimal(&self, column: &str, written: &str) -> Result<Option<String>, Failure> {
+        let Some(data_type @ DataType::Decimal128(precision, scale)) = self.type_of(column) else {
+            return Ok(None);
+        };
+        match types::value(data_type, written) {
+            Ok(ScalarValue::Decimal128(Some(value), ..)) => Ok(Some(decimal::written(value, *precision, *scale))),
+            Ok(_) => Ok(None),
+            Err(why) => Err(Failure::permanent(format!(
+                "`{written}` is no value of {column}: {why}"
+            ))),
+        }
+    }
+
+    /// Whether a value is NaN, if the column is one that may have it.
+    fn is_nan(&self, column: &str) -> Option<String> {
+        match self.type_of(column) {
+            Some(DataType::Float32 | DataType::Float64) if self.dialect() == Dialect::DataFusion => {
+                Some(format!("isnan({})", quote(column)))
+            }
+            Some(DataType::Float32 | DataType::Float64) => Some(format!("{} = 'NaN'", quote(column))),
+            _ => None,
         }
     }
 
@@ -344,6 +418,13 @@ impl Asker<'_> {
             DataType::Float32 => match written.trim().parse::<f32>() {
                 Ok(value) => format!("({:e})", f64::from(value)),
                 Err(_) => format!("({})", written.trim()),
+            },
+            DataType::Decimal128(precision, scale) => match (self.dialect(), self.decimal(column, written)?) {
+                // Kept as text.
+                (Dialect::Sqlite, Some(value)) => text(&value),
+                // Any literal with a point is a double there.
+                (Dialect::DataFusion, Some(value)) => format!("CAST('{value}' AS decimal({precision},{scale}))"),
+                (_, value) => format!("({})", value.as_deref().unwrap_or(written).trim()),
             },
             // What the plan has taken for a number or a truth.
             _ => format!("({})", written.trim()),

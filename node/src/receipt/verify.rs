@@ -37,7 +37,7 @@ pub(crate) async fn examine(tools: &Toolbox, question: &Examine) -> Result<Exami
 }
 
 /// Holds a published load against its target, from here. Permanent failure if the destination isn't known here, or is
-/// another one than the run has published to.
+/// elsewhere and knows nothing of the run.
 pub async fn verify(config: NodeConfig, asked: &VerifyLoad) -> Result<Verdict, Failure> {
     Box::pin(compare(&Toolbox::new(config), asked)).await
 }
@@ -48,23 +48,24 @@ pub async fn look_up(config: NodeConfig, asked: &LookUp) -> Result<Looked, Failu
 }
 
 async fn find(tools: &Toolbox, asked: &LookUp) -> Result<Looked, Failure> {
-    must_be(tools.config(), &asked.destination, asked.place.as_deref())?;
+    // Says so if it isn't known here.
+    tools.config().destination(&asked.destination)?;
+    if let Some(elsewhere) = elsewhere(tools.config(), &asked.destination, asked.place.as_deref()) {
+        return Err(Failure::permanent(elsewhere));
+    }
     let destination = tools.destination_named(&asked.destination).await?;
     destination.look_up(&asked.table, &asked.key, asked.limit).await
 }
 
-/// Refuses a destination of that name which is elsewhere.
-fn must_be(config: &NodeConfig, destination: &str, place: Option<&str>) -> Result<(), Failure> {
-    // Says so if it isn't known here.
-    config.destination(destination)?;
-    let here = config.places().remove(destination);
-    match (place, here) {
-        (Some(wanted), Some(here)) if wanted != here => Err(Failure::permanent(format!(
-            "the run has published to {wanted}, and destination {destination} is {here} here; give the address of the \
-             former, with --destination {destination}=ADDRESS"
-        ))),
-        _ => Ok(()),
-    }
+/// Where a destination of that name is here, if that is elsewhere.
+fn elsewhere(config: &NodeConfig, destination: &str, place: Option<&str>) -> Option<String> {
+    let (wanted, here) = (place?, config.places().remove(destination)?);
+    (wanted != here).then(|| {
+        format!(
+            "the run has published to {wanted}, and destination {destination} is {here} here; if that isn't the same, give \
+             the address of the former, with --destination {destination}=ADDRESS"
+        )
+    })
 }
 
 async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure> {
@@ -78,17 +79,23 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
         columns: Vec::new(),
     };
     let (load, to) = load_of(asked)?;
-    must_be(
+    let destination = tools.destination_named(&to).await?;
+    let before = destination.standing(&load).await?;
+    if let Some(elsewhere) = elsewhere(
         tools.config(),
         &to,
         asked.submission.places.get(&to).map(String::as_str),
-    )?;
-    let destination = tools.destination_named(&to).await?;
-    let before = destination.standing(&load).await?;
+    ) {
+        // A server may have several names, and a copy can be verified: the run's record is what counts. It stands there.
+        match &before.publication {
+            Publication::Unknown => return Err(Failure::permanent(elsewhere)),
+            Publication::Not(_) | Publication::Stands => verdict.notes.push(elsewhere),
+        }
+    }
     let Some((query, which)) = told(&load, &before, &mut verdict) else {
         return Ok(verdict);
     };
-    let (columns, left_out) = columns_of(&before, &mut verdict);
+    let (mut columns, mut left_out) = columns_of(&before, &mut verdict);
     let Some(published) = &asked.checksum else {
         verdict.findings.push(
             "some of its rows were staged by a release that made no checksums, so their values can't be compared"
@@ -96,18 +103,30 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
         );
         return Ok(verdict);
     };
-    if columns.is_empty() {
-        if verdict.findings.is_empty() {
-            verdict.findings.push("none of its columns can be compared".to_owned());
-        } else {
-            verdict.answer = Answer::Differs;
-        }
-        return Ok(verdict);
-    }
-    verdict.notes.push(format!("compared: {which}"));
+    let mut beyond = Vec::new();
     let turn = tools.reading_back.acquire().await;
-    let by_chunk = load.provenance && left_out == 0 && !asked.chunks.is_empty();
-    let read = read(tools.config(), &to, &query, &columns, by_chunk).await?;
+    let read = loop {
+        if columns.is_empty() {
+            if !verdict.findings.is_empty() {
+                verdict.answer = Answer::Differs;
+            } else if beyond.is_empty() {
+                verdict.findings.push("none of its columns can be compared".to_owned());
+            }
+            verdict.findings.extend(beyond);
+            return Ok(verdict);
+        }
+        let by_chunk = load.provenance && left_out == 0 && !asked.chunks.is_empty();
+        let read = read(tools.config(), &to, &query, &columns, by_chunk).await?;
+        let Some((name, detail)) = &read.beyond else { break read };
+        // The others are read again without it.
+        columns.retain(|column| column.name != *name);
+        left_out += 1;
+        beyond.push(format!(
+            "column {name}: times before the year 1 and after 9999 can't be read back, so whether its values are those that \
+             were published can't be told ({detail})"
+        ));
+    };
+    verdict.notes.push(format!("compared: {which}"));
     drop(turn);
     let after = destination.standing(&load).await?;
     if after != before {
@@ -119,6 +138,12 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
         return Ok(verdict);
     }
     judge(&mut verdict, published, read, &columns, left_out > 0, asked);
+    if !beyond.is_empty() {
+        if verdict.answer == Answer::Holds {
+            verdict.answer = Answer::Unknown;
+        }
+        verdict.findings.extend(beyond);
+    }
     Ok(verdict)
 }
 
@@ -228,7 +253,23 @@ struct Read {
     /// Rows that could not be read as their columns' types, and what is wrong with the first.
     unreadable: u64,
     first: Option<String>,
+    /// A column with a time that has no room in a file's types, and what it is.
+    beyond: Option<(String, String)>,
     chunks: BTreeMap<String, Checksum>,
+}
+
+/// Whether a time that can't be read is one all the same: of a year with more than four digits, before the first, or
+/// infinite.
+fn is_beyond(data_type: &DataType, detail: &str) -> bool {
+    let text = detail.split('"').nth(1).unwrap_or_default();
+    let year = text
+        .trim_start_matches(['+', '-'])
+        .split('-')
+        .next()
+        .unwrap_or_default();
+    let is_long = year.len() > 4 && year.bytes().all(|byte| byte.is_ascii_digit());
+    matches!(data_type, DataType::Date32 | DataType::Timestamp(..))
+        && (is_long || year == "infinity" || year.len() == 4 && (text.ends_with(" BC") || text.starts_with('-')))
 }
 
 async fn read(
@@ -253,10 +294,20 @@ async fn read(
         checksum: Checksum::default(),
         unreadable: 0,
         first: None,
+        beyond: None,
         chunks: BTreeMap::new(),
     };
     while let Some(segment) = reader.next().await? {
         read.unreadable += segment.unreadable.len() as u64;
+        for unreadable in &segment.unreadable {
+            let column = columns
+                .iter()
+                .find(|column| Some(&column.name) == unreadable.column.as_ref());
+            if let Some(column) = column.filter(|column| is_beyond(&column.data_type, &unreadable.detail)) {
+                read.beyond = Some((column.name.clone(), unreadable.detail.clone()));
+                return Ok(read);
+            }
+        }
         if let (None, Some(first)) = (&read.first, segment.unreadable.first()) {
             let column = first.column.as_deref().unwrap_or_default();
             read.first = Some(format!("column {column}: {}", first.detail));
@@ -387,4 +438,31 @@ fn chunks_that_differ(found: &BTreeMap<String, Checksum>, asked: &VerifyLoad) ->
         findings.push(format!("and {} more", counted((all - NAMED) as u64, "chunk")));
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use haulage_plan::types::timestamptz;
+
+    use super::*;
+
+    #[test]
+    fn only_a_time_that_is_one_is_beyond_what_can_be_read() {
+        for (text, beyond) in [
+            ("10000-01-01", true),
+            ("+10000-01-01 00:00:00", true),
+            ("0044-03-15 BC", true),
+            ("-0044-03-15", true),
+            ("infinity", true),
+            ("-infinity", true),
+            ("much", false),
+            ("2013-13-01", false),
+            ("", false),
+        ] {
+            let detail = format!("expected date, found \"{text}\"");
+            assert_eq!(is_beyond(&DataType::Date32, &detail), beyond, "{text}");
+            assert_eq!(is_beyond(&timestamptz(), &detail), beyond, "{text}");
+            assert!(!is_beyond(&DataType::Int64, &detail), "{text}");
+        }
+    }
 }

@@ -9,6 +9,7 @@
 //! | merge into a table with rows | can't be told: rows that were the same already leave no trace |
 
 use haulage_core::receipt::Publisher;
+use haulage_plan::PROVENANCE;
 
 use super::LoadContext;
 use super::name::{quote, same_key};
@@ -76,6 +77,16 @@ pub(crate) struct Facts<'a> {
     pub(crate) keys: Option<String>,
     /// Who has published since, and how.
     pub(crate) later: &'a [(Publisher, Way)],
+    /// Whether the table has a column, if it is there.
+    pub(crate) has: &'a dyn Fn(&str) -> bool,
+}
+
+/// What a load's provenance has added to a table that lacks it now, so that it isn't looked for.
+pub(crate) fn origin_gone(load: &LoadContext, has: impl Fn(&str) -> bool) -> impl Iterator<Item = (String, Back)> {
+    let gone = |name: &&str| load.provenance && !has(name);
+    let gone: Vec<&str> = PROVENANCE.into_iter().filter(gone).collect();
+    gone.into_iter()
+        .map(|name| (name.to_owned(), Back::Changed("it is gone".to_owned())))
 }
 
 /// Which rows are the load's.
@@ -101,6 +112,9 @@ pub(crate) fn rows_of(load: &LoadContext, facts: &Facts<'_>) -> Rows {
         if !overwriters.is_empty() {
             return overwritten();
         }
+        if !(facts.has)(PROVENANCE[0]) {
+            return Rows::Untold(without(load, PROVENANCE[0], "names the run of each row"));
+        }
         let run = load.run.as_str().replace('\'', "''");
         return Rows::Of {
             query: format!("SELECT * FROM {table} WHERE _haulage_run = '{run}'"),
@@ -110,6 +124,9 @@ pub(crate) fn rows_of(load: &LoadContext, facts: &Facts<'_>) -> Rows {
     match facts.way {
         Way::AppendByKey => match &facts.keys {
             _ if !overwriters.is_empty() => overwritten(),
+            _ if !load.key.iter().all(|name| (facts.has)(name)) => {
+                Rows::Untold(without(load, &load.key.join(", "), "is the key of its rows"))
+            }
             Some(keys) => Rows::Of {
                 query: format!(
                     "SELECT t.* FROM {table} t WHERE EXISTS (SELECT 1 FROM {keys} k WHERE {})",
@@ -142,6 +159,10 @@ pub(crate) fn rows_of(load: &LoadContext, facts: &Facts<'_>) -> Rows {
             ))
         }
     }
+}
+
+fn without(load: &LoadContext, column: &str, what: &str) -> String {
+    format!("table {} has no column {column} any more, which {what}", load.table)
 }
 
 fn said(publisher: &Publisher) -> String {
@@ -200,14 +221,14 @@ pub(crate) fn columns_of<'a>(
 /// The columns of provenance that a table has, in order, each as SQL that gives its text or NULL.
 pub(crate) fn origin_in_sql(there: &[&str], as_text: impl Fn(&str) -> String) -> (bool, Vec<String>) {
     let has = |name: &&str| there.contains(name);
-    let sql = haulage_plan::PROVENANCE.iter().map(|name| {
+    let sql = PROVENANCE.iter().map(|name| {
         if has(name) {
             as_text(&quote(name))
         } else {
             "NULL".to_owned()
         }
     });
-    (haulage_plan::PROVENANCE.iter().all(has), sql.collect())
+    (PROVENANCE.iter().all(has), sql.collect())
 }
 
 #[cfg(test)]
@@ -237,6 +258,7 @@ mod tests {
             table: "t".into(),
             keys: keys.then(|| "keys".into()),
             later,
+            has: &|_| true,
         };
         let rows = rows_of(&load, &facts);
         let text = match &rows {
@@ -281,6 +303,38 @@ mod tests {
         let mut again = later("r2", Way::Append);
         again.0.replaces = Some(RunId::from("r"));
         check(false, Way::Append, false, false, &[again], "run r2");
+    }
+
+    #[test]
+    fn a_table_that_lost_what_tells_its_rows_says_so() {
+        let mut load = load();
+        load.provenance = true;
+        for (way, lost, told) in [
+            (Way::Append, "_haulage_run", false),
+            (Way::Merge, "_haulage_run", false),
+            (Way::Append, "id", true),
+            (Way::AppendByKey, "id", false),
+        ] {
+            load.provenance = way == Way::Merge;
+            let facts = Facts {
+                way,
+                created: false,
+                table: "t".into(),
+                keys: Some("keys".into()),
+                later: &[],
+                has: &|name| name != lost,
+            };
+            match rows_of(&load, &facts) {
+                Rows::Of { .. } => assert!(told, "{way:?} without {lost}"),
+                Rows::Untold(why) => assert!(!told && why.contains(&format!("no column {lost}")), "{way:?}: {why}"),
+            }
+        }
+        load.provenance = true;
+        let gone: Vec<_> = origin_gone(&load, |name| name != "_haulage_chunk").collect();
+        assert!(
+            matches!(&gone[..], [(name, Back::Changed(_))] if name == "_haulage_chunk"),
+            "{gone:?}"
+        );
     }
 
     #[test]

@@ -241,6 +241,7 @@ impl RunContext {
     ) -> Result<LoadContext, Failure> {
         let mut load = bare(self.definition(), name, run, by, replaces)?;
         load.mode = mode(&load, self.is_replay);
+        load.is_replay = self.is_replay;
         load.schema = self
             .compiled
             .loads
@@ -263,7 +264,8 @@ impl RunContext {
             (order.epoch, order.assignment.key.attempt),
             order.assignment.replaces.clone(),
         )?;
-        load.mode = mode(&load, order.assignment.submission.replay.is_some());
+        load.is_replay = order.assignment.submission.replay.is_some();
+        load.mode = mode(&load, load.is_replay);
         Ok(load)
     }
 }
@@ -320,6 +322,7 @@ pub(crate) fn bare(
         replaces,
         keep_previous: load.keep_previous,
         provenance: load.provenance,
+        is_replay: false,
         evolution: load.evolution,
         layout: load.layout.clone(),
         round: 0,

@@ -19,6 +19,7 @@ use super::world::World;
 crate::on_all!(
     every_type_keeps_its_values,
     a_value_that_does_not_fit_is_named,
+    a_column_that_would_change_a_value_is_refused,
     wider_and_narrower_columns
 );
 
@@ -225,6 +226,60 @@ async fn a_value_that_does_not_fit_is_named(world: &World) {
     };
     assert_eq!((bad.at, bad.column.as_deref()), (1, Some("n")), "{bad}");
     assert!(bad.why.contains("18446744073709551615"), "{bad}");
+}
+
+/// What PostgreSQL would round or cut without a word.
+async fn a_column_that_would_change_a_value_is_refused(world: &World) {
+    if !world.is_postgres() {
+        return;
+    }
+    let of = |run: &str, columns: Vec<(&str, ArrayRef)>| {
+        let batch = RecordBatch::try_from_iter(columns).expect("a batch");
+        let load = LoadContext {
+            schema: batch.schema(),
+            ..load(run, Mode::Append, &[])
+        };
+        (load, batch)
+    };
+    world
+        .run("CREATE TABLE things (n numeric(5,-1), at timestamp(0), v varchar(3), _haulage_run text)")
+        .await;
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+    let moments: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0, 500_000]));
+    let (load, _) = of("a", vec![("n", numbers), ("at", moments)]);
+    let found = world.destination.inspect(&load).await.expect("it is there");
+    let [number, moment] = &found.misfits[..] else {
+        panic!("{:?}", found.misfits);
+    };
+    assert!(
+        number.contains("column n is bigint") && number.contains("numeric(5,-1)"),
+        "{number}"
+    );
+    assert!(
+        moment.contains("column at is timestamp") && moment.contains("timestamp(0)"),
+        "{moment}"
+    );
+    // Whole seconds are kept, and so is what is no longer than it may be.
+    let seconds: ArrayRef = Arc::new(TimestampSecondArray::from(vec![0, 1]));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["ab ", "äbc"]));
+    let (load, batch) = of("b", vec![("at", seconds.clone()), ("v", texts)]);
+    publish(world, &load, &batch).await;
+    let kept = world.texts("SELECT at::text || v FROM things").await.expect("a table");
+    assert_eq!(kept, ["1970-01-01 00:00:00ab ", "1970-01-01 00:00:01äbc"]);
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["abc", "abc "]));
+    let (load, batch) = of("c", vec![("at", seconds), ("v", texts)]);
+    world.destination.prepare(&load).await.expect("prepared");
+    world.destination.begin(&load, CHUNK, Attempt(1)).await.expect("begun");
+    let writer = world.destination.segment(&load, CHUNK, Attempt(1)).await;
+    let refused = writer
+        .expect("a writer")
+        .write(&batch)
+        .await
+        .expect_err("its blank would go");
+    let Refused::Row(bad) = refused else {
+        panic!("no row is named: {refused}");
+    };
+    assert_eq!((bad.at, bad.column.as_deref()), (1, Some("v")), "{bad}");
 }
 
 async fn wider_and_narrower_columns(world: &World) {

@@ -119,6 +119,9 @@ pub(super) struct Record {
     attempts: serde_json::Value,
     pub(super) area: String,
     pub(super) replaces: Option<String>,
+    /// Whether its run was a replay.
+    #[serde(default)]
+    pub(super) replay: bool,
     #[serde(default)]
     pub(super) round: u32,
     /// What verify has sealed.
@@ -201,6 +204,7 @@ impl Table {
                 sequence: 0,
                 detail: String::new(),
                 created: false,
+                replay: load.is_replay,
                 before: None,
                 taken: None,
                 published_at: None,

@@ -172,9 +172,21 @@ impl Values {
                 let scale = u8::try_from(*scale).map_err(|_| unexpected())?;
                 Self::Numeric(array.as_primitive::<Decimal128Type>().clone(), scale)
             }
-            (Wire::Text, DataType::Utf8) => Self::Text(array.as_string().clone()),
-            (Wire::Text, DataType::LargeUtf8) => Self::LargeText(array.as_string().clone()),
-            (Wire::Text, DataType::Utf8View) => Self::TextView(array.as_string_view().clone()),
+            (Wire::Text | Wire::Varchar(_), DataType::Utf8) => {
+                let texts: &StringArray = array.as_string();
+                not_cut(encoding.wire, texts.iter())?;
+                Self::Text(texts.clone())
+            }
+            (Wire::Text | Wire::Varchar(_), DataType::LargeUtf8) => {
+                let texts: &LargeStringArray = array.as_string();
+                not_cut(encoding.wire, texts.iter())?;
+                Self::LargeText(texts.clone())
+            }
+            (Wire::Text | Wire::Varchar(_), DataType::Utf8View) => {
+                let texts = array.as_string_view();
+                not_cut(encoding.wire, texts.iter())?;
+                Self::TextView(texts.clone())
+            }
             (Wire::Jsonb, DataType::LargeUtf8) => Self::Jsonb(array.as_string().clone()),
             (Wire::Uuid, DataType::LargeUtf8) => Self::Uuid(array.as_string().clone()),
             (Wire::Bytea, DataType::Binary) => Self::Bytea(array.as_binary().clone()),
@@ -211,6 +223,23 @@ impl Values {
         }
         Ok(())
     }
+}
+
+/// Refuses a text whose last blanks PostgreSQL would cut without a word. It says itself what is too long otherwise.
+fn not_cut<'a>(wire: Wire, texts: impl Iterator<Item = Option<&'a str>>) -> Result<(), String> {
+    let Wire::Varchar(most) = wire else { return Ok(()) };
+    let most = most as usize;
+    for text in texts.flatten().filter(|text| text.len() > most && text.ends_with(' ')) {
+        let mut behind = text.chars().skip(most).peekable();
+        if behind.peek().is_some() && behind.all(|char| char == ' ') {
+            return Err(format!(
+                "\"{}\" is longer than {most} characters, and PostgreSQL would cut the blanks at its end; rtrim it in the \
+                 step's SQL",
+                excerpt(text.as_bytes(), EXCERPT)
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[inline]
@@ -340,6 +369,21 @@ mod tests {
             .expect("70000 is no smallint")
             .to_string();
         assert!(error.contains("column n") && error.contains("70000"), "{error}");
+    }
+
+    #[test]
+    fn blanks_are_not_cut_from_a_text() {
+        for (text, fits) in [
+            ("ab ", true),
+            ("äbc", true),
+            ("abc ", false),
+            ("äb  ", false),
+            ("abcd ", true),
+        ] {
+            // The last one is too long without its blank, and refused by the server.
+            let texts = [Some("a"), None, Some(text)];
+            assert_eq!(not_cut(Wire::Varchar(3), texts.into_iter()).is_ok(), fits, "{text:?}");
+        }
     }
 
     #[test]

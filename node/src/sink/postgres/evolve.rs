@@ -11,7 +11,7 @@ use super::failure::code;
 use super::fit::kind_of_new;
 use super::publish::Trouble;
 use super::target::{Target, TargetColumn};
-use super::types::{Kind, column_type};
+use super::types::{Kind, MICROSECONDS, column_type, encoding};
 use crate::sink::name::quote;
 use crate::sink::{Change, ColumnChange};
 
@@ -35,20 +35,35 @@ pub(super) fn wider(arrow: &DataType, column: &TargetColumn) -> Option<(String, 
         (Kind::Int2 | Kind::Int4, DataType::Float64) if has_digits(column) => "double precision".to_owned(),
         (Kind::Float4, DataType::Float64) if column.sql == "real" => "double precision".to_owned(),
         (Kind::Date, DataType::Timestamp(_, None)) if column.sql == "date" => "timestamp without time zone".to_owned(),
-        (Kind::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        (Kind::Varchar(_), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
             if column.sql.starts_with("character varying(") =>
         {
             "text".to_owned()
+        }
+        (Kind::Timestamp(_), DataType::Timestamp(_, None))
+            if is_rounded(arrow, column) && column.sql.starts_with("timestamp(") =>
+        {
+            "timestamp without time zone".to_owned()
+        }
+        (Kind::Timestamptz(_), DataType::Timestamp(_, Some(_)))
+            if is_rounded(arrow, column) && column.sql.starts_with("timestamp(") =>
+        {
+            "timestamp with time zone".to_owned()
         }
         _ => return None,
     };
     let kind = match sql.as_str() {
         "text" => Kind::Text,
-        "timestamp without time zone" => Kind::Timestamp,
+        "timestamp without time zone" => Kind::Timestamp(MICROSECONDS),
         numeric if numeric.starts_with("numeric") => Kind::Numeric(None),
         other => kind_of_new(other, arrow),
     };
     Some((sql, kind))
+}
+
+/// Whether the column keeps fewer digits of a second than the load has.
+fn is_rounded(arrow: &DataType, column: &TargetColumn) -> bool {
+    encoding(arrow, column.kind).is_none()
 }
 
 /// Whether the column is of a number type itself, and not of a domain over one.

@@ -335,7 +335,7 @@ fn method(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mu
 fn append_method(load: &LoadContext, target: &Target, existing: &Existing, misfits: &mut Vec<String>) -> Method {
     let advice = format!("ALTER TABLE {} ADD COLUMN {RUN_COLUMN} text", target.sql());
     match existing.column(RUN_COLUMN) {
-        Some(column) if column.kind != super::types::Kind::Text => {
+        Some(column) if !column.kind.is_text() => {
             misfits.push(format!(
                 "column {RUN_COLUMN} of {} is {}, and Haulage keeps the run's name there; make it text",
                 target.text(),

@@ -5,6 +5,7 @@
 
 use haulage_core::failure::Failure;
 use haulage_core::words::counted;
+use haulage_plan::PROVENANCE;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Column as _, Row, ValueRef};
 
@@ -206,6 +207,7 @@ async fn merge(
         }
     };
     let same = same_key("t", "s", &load.key);
+    let origin = origin(load, fit, existing);
     if existing.is_some() {
         let changed = differ("t", "s");
         lease
@@ -226,20 +228,46 @@ async fn merge(
     let update = if others.is_empty() {
         "NOTHING".to_owned()
     } else {
-        let set = others
-            .iter()
-            .map(|name| format!("{0} = EXCLUDED.{0}", quote(name)))
-            .collect::<Vec<_>>();
+        let own = others.iter().map(|name| format!("{0} = EXCLUDED.{0}", quote(name)));
+        let set: Vec<String> = own
+            .chain(origin.iter().map(|(name, value)| format!("{name} = {value}")))
+            .collect();
         format!("UPDATE SET {} WHERE {}", set.join(", "), differ("t", "EXCLUDED"))
     };
     let columns = quote_all(&names);
+    let more: String = origin.iter().map(|(name, _)| format!(", {name}")).collect();
+    let values: String = origin.iter().map(|(_, value)| format!(", {value}")).collect();
     lease
         .run(format!(
-            "INSERT INTO {sql} AS t ({columns}) SELECT {columns} FROM {} ON CONFLICT ({}) DO {update}",
+            "INSERT INTO {sql} AS t ({columns}{more}) SELECT {columns}{values} FROM {} ON CONFLICT ({}) DO {update}",
             area.stage,
             quote_all(&load.key)
         ))
         .await
+}
+
+/// What a merge without provenance says in the target's columns of origin: the run, and of chunk and line nothing. What
+/// stood there is of the row as it was before. Each with its value, in SQL.
+fn origin(load: &LoadContext, fit: &Fit, existing: Option<&Existing>) -> Vec<(String, String)> {
+    let names = fit.names();
+    let there = PROVENANCE.iter().filter_map(|name| existing?.column(name));
+    let open = there.filter(|column| {
+        let is_run = column.name == RUN_COLUMN;
+        let takes = if is_run {
+            column.kind.is_text()
+        } else {
+            !column.not_null
+        };
+        takes && !column.generated && !column.identity_always && !names.contains(&column.name.as_str())
+    });
+    open.map(|column| {
+        let value = match column.name == RUN_COLUMN {
+            true => literal(load.run.as_str()),
+            false => "NULL".to_owned(),
+        };
+        (quote(&column.name), value)
+    })
+    .collect()
 }
 
 /// An error of the insert, in the words of the load.

@@ -59,7 +59,7 @@ impl Postgres {
 /// Columns of the target that the load has nothing for.
 fn unfilled(load: &LoadContext, target: &Target) -> Vec<ColumnChange> {
     let columns = target.existing.iter().flat_map(|existing| &existing.columns);
-    let ours = |name: &str| name == RUN_COLUMN && load.mode == Mode::Append;
+    let ours = |name: &str| name == RUN_COLUMN && load.mode != Mode::Replace;
     columns
         .filter(|column| !column.generated && !ours(&column.name))
         .filter(|column| load.schema.field_with_name(&column.name).is_err())

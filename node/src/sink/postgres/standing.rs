@@ -13,12 +13,12 @@ use super::bookkeeping::{self, Area, Lock, Method, State};
 use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::failure::code;
 use super::stage::exists;
-use super::target::{Target, TargetColumn, describe};
+use super::target::{Target, TargetColumn, base_types, describe, describe_recorded};
 use super::types::{Kind, encoding};
 use crate::receipt::{Back, read_as_text};
 use crate::sink::LoadContext;
 use crate::sink::name::quote;
-use crate::sink::standing::{Facts, Publication, Rows, Standing, Way, columns_of, origin_in_sql, rows_of};
+use crate::sink::standing::{Facts, Publication, Rows, Standing, Way, columns_of, origin_gone, origin_in_sql, rows_of};
 
 /// Publishers of a table that are named at most.
 const NAMED: i64 = 20;
@@ -26,6 +26,9 @@ const NAMED: i64 = 20;
 const PUBLISHERS: &str = "SELECT run, load, mode, replaces,
     to_char(published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC', coalesce(method, '')
     FROM haulage.loads WHERE target = $1 AND state = 'published' AND coalesce(sequence, 0) > $2 ";
+
+/// Of these, who has changed anything: a merge of no rows has not.
+const CHANGED: &str = "AND NOT (method = 'merge' AND rows = 0)";
 
 impl Postgres {
     pub(super) async fn stand(&self, load: &LoadContext) -> Result<Standing, Failure> {
@@ -58,8 +61,15 @@ impl Postgres {
             State::Reverted => Publication::Not("reverted".to_owned()),
             State::Discarded => Publication::Not("discarded".to_owned()),
         };
-        let target = describe(lease, &load.table).await?;
-        let rows = sqlx::query(AssertSqlSafe(format!("{PUBLISHERS} ORDER BY sequence")))
+        // Where it was published to, whatever the name alone means to who is asking.
+        let target: Result<String, _> =
+            sqlx::query_scalar("SELECT target FROM haulage.loads WHERE run = $1 AND load = $2")
+                .bind(load.run.as_str())
+                .bind(load.load.as_str())
+                .fetch_one(lease.connection())
+                .await;
+        let target = describe_recorded(lease, &load.table, &target.map_err(|error| failed(lease, error))?).await?;
+        let rows = sqlx::query(AssertSqlSafe(format!("{PUBLISHERS} {CHANGED} ORDER BY sequence")))
             .bind(target.text())
             .bind(record.sequence.unwrap_or(0))
             .fetch_all(lease.connection())
@@ -69,12 +79,20 @@ impl Postgres {
         let later = later.map_err(|error| failed(lease, error))?;
         let area = Area::of(load);
         let keys = exists(lease, &area.keys).await.map_err(|error| failed(lease, error))?;
+        // Of a table that is gone nothing more need be said.
+        let has = |name: &str| {
+            target
+                .existing
+                .as_ref()
+                .is_none_or(|there| there.column(name).is_some())
+        };
         let facts = Facts {
             way: way(record.method),
             created: record.created,
             table: target.sql(),
             keys: (keys && !record.cleaned).then(|| area.keys.clone()),
             later: &later,
+            has: &has,
         };
         standing.rows = rows_of(load, &facts);
         standing.columns = target.existing.as_ref().map(|existing| {
@@ -88,6 +106,7 @@ impl Postgres {
                     };
                     (field.name().clone(), back)
                 })
+                .chain(origin_gone(load, has))
                 .collect()
         });
         standing.later = later.into_iter().map(|(publisher, _)| publisher).collect();
@@ -123,8 +142,11 @@ impl Postgres {
         let (provenance, origin) = origin_in_sql(&there, |name| format!("{name}::text"));
         let mut conditions = Vec::new();
         let mut shown = Vec::new();
+        // A cast to numeric(10,2) would round the question, and find another row.
+        let types = base_types(&mut lease, existing.oid).await;
+        let types = types.map_err(|error| lease.place().failure(&doing, error))?;
         for (place, (name, _)) in asked.iter().enumerate() {
-            let sql = existing.column(name).map_or("text", |column| column.sql.as_str());
+            let sql = types.get(name).map_or("text", String::as_str);
             conditions.push(format!("{} = (${}::text::{sql})", quote(name), place + 1));
             shown.push(format!("{}::text", quote(name)));
         }
@@ -254,7 +276,7 @@ fn back(arrow: &DataType, column: &TargetColumn) -> Back {
             Ok(scale @ 0..=38) => Back::As(DataType::Decimal128(38, scale)),
             Ok(_) | Err(_) => Back::LeftOut(format!("{} has digits that can't be read back", column.sql)),
         },
-        Kind::Timestamp if plain == DataType::Date32 => Back::LeftOut("timestamp keeps dates as moments".to_owned()),
+        Kind::Timestamp(_) if plain == DataType::Date32 => Back::LeftOut("timestamp keeps dates as moments".to_owned()),
         Kind::Bool
         | Kind::Int2
         | Kind::Int4
@@ -262,12 +284,13 @@ fn back(arrow: &DataType, column: &TargetColumn) -> Back {
         | Kind::Float4
         | Kind::Numeric(None)
         | Kind::Text
+        | Kind::Varchar(_)
         | Kind::Json
         | Kind::Bytea
         | Kind::Date
-        | Kind::Time
-        | Kind::Timestamp
-        | Kind::Timestamptz
+        | Kind::Time(_)
+        | Kind::Timestamp(_)
+        | Kind::Timestamptz(_)
         | Kind::Other => Back::As(plain),
     }
 }

@@ -3,6 +3,8 @@
 //! The description decides how rows are staged (with the target's own types), whether a swap would break anything, and
 //! whether the target is still what it was when staging was made (its shape).
 
+use std::collections::BTreeMap;
+
 use haulage_core::failure::Failure;
 use sqlx::Row;
 
@@ -124,6 +126,29 @@ pub(super) async fn describe(lease: &mut Lease, table: &str) -> Result<Target, F
         Ok(target) => Ok(target),
         Err(error) => Err(lease.place().failure(&format!("looking at table {table}"), error)),
     }
+}
+
+/// Describes the target that a record names, as [`Target::text`] does; `table` is what the pipeline file calls it.
+pub(super) async fn describe_recorded(lease: &mut Lease, table: &str, recorded: &str) -> Result<Target, Failure> {
+    let mut name = TableName::parse(table)?;
+    if let Some(schema) = recorded.strip_suffix(&format!(".{}", name.table)) {
+        name.schema = Some(schema.to_owned());
+    }
+    let read = read(lease, &name).await;
+    read.map_err(|error| lease.place().failure(&format!("looking at table {recorded}"), error))
+}
+
+/// The types of a table's columns without what limits them: `numeric` for `numeric(10,2)`, and of a domain what it is over.
+pub(super) async fn base_types(lease: &mut Lease, oid: i64) -> Result<BTreeMap<String, String>, sqlx::Error> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT a.attname::text, format_type(CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END, -1)
+         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+         WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped",
+    )
+    .bind(oid)
+    .fetch_all(lease.connection())
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// The columns of a staging table, which is in schema `haulage` as no target can be. Asked for every segment, so nothing

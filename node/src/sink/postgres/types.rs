@@ -6,6 +6,9 @@
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 
+/// Digits of a second that PostgreSQL keeps at most.
+pub(super) const MICROSECONDS: u8 = 6;
+
 /// What a PostgreSQL column holds, as far as the binary format cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -19,16 +22,25 @@ pub(super) enum Kind {
     Numeric(Option<(i32, i32)>),
     /// text, varchar, char, citext and enums: all read their text.
     Text,
+    /// varchar of so many characters at most.
+    Varchar(u32),
     Json,
     Jsonb,
     Uuid,
     Bytea,
     Date,
-    Time,
-    Timestamp,
-    Timestamptz,
+    /// With so many digits of a second, at most six. So are the next two.
+    Time(u8),
+    Timestamp(u8),
+    Timestamptz(u8),
     /// Anything else.
     Other,
+}
+
+impl Kind {
+    pub(super) fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Varchar(_))
+    }
 }
 
 /// How one column's values are written.
@@ -52,6 +64,8 @@ pub(super) enum Wire {
     Float8,
     Numeric,
     Text,
+    /// Text of so many characters; blanks behind them would be cut.
+    Varchar(u32),
     Jsonb,
     Uuid,
     Bytea,
@@ -106,16 +120,31 @@ pub(super) fn kind(base: &str, is_enum: bool, modifier: i32) -> Kind {
             Kind::Numeric(Some(((packed >> 16) & 0xffff, scale)))
         }
         "numeric" => Kind::Numeric(None),
+        "varchar" if modifier >= 4 => Kind::Varchar((modifier - 4) as u32),
         "text" | "varchar" | "bpchar" | "citext" => Kind::Text,
         "json" => Kind::Json,
         "jsonb" => Kind::Jsonb,
         "uuid" => Kind::Uuid,
         "bytea" => Kind::Bytea,
         "date" => Kind::Date,
-        "time" => Kind::Time,
-        "timestamp" => Kind::Timestamp,
-        "timestamptz" => Kind::Timestamptz,
+        "time" => Kind::Time(second_digits(modifier)),
+        "timestamp" => Kind::Timestamp(second_digits(modifier)),
+        "timestamptz" => Kind::Timestamptz(second_digits(modifier)),
         _ => Kind::Other,
+    }
+}
+
+/// The digits of a second that a column keeps; others are rounded.
+fn second_digits(modifier: i32) -> u8 {
+    u8::try_from(modifier).unwrap_or(MICROSECONDS).min(MICROSECONDS)
+}
+
+/// The digits of a second that values have. Nanoseconds are cut to the microseconds that PostgreSQL keeps.
+fn digits_of(unit: TimeUnit) -> u8 {
+    match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 3,
+        TimeUnit::Microsecond | TimeUnit::Nanosecond => MICROSECONDS,
     }
 }
 
@@ -145,6 +174,7 @@ pub(super) fn encoding(arrow: &DataType, kind: Kind) -> Option<Encoding> {
         | DataType::Decimal128(precision, scale) => decimal(*precision, *scale, kind),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => match kind {
             Kind::Text | Kind::Json => encoding(arrow.clone(), Wire::Text),
+            Kind::Varchar(most) => encoding(arrow.clone(), Wire::Varchar(most)),
             Kind::Jsonb => encoding(arrow.clone(), Wire::Jsonb),
             Kind::Uuid => encoding(arrow.clone(), Wire::Uuid),
             _ => None,
@@ -154,20 +184,25 @@ pub(super) fn encoding(arrow: &DataType, kind: Kind) -> Option<Encoding> {
         }
         DataType::Date32 => match kind {
             Kind::Date => encoding(DataType::Date32, Wire::Date),
-            Kind::Timestamp => encoding(DataType::Timestamp(TimeUnit::Microsecond, None), Wire::Timestamp),
+            Kind::Timestamp(_) => encoding(DataType::Timestamp(TimeUnit::Microsecond, None), Wire::Timestamp),
             _ => None,
         },
-        DataType::Time32(_) | DataType::Time64(_) if kind == Kind::Time => {
-            encoding(DataType::Time64(TimeUnit::Microsecond), Wire::Time)
-        }
-        // Nanoseconds are cut to the microseconds that PostgreSQL keeps.
-        DataType::Timestamp(_, None) if kind == Kind::Timestamp => {
-            encoding(DataType::Timestamp(TimeUnit::Microsecond, None), Wire::Timestamp)
-        }
-        DataType::Timestamp(_, Some(zone)) if kind == Kind::Timestamptz => encoding(
-            DataType::Timestamp(TimeUnit::Microsecond, Some(zone.clone())),
-            Wire::Timestamp,
-        ),
+        // Fewer digits than values may have would round them without a word.
+        DataType::Time32(unit) | DataType::Time64(unit) => match kind {
+            Kind::Time(digits) if digits >= digits_of(*unit) => {
+                encoding(DataType::Time64(TimeUnit::Microsecond), Wire::Time)
+            }
+            _ => None,
+        },
+        DataType::Timestamp(unit, zone) => match (kind, zone) {
+            (Kind::Timestamp(digits), None) | (Kind::Timestamptz(digits), Some(_)) if digits >= digits_of(*unit) => {
+                encoding(
+                    DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+                    Wire::Timestamp,
+                )
+            }
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -185,7 +220,9 @@ fn integer(arrow: &DataType, kind: Kind) -> Option<Encoding> {
         // Every integer of these widths has an exact floating point number.
         Kind::Float4 if narrow => (DataType::Float32, Wire::Float4),
         Kind::Float8 if narrow || middle => (DataType::Float64, Wire::Float8),
-        Kind::Numeric(_) => (DataType::Decimal128(20, 0), Wire::Numeric),
+        Kind::Numeric(None) => (DataType::Decimal128(20, 0), Wire::Numeric),
+        // One with a negative scale keeps tens or hundreds, and would round without a word.
+        Kind::Numeric(Some((_, digits))) if digits >= 0 => (DataType::Decimal128(20, 0), Wire::Numeric),
         _ => return None,
     };
     Some(Encoding { arrow, wire })
@@ -229,10 +266,40 @@ mod tests {
             (DataType::Decimal128(10, 3), Kind::Numeric(Some((12, 2))), false),
             (DataType::Utf8View, Kind::Jsonb, true),
             (DataType::Utf8, Kind::Int4, false),
-            (DataType::Date32, Kind::Timestamp, true),
-            (DataType::Date32, Kind::Timestamptz, false),
-            (tz.clone(), Kind::Timestamp, false),
-            (tz, Kind::Timestamptz, true),
+            (DataType::Int64, Kind::Numeric(Some((5, 0))), true),
+            (DataType::Int64, Kind::Numeric(Some((5, -1))), false),
+            (DataType::Decimal128(5, 0), Kind::Numeric(Some((5, -1))), false),
+            (DataType::Date32, Kind::Timestamp(6), true),
+            (DataType::Date32, Kind::Timestamp(0), true),
+            (DataType::Date32, Kind::Timestamptz(6), false),
+            (
+                DataType::Timestamp(TimeUnit::Nanosecond, None),
+                Kind::Timestamp(6),
+                true,
+            ),
+            (
+                DataType::Timestamp(TimeUnit::Microsecond, None),
+                Kind::Timestamp(5),
+                false,
+            ),
+            (
+                DataType::Timestamp(TimeUnit::Millisecond, None),
+                Kind::Timestamp(3),
+                true,
+            ),
+            (
+                DataType::Timestamp(TimeUnit::Millisecond, None),
+                Kind::Timestamp(2),
+                false,
+            ),
+            (DataType::Timestamp(TimeUnit::Second, None), Kind::Timestamp(0), true),
+            (tz.clone(), Kind::Timestamp(6), false),
+            (tz.clone(), Kind::Timestamptz(6), true),
+            (tz, Kind::Timestamptz(0), false),
+            (DataType::Time64(TimeUnit::Microsecond), Kind::Time(6), true),
+            (DataType::Time64(TimeUnit::Microsecond), Kind::Time(0), false),
+            (DataType::Time32(TimeUnit::Second), Kind::Time(0), true),
+            (DataType::Utf8View, Kind::Varchar(3), true),
             (DataType::Null, Kind::Date, true),
         ] {
             assert_eq!(encoding(&arrow, kind).is_some(), fits, "{arrow} into {kind:?}");
@@ -240,7 +307,18 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_modifier_of_numeric() {
+    fn reads_modifiers() {
+        for (base, modifier, expected) in [
+            ("timestamp", -1, Kind::Timestamp(6)),
+            ("timestamp", 0, Kind::Timestamp(0)),
+            ("timestamptz", 3, Kind::Timestamptz(3)),
+            ("time", 6, Kind::Time(6)),
+            ("varchar", -1, Kind::Text),
+            ("varchar", 7, Kind::Varchar(3)),
+            ("bpchar", 7, Kind::Text),
+        ] {
+            assert_eq!(kind(base, false, modifier), expected, "{base} {modifier}");
+        }
         assert_eq!(
             kind("numeric", false, ((20 << 16) | 3) + 4),
             Kind::Numeric(Some((20, 3)))

@@ -18,6 +18,7 @@
 //! | Binary                 | BLOB     | blob                                                                   |
 
 mod ask;
+mod asked;
 mod bookkeeping;
 mod file;
 mod publish;

@@ -3,6 +3,7 @@
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::words::counted;
+use haulage_plan::PROVENANCE;
 use sqlx::error::ErrorKind;
 
 use super::Sqlite;
@@ -169,7 +170,7 @@ async fn write(
             writer.run(insert).await.map(Some)
         }
         Method::Merge => {
-            merge(writer, load, area, &table, &names).await?;
+            merge(writer, load, area, target, &names).await?;
             Ok(None)
         }
     }
@@ -179,9 +180,10 @@ async fn merge(
     writer: &mut Writer<'_>,
     load: &LoadContext,
     area: &Area,
-    table: &str,
+    target: &Target,
     names: &[&str],
 ) -> Result<(), sqlx::Error> {
+    let table = quote(&target.table);
     let others: Vec<&str> = names
         .iter()
         .copied()
@@ -196,6 +198,7 @@ async fn merge(
         }
     };
     let same = same_key("t", "s", &load.key);
+    let origin = origin(load, target, names);
     writer
         .run(format!(
             "CREATE TABLE {} AS SELECT t.* FROM {table} t JOIN {} s ON {same} WHERE {}",
@@ -215,22 +218,45 @@ async fn merge(
     let update = if others.is_empty() {
         "NOTHING".to_owned()
     } else {
-        let set = others
-            .iter()
-            .map(|name| format!("{0} = excluded.{0}", quote(name)))
-            .collect::<Vec<_>>();
+        let own = others.iter().map(|name| format!("{0} = excluded.{0}", quote(name)));
+        let set: Vec<String> = own
+            .chain(origin.iter().map(|(name, value)| format!("{name} = {value}")))
+            .collect();
         format!("UPDATE SET {} WHERE {}", set.join(", "), differ("t", "excluded"))
     };
     let columns = quote_all(names);
+    let more: String = origin.iter().map(|(name, _)| format!(", {name}")).collect();
+    let values: String = origin.iter().map(|(_, value)| format!(", {value}")).collect();
     // WHERE true keeps SQLite from reading ON CONFLICT as a join.
     writer
         .run(format!(
-            "INSERT INTO {table} AS t ({columns}) SELECT {columns} FROM {} WHERE true ON CONFLICT ({}) DO {update}",
+            "INSERT INTO {table} AS t ({columns}{more}) SELECT {columns}{values} FROM {} WHERE true ON CONFLICT ({}) DO \
+             {update}",
             area.stage,
             quote_all(&load.key)
         ))
         .await?;
     Ok(())
+}
+
+/// What a merge without provenance says in the target's columns of origin: the run, and of chunk and line nothing. What
+/// stood there is of the row as it was before. Each with its value, in SQL.
+fn origin(load: &LoadContext, target: &Target, names: &[&str]) -> Vec<(String, String)> {
+    let existing = target.existing.as_ref();
+    let there = PROVENANCE.iter().filter_map(|name| existing?.column(name));
+    let open = there.filter(|column| {
+        let written = names.iter().any(|name| name.eq_ignore_ascii_case(&column.name));
+        let is_run = column.name.eq_ignore_ascii_case(RUN_COLUMN);
+        (is_run || !column.not_null) && !column.generated && !written
+    });
+    open.map(|column| {
+        let value = match column.name.eq_ignore_ascii_case(RUN_COLUMN) {
+            true => literal(load.run.as_str()),
+            false => "NULL".to_owned(),
+        };
+        (quote(&column.name), value)
+    })
+    .collect()
 }
 
 /// A staged key that the target has already, where rows are added.

@@ -9,18 +9,22 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
 use super::Sqlite;
+use super::asked::{self, Form};
 use super::bookkeeping::{Area, Method};
 use super::target::{TargetColumn, class, describe, keeps, table_name};
 use crate::receipt::{Back, read_as_text};
 use crate::sink::LoadContext;
 use crate::sink::name::quote;
-use crate::sink::standing::{Facts, Publication, Rows, Standing, Way, columns_of, origin_in_sql, rows_of};
+use crate::sink::standing::{Facts, Publication, Rows, Standing, Way, columns_of, origin_gone, origin_in_sql, rows_of};
 
 /// Publishers of a table that are named at most.
 const NAMED: i64 = 20;
 
 const PUBLISHERS: &str = "SELECT run, load, mode, replaces, coalesce(published_at || ' UTC', ''), coalesce(method, '')
     FROM _haulage_loads WHERE target = $1 COLLATE NOCASE AND state = 'published' AND coalesce(sequence, 0) > $2 ";
+
+/// Of these, who has changed anything: a merge of no rows has not.
+const CHANGED: &str = "AND NOT (method = 'merge' AND rows = 0)";
 
 impl Sqlite {
     pub(super) async fn stand(&self, load: &LoadContext) -> Result<Standing, Failure> {
@@ -54,30 +58,70 @@ impl Sqlite {
         let target = describe(&mut reader, &table).await.map_err(failed)?;
         let existing = target.existing.ok_or_else(missing)?;
         let there: Vec<&str> = existing.columns.iter().map(|column| column.name.as_str()).collect();
-        let asked = columns_of(&table, key, &there, &existing.unique).map_err(Failure::permanent)?;
+        // SQLite takes a name in any case, and so do we.
+        let there_as = |name: &str| there.iter().copied().find(|there| there.eq_ignore_ascii_case(name));
+        let key: Vec<(String, String)> = key
+            .iter()
+            .map(|(name, value)| (there_as(name).unwrap_or(name).to_owned(), value.clone()))
+            .collect();
+        let asked = columns_of(&table, &key, &there, &existing.unique).map_err(Failure::permanent)?;
+        let mut forms = Vec::new();
+        for (name, value) in &asked {
+            let declared = existing.column(name).map_or("", |column| column.declared.as_str());
+            let of_column = asked::forms(declared, value).map_err(|why| {
+                Failure::permanent(format!(
+                    "table {table}: a value doesn't fit its column: {why}, and {name} is {declared}"
+                ))
+            });
+            forms.push(of_column?);
+        }
+        let there: Vec<&str> = there
+            .iter()
+            .map(|name| {
+                PROVENANCE
+                    .iter()
+                    .find(|own| own.eq_ignore_ascii_case(name))
+                    .unwrap_or(name)
+            })
+            .copied()
+            .collect();
         let (provenance, origin) = origin_in_sql(&there, |name| format!("CAST({name} AS TEXT)"));
         let shown: Vec<String> = asked
             .iter()
             .map(|(name, _)| format!("CAST({} AS TEXT)", quote(name)))
             .collect();
-        let conditions: Vec<String> = asked
-            .iter()
-            .enumerate()
-            .map(|(place, (name, _))| format!("{} = ?{}", quote(name), place + 1))
-            .collect();
-        let sql = format!(
-            "SELECT {}, {} FROM {} WHERE {} LIMIT {}",
-            origin.join(", "),
-            shown.join(", "),
-            quote(&table),
-            conditions.join(" AND "),
-            u64::from(limit) + 1
-        );
-        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
-        for (_, value) in &asked {
-            query = query.bind(*value);
+        let mut rows = Vec::new();
+        // As it was asked first, and only then in other forms: a text may look like a number and be none.
+        for most in [1, usize::MAX] {
+            let conditions: Vec<String> = asked
+                .iter()
+                .zip(&forms)
+                .map(|((name, _), forms)| {
+                    let places = vec!["?"; forms.len().min(most)];
+                    format!("{} IN ({})", quote(name), places.join(", "))
+                })
+                .collect();
+            let sql = format!(
+                "SELECT {}, {} FROM {} WHERE {} LIMIT {}",
+                origin.join(", "),
+                shown.join(", "),
+                quote(&table),
+                conditions.join(" AND "),
+                u64::from(limit) + 1
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+            for form in forms.iter().flat_map(|forms| forms.iter().take(most)) {
+                query = match form {
+                    Form::Integer(value) => query.bind(*value),
+                    Form::Real(value) => query.bind(*value),
+                    Form::Text(value) => query.bind(value.as_str()),
+                };
+            }
+            rows = query.fetch_all(&mut reader).await.map_err(failed)?;
+            if !rows.is_empty() {
+                break;
+            }
         }
-        let rows = query.fetch_all(&mut reader).await.map_err(failed)?;
         let names: Vec<String> = asked.iter().map(|(name, _)| name.clone()).collect();
         let found: Result<Vec<FoundRow>, sqlx::Error> =
             rows.iter().take(limit as usize).map(|row| found(row, &names)).collect();
@@ -119,7 +163,7 @@ async fn stand(
         "staged" | "sealed" => Publication::Not("staged and not published".to_owned()),
         other => Publication::Not(other.to_owned()),
     };
-    let rows = sqlx::query(AssertSqlSafe(format!("{PUBLISHERS} ORDER BY sequence")))
+    let rows = sqlx::query(AssertSqlSafe(format!("{PUBLISHERS} {CHANGED} ORDER BY sequence")))
         .bind(table)
         .bind(sequence)
         .fetch_all(&mut *reader)
@@ -127,16 +171,24 @@ async fn stand(
     let later = rows.iter().map(publisher).collect::<Result<Vec<_>, _>>()?;
     let area = Area::of(load);
     let keys = exists(reader, &area.keys).await? && !cleaned;
+    let target = describe(reader, table).await?;
+    // Of a table that is gone nothing more need be said.
+    let has = |name: &str| {
+        target
+            .existing
+            .as_ref()
+            .is_none_or(|there| there.column(name).is_some())
+    };
     let facts = Facts {
         way: way(method.as_deref().and_then(Method::parse)),
         created,
         table: quote(table),
         keys: keys.then(|| quote(&area.keys)),
         later: &later,
+        has: &has,
     };
     standing.rows = rows_of(load, &facts);
-    let target = describe(reader, table).await?;
-    standing.columns = target.existing.map(|existing| {
+    standing.columns = target.existing.as_ref().map(|existing| {
         let fields = load.schema.fields().iter();
         fields
             .filter(|field| !(load.provenance && PROVENANCE.contains(&field.name().as_str())))
@@ -147,6 +199,7 @@ async fn stand(
                 };
                 (field.name().clone(), back)
             })
+            .chain(origin_gone(load, has))
             .collect()
     });
     standing.later = later.into_iter().map(|(publisher, _)| publisher).collect();

@@ -445,7 +445,7 @@ pub(super) fn evolve(table: &str, changes: &[ColumnChange]) -> Vec<String> {
 /// Columns of the target that the load has nothing for.
 fn unfilled(load: &LoadContext, target: &Target) -> Vec<ColumnChange> {
     let columns = target.existing.iter().flat_map(|existing| &existing.columns);
-    let ours = |name: &str| name == RUN_COLUMN && load.mode == Mode::Append;
+    let ours = |name: &str| name == RUN_COLUMN && load.mode != Mode::Replace;
     let supplied = |name: &str| {
         load.schema
             .fields()

@@ -175,7 +175,15 @@ impl SqliteRows {
     /// A reader of all rows, of one state of the file.
     pub(super) async fn all(&self) -> Result<Reader, Failure> {
         let (mut connection, _) = self.connect().await?;
-        let columns = self.choose(&self.find(&mut connection).await?)?;
+        let mut found = self.find(&mut connection).await?;
+        // A load writes a column whatever the case of its name there.
+        for column in &mut found.columns {
+            let mut declared = self.declared.columns.iter().map(|declared| &declared.name);
+            if let Some(name) = declared.find(|name| name.eq_ignore_ascii_case(&column.name)) {
+                column.name.clone_from(name);
+            }
+        }
+        let columns = self.choose(&found)?;
         let shape = Shape {
             object: self.object(),
             columns: columns.clone(),
