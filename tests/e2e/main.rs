@@ -19,6 +19,7 @@ mod formats;
 mod full_disk;
 mod heartbeats;
 mod house;
+mod increments;
 mod infer;
 mod lake;
 mod leaving;

@@ -7,6 +7,7 @@
 //! | replace, or a merge that made the table | the whole table, as long as nobody has published there since |
 //! | append to a table without `_haulage_run` | those whose keys are kept for a revert, unless merged or replaced since |
 //! | merge into a table with rows | can't be told: rows that were the same already leave no trace |
+//! | any, if some were older than what stood | can't be told: those were not written |
 
 use haulage_core::receipt::Publisher;
 
@@ -76,6 +77,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) keys: Option<String>,
     /// Who has published since, and how.
     pub(crate) later: &'a [(Publisher, Way)],
+    /// How many of the run's rows were not written, since newer ones stood.
+    pub(crate) older: u64,
 }
 
 /// Which rows are the load's.
@@ -97,6 +100,13 @@ pub(crate) fn rows_of(load: &LoadContext, facts: &Facts<'_>) -> Rows {
             load.table
         ))
     };
+    if facts.older > 0 {
+        return Rows::Untold(format!(
+            "{} of its rows were older than what stood under their keys and were not written, so a checksum over all of them \
+             says nothing",
+            facts.older
+        ));
+    }
     if load.provenance || facts.way == Way::Append {
         if !overwriters.is_empty() {
             return overwritten();
@@ -237,6 +247,7 @@ mod tests {
             table: "t".into(),
             keys: keys.then(|| "keys".into()),
             later,
+            older: 0,
         };
         let rows = rows_of(&load, &facts);
         let text = match &rows {
@@ -281,6 +292,21 @@ mod tests {
         let mut again = later("r2", Way::Append);
         again.0.replaces = Some(RunId::from("r"));
         check(false, Way::Append, false, false, &[again], "run r2");
+    }
+
+    #[test]
+    fn rows_that_were_not_written_are_not_looked_for() {
+        let mut load = load();
+        load.provenance = true;
+        let facts = Facts {
+            way: Way::Merge,
+            created: false,
+            table: "t".into(),
+            keys: None,
+            later: &[],
+            older: 2,
+        };
+        assert!(matches!(rows_of(&load, &facts), Rows::Untold(why) if why.starts_with("2 of its rows were older")));
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Postgres {
             table: target.sql(),
             keys: (keys && !record.cleaned).then(|| area.keys.clone()),
             later: &later,
+            older: record.older,
         };
         standing.rows = rows_of(load, &facts);
         standing.columns = target.existing.as_ref().map(|existing| {

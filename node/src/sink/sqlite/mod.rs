@@ -20,6 +20,7 @@
 mod ask;
 mod bookkeeping;
 mod file;
+mod older;
 mod publish;
 mod recall;
 mod revert;
