@@ -31,6 +31,7 @@ mod receipts;
 mod replay;
 mod rest;
 mod restaged;
+mod retention;
 mod revert;
 mod saga;
 mod shop;
