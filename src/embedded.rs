@@ -44,6 +44,8 @@ impl Embedded {
             cookie: crate::chance::secret(),
             lease: lease::Settings::default(),
             cluster: false,
+            // A process that ends soon prunes when it is asked to.
+            keep_rejects: None,
         })
         .await
         .with_context(|| format!("can't start on the ledger {}", home.ledger().display()))?;
@@ -75,6 +77,12 @@ impl Embedded {
     /// A client of this coordinator.
     pub(crate) fn client(&self) -> Client {
         api::over(self.coordinator.channel())
+    }
+
+    /// Deletes the rejected rows of runs that have been at rest for so long; of how many runs.
+    pub(crate) async fn retain(&self, keep: Duration) -> Result<u64> {
+        let pruned = self.coordinator.retain(keep).await;
+        pruned.map_err(anyhow::Error::msg).context("can't prune rejected rows")
     }
 
     /// Returns only when a part has ended by itself, which it should not.

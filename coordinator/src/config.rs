@@ -1,6 +1,7 @@
 //! What a coordinator has to be told before it starts.
 
 use std::fmt;
+use std::time::Duration;
 
 use haulage_core::lease;
 
@@ -19,6 +20,8 @@ pub struct CoordinatorConfig {
     pub lease: lease::Settings,
     /// Whether nodes attach over the network. Without it only a node in the same process is found (embedded mode).
     pub cluster: bool,
+    /// How long rejected rows are kept after their run came to rest; `None` is until somebody prunes.
+    pub keep_rejects: Option<Duration>,
 }
 
 // By hand: a derived one would show the password in the ledger's address, and the cookie.
@@ -29,6 +32,7 @@ impl fmt::Debug for CoordinatorConfig {
             .field("advertise", &self.advertise)
             .field("lease", &self.lease)
             .field("cluster", &self.cluster)
+            .field("keep_rejects", &self.keep_rejects)
             .finish_non_exhaustive()
     }
 }

@@ -16,12 +16,14 @@ pub mod deciding;
 mod error;
 mod leadership;
 pub mod ledger;
+mod retention;
 mod term;
 mod terms;
 mod trace;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use config::CoordinatorConfig;
 pub use error::Error;
@@ -111,6 +113,17 @@ impl Coordinator {
     /// A client of this coordinator in the same process, without a port.
     pub fn channel(&self) -> Channel {
         server::channel(self.api.clone())
+    }
+
+    /// Prunes, now, the rejected rows of runs that have been at rest for so long, as the retention of a coordinator does that
+    /// goes on; of how many runs. Nothing if it doesn't lead, or has no node. `Err` says what kept it from going on.
+    pub async fn retain(&self, keep: Duration) -> Result<u64, String> {
+        let leader = match &*self.api.role().borrow() {
+            Role::Leading(leader) => leader.clone(),
+            Role::Standby(_) | Role::Reading => return Ok(0),
+        };
+        let pruned = retention::all(&leader, keep).await;
+        pruned.map_err(|status| status.message().to_owned())
     }
 
     /// Waits until another process has taken a ledger that has no leases, and returns what to tell the user. Where there

@@ -23,6 +23,7 @@ use crate::config::CoordinatorConfig;
 use crate::error::Error;
 use crate::leadership::Leadership;
 use crate::ledger::{self, Ledger, group};
+use crate::retention;
 
 /// How long handing over may take. Shorter than the leader's lease, and than a node's.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -89,16 +90,17 @@ impl Term {
             address: config.advertise.clone(),
             since,
         };
-        Ok(Self {
-            leader: Leader {
-                shared,
-                cluster,
-                runs,
-                session,
-                about,
-            },
-            parts,
-        })
+        let leader = Leader {
+            shared,
+            cluster,
+            runs,
+            session,
+            about,
+        };
+        if let Some(keep) = config.keep_rejects {
+            parts.task(retention::watch(leader.clone(), keep));
+        }
+        Ok(Self { leader, parts })
     }
 
     /// What the API talks to.

@@ -10,6 +10,8 @@ mod leader;
 mod places;
 #[path = "ledger/replay.rs"]
 mod replay;
+#[path = "ledger/retention.rs"]
+mod retention;
 #[path = "ledger/revert.rs"]
 mod revert;
 #[path = "ledger/submit.rs"]

@@ -42,6 +42,10 @@ pub struct Replay {
     /// The run whose rejected rows are read. Each run has at most one replay that stands; its own rejected rows are what
     /// is left, and the next replay reads those.
     pub run: RunId,
+    /// The run that has read the rows first, which the first replay of a chain replays: in the order of what a table was
+    /// given, they are of its time. `None` if that is `run`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<RunId>,
     /// Their objects in the checkpoint store, by source, in the order of its chunks. Only discovery needs them: what goes
     /// to nodes for other work has none.
     #[serde(default)]
@@ -57,6 +61,13 @@ pub struct LoadOutline {
     pub destination: String,
     /// The table or path there.
     pub table: String,
+}
+
+impl Replay {
+    /// The run that has read the rows first.
+    pub fn origin(&self) -> &RunId {
+        self.origin.as_ref().unwrap_or(&self.run)
+    }
 }
 
 impl Submission {
@@ -100,6 +111,7 @@ impl Submission {
     pub fn without_objects(&self) -> Self {
         let replay = self.replay.as_ref().map(|replay| Replay {
             run: replay.run.clone(),
+            origin: replay.origin.clone(),
             objects: BTreeMap::new(),
         });
         Self {
@@ -153,6 +165,7 @@ mod tests {
         let replay = |run: &str, objects: &[&str]| Submission {
             replay: Some(Replay {
                 run: RunId::from(run),
+                origin: None,
                 objects: BTreeMap::from([("raw".to_owned(), objects.iter().map(ToString::to_string).collect())]),
             }),
             ..submission()
@@ -160,6 +173,13 @@ mod tests {
         assert_ne!(plain.key(), replay("r", &[]).key());
         assert_ne!(replay("r", &[]).key(), replay("s", &[]).key());
         assert_eq!(replay("r", &["a"]).key(), replay("r", &["b"]).key());
+        let mut of_another = replay("r", &["a"]);
+        if let Some(replay) = &mut of_another.replay {
+            assert_eq!(replay.origin(), &RunId::from("r"));
+            replay.origin = Some(RunId::from("q"));
+            assert_eq!(replay.origin(), &RunId::from("q"));
+        }
+        assert_eq!(of_another.key(), replay("r", &[]).key());
         let bare = replay("r", &["a"]).without_objects();
         assert_eq!(bare.key(), replay("r", &["a"]).key());
         assert!(bare.replay.expect("a replay").objects.is_empty());

@@ -24,6 +24,8 @@ mod later;
 mod load;
 #[path = "sink/locks.rs"]
 mod locks;
+#[path = "sink/older.rs"]
+mod older;
 #[path = "sink/publishing.rs"]
 mod publishing;
 #[path = "sink/room.rs"]

@@ -384,6 +384,8 @@ pub struct Load {
     pub mode: Mode,
     /// Key columns: unique in the target. Required by `merge`.
     pub key: Vec<String>,
+    /// Of two rows with one key, that with the higher value in this column stands, whichever comes first.
+    pub newest: Option<String>,
     /// Of how many published runs of the table, the newest, what it held before is kept, so that they can be reverted.
     pub keep_previous: u32,
     /// Whether its rows say which run, chunk and line of the source they are from, in columns of their own.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use haulage_coordinator::{Coordinator, CoordinatorConfig, Standing};
@@ -9,7 +10,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::cli::Globals;
+use crate::cli::{Globals, prune};
 use crate::config::{self, Home};
 use crate::exit::{Exit, Usage};
 use crate::output::{Output, json as to_json};
@@ -51,6 +52,10 @@ pub(crate) struct Args {
     /// This coordinator's name, for people who look at the ledger [default: the host's name]
     #[arg(long, value_name = "NAME", env = "HAULAGE_COORDINATOR_NAME")]
     name: Option<String>,
+    /// How long rejected rows are kept after their run came to rest, such as 90d or 12h; then they are deleted, as by
+    /// `haulage prune` [default: until somebody prunes]
+    #[arg(long, value_name = "TIME", env = "HAULAGE_KEEP_REJECTS", value_parser = prune::keep)]
+    keep_rejects: Option<Duration>,
     #[command(flatten)]
     daemon: DaemonOptions,
 }
@@ -108,6 +113,7 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         cookie,
         lease: haulage_core::lease::Settings::default(),
         cluster: true,
+        keep_rejects: args.keep_rejects,
     })
     .await?;
     let standing = coordinator.standing();

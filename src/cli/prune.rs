@@ -1,5 +1,7 @@
 //! `haulage prune`: what runs at rest have left in the checkpoint store is deleted, by a node, or in a home by this process.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use haulage_proto::v1::PruneRequest;
 use serde_json::json;
@@ -20,7 +22,8 @@ Examples:
 A run keeps manifests of its segments and its rejected rows in the checkpoint store. Manifests are of no use once the run
 is at rest, and go then. Rejected rows go with runs that have been at rest for as long as --older-than says, and can neither
 be listed nor replayed after that; `haulage show RUN` says when they went and by whom. Runs that are not over, and rejected
-rows that a replay is reading, are left alone. Nothing is deleted without this command.";
+rows that a replay is reading, are left alone. Without this command nothing is deleted but what is older than --keep-rejects
+of the coordinator, or of `haulage run`, if that was given.";
 
 /// Arguments of `prune`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +40,11 @@ pub(crate) struct Args {
     by: String,
     #[command(flatten)]
     node: NodeOptions,
+}
+
+/// A retention: a number with s, m, h or d.
+pub(crate) fn keep(text: &str) -> Result<Duration, String> {
+    age(text).map(Duration::from_millis)
 }
 
 /// Milliseconds of a number with s, m, h or d.

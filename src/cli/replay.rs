@@ -32,8 +32,11 @@ Examples:
 
 The rows of the quarantine take the place of the sources that they came from; lookups are read as they are now. What
 passes is added to what the run published: by key where the load has one, else appended, also where the load replaces.
-A row goes only to the loads that it was rejected for. With merge, a row that is older than what stands under its key by
-now overwrites it. Checks are held against the replayed rows alone.
+A row goes only to the loads that it was rejected for. Checks are held against the replayed rows alone.
+
+An older increment of an incremental source can be replayed like the newest; its watermark stays. With merge, a row never
+overwrites one that a later run has published: which is newer is found by `newest` of the load, or by the run that rows name
+where it has `provenance`. Where neither says, a key that stands already ends the replay, and nothing has changed.
 
 What one replay has loaded, the next one doesn't read: it reads what that one rejected. So a run is replayed as often as
 there is something to correct, always under the first run's id, and every row is loaded once. `haulage revert REPLAY`

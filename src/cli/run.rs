@@ -1,6 +1,7 @@
 //! `haulage run`: coordinator and node in this process, spoken to through the same interface as a cluster.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Result;
 use haulage_proto::v1::submit_response::Disposition;
@@ -10,12 +11,12 @@ use crate::api::Client;
 use crate::cli::node_options::NodeOptions;
 use crate::cli::pipeline_options::PipelineOptions;
 use crate::cli::sources::Checked;
-use crate::cli::{Globals, close, reach, submit, validate};
+use crate::cli::{Globals, close, prune, reach, submit, validate};
 use crate::config::Home;
 use crate::embedded::{self, Embedded};
 use crate::exit::Exit;
 use crate::follow::{self, OnSignal};
-use crate::output::note;
+use crate::output::{human, note};
 use crate::pipeline::Document;
 use crate::signals::Signals;
 
@@ -44,6 +45,10 @@ pub(crate) struct Args {
     /// Run again although this submission is published, and replace what that run published
     #[arg(long)]
     rerun: bool,
+    /// How long this home keeps rejected rows after their run came to rest, such as 90d or 12h: when the run is over, older
+    /// ones are deleted, as by `haulage prune` [default: until somebody prunes]. A coordinator has its own setting
+    #[arg(long, value_name = "TIME", env = "HAULAGE_KEEP_REJECTS", value_parser = prune::keep)]
+    keep_rejects: Option<Duration>,
     #[command(flatten)]
     node: NodeOptions,
 }
@@ -95,11 +100,30 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
         exit = drive(&client, document, params, places, args.rerun, &mut signals, globals) => exit,
         failed = embedded.failed() => failed.map(|never| match never {}),
     };
+    if let Some(keep) = args.keep_rejects {
+        tokio::select! {
+            () = retain(&embedded, keep, globals) => {}
+            _ = signals.next() => {}
+        }
+    }
     embedded.stop().await;
     if matches!(exit, Ok(Exit::Success)) && !globals.output().is_json() {
         say_where(&args.node, globals)?;
     }
     exit
+}
+
+/// Whatever becomes of it, the run is what it is.
+async fn retain(embedded: &Embedded, keep: Duration, globals: &Globals) {
+    match embedded.retain(keep).await {
+        Ok(0) => {}
+        Ok(runs) if globals.output().is_json() => tracing::info!(runs, "rejected rows were kept for long enough"),
+        Ok(runs) => note(format!(
+            "deleted the rejected rows of {}, which were kept for long enough",
+            human::counted(runs, "run")
+        )),
+        Err(error) => tracing::warn!("{error:#}"),
+    }
 }
 
 /// Another process works in the home, on this very submission: follows its run as `haulage watch` does.

@@ -10,7 +10,7 @@ mod cancel;
 pub(crate) mod door;
 mod forward;
 mod nodes;
-mod prune;
+pub(crate) mod prune;
 mod receipts;
 mod rejects;
 mod replay;
@@ -104,21 +104,9 @@ impl Api {
 
     /// A run's log and its fold. NOT_FOUND if there is no such run.
     async fn read(&self, run: &RunId) -> Result<Log, Status> {
-        let events = self
-            .ledger
-            .read(run, Seq(0))
-            .await
-            .map_err(|error| status::ledger(&error))?;
-        let Some((seq, _)) = events.last() else {
-            return Err(Status::not_found(format!(
-                "there is no run {run}; `haulage runs` lists those that are"
-            )));
-        };
-        Ok(Log {
-            seq: *seq,
-            state: State::fold(events.iter().map(|(_, event)| event)),
-            events,
-        })
+        let log = Log::read(self.ledger.as_ref(), run).await;
+        log.map_err(|error| status::ledger(&error))?
+            .ok_or_else(|| Status::not_found(format!("there is no run {run}; `haulage runs` lists those that are")))
     }
 }
 
@@ -127,6 +115,18 @@ struct Log {
     seq: Seq,
     state: State,
     events: Vec<(Seq, haulage_core::event::Event)>,
+}
+
+impl Log {
+    /// Reads and folds it. `None` if there is no such run.
+    async fn read(ledger: &dyn Ledger, run: &RunId) -> Result<Option<Self>, crate::ledger::Error> {
+        let events = ledger.read(run, Seq(0)).await?;
+        Ok(events.last().map(|(seq, _)| *seq).map(|seq| Self {
+            seq,
+            state: State::fold(events.iter().map(|(_, event)| event)),
+            events,
+        }))
+    }
 }
 
 #[tonic::async_trait]
@@ -254,9 +254,7 @@ impl Haulage for Api {
 
     async fn prune(&self, request: Request<v1::PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
         match self.route(request.metadata())? {
-            Route::Here(leader) => prune::prune(self, &leader, request.into_inner())
-                .await
-                .map(Response::new),
+            Route::Here(leader) => prune::prune(&leader, request.into_inner()).await.map(Response::new),
             Route::There(mut client) => {
                 let runs = forward::answered(client.prune(forward::passed_on(request)).await)?.into_inner();
                 Ok(Response::new(Box::pin(runs)))

@@ -3,7 +3,11 @@
 //!
 //! A run's log says that its rejected rows are gone before they are: of a prune that breaks off nobody is surprised, and
 //! the next one deletes what is left. Runs that this ledger doesn't know are another one's, and stay.
+//!
+//! Somebody asks for it, and then the store is listed; or a time has passed, and then the ledger knows which runs
+//! ([`crate::retention`]). What becomes of a run is the same.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use haulage_core::event::Event;
@@ -11,7 +15,6 @@ use haulage_core::ids::{Millis, RunId};
 use haulage_core::run::Phase;
 use haulage_proto::link::actor::AgentMessage;
 use haulage_proto::link::message::{Prune, Pruned, PrunedPart};
-use haulage_proto::link::wire::Meta;
 use haulage_proto::v1;
 use ractor::ActorRef;
 use tokio::sync::mpsc;
@@ -19,7 +22,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::role::Leader;
-use super::{Api, Log, Outgoing, ask, nodes, status};
+use super::{Log, Outgoing, ask, nodes, status};
+use crate::actors::Shared;
 use crate::actors::calls::call_within;
 use crate::clock;
 use crate::ledger::{Append, Appended, Error};
@@ -29,23 +33,13 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Runs that may wait for a slow client.
 const AHEAD: usize = 64;
 
-pub(super) async fn prune(
-    api: &Api,
-    leader: &Leader,
-    request: v1::PruneRequest,
-) -> Result<Outgoing<v1::PrunedRun>, Status> {
+pub(super) async fn prune(leader: &Leader, request: v1::PruneRequest) -> Result<Outgoing<v1::PrunedRun>, Status> {
     let by = ask::words("by", &request.by)?;
-    let agents = nodes::agents(Some(leader)).await?;
-    if agents.is_empty() {
+    let pruner = Pruner::new(leader, by, request.older_than_ms, request.dry_run).await?;
+    let Some(pruner) = pruner else {
         return Err(Status::unavailable(
             "objects are deleted by a node, and none is attached; start one with `haulage node`",
         ));
-    }
-    let pruner = Pruner {
-        api: api.clone(),
-        leader: leader.clone(),
-        agents,
-        request: v1::PruneRequest { by, ..request },
     };
     let (sender, receiver) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
@@ -57,14 +51,33 @@ pub(super) async fn prune(
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-struct Pruner {
-    api: Api,
-    leader: Leader,
+/// Prunes runs, one at a time.
+pub(crate) struct Pruner {
+    shared: Arc<Shared>,
     agents: Vec<ActorRef<AgentMessage>>,
-    request: v1::PruneRequest,
+    by: String,
+    older_than_ms: u64,
+    dry_run: bool,
 }
 
 impl Pruner {
+    /// With the nodes that are alive; `None` if there are none.
+    pub(crate) async fn new(
+        leader: &Leader,
+        by: String,
+        older_than_ms: u64,
+        dry_run: bool,
+    ) -> Result<Option<Self>, Status> {
+        let agents = nodes::agents(Some(leader)).await?;
+        Ok((!agents.is_empty()).then(|| Self {
+            shared: Arc::clone(&leader.shared),
+            agents,
+            by,
+            older_than_ms,
+            dry_run,
+        }))
+    }
+
     async fn all(&self, sender: &mpsc::Sender<Result<v1::PrunedRun, Status>>) -> Result<(), Status> {
         let mut after = String::new();
         loop {
@@ -82,20 +95,17 @@ impl Pruner {
     }
 
     /// What was deleted of a run, if anything was.
-    async fn one(&self, run: RunId) -> Result<Option<v1::PrunedRun>, Status> {
-        let known = self.api.ledger.read(&run, haulage_core::ids::Seq(0)).await;
-        match known {
-            Ok(events) if events.is_empty() => return Ok(None),
+    pub(crate) async fn one(&self, run: RunId) -> Result<Option<v1::PrunedRun>, Status> {
+        let log = match Log::read(self.shared.ledger.as_ref(), &run).await {
+            Ok(Some(log)) => log,
             // One that can't be read keeps what it has.
-            Err(Error::Unreadable { .. }) => return Ok(None),
-            Ok(_) => {}
+            Ok(None) | Err(Error::Unreadable { .. }) => return Ok(None),
             Err(error) => return Err(status::ledger(&error)),
-        }
-        let log = self.api.read(&run).await?;
+        };
         let (Phase::AtRest(_), Some((_, since))) = (log.state.phase(), log.state.finished()) else {
             return Ok(None);
         };
-        let is_old = clock::wall().since(since) >= self.request.older_than_ms;
+        let is_old = clock::wall().since(since) >= self.older_than_ms;
         let rejects = is_old && self.mark(&run, &log).await?;
         let mut pruned = v1::PrunedRun {
             run_id: run.0.clone(),
@@ -110,7 +120,7 @@ impl Pruner {
             let piece = Prune::Run {
                 run: run.clone(),
                 rejects,
-                dry: self.request.dry_run,
+                dry: self.dry_run,
                 after,
             };
             let part = self.node(&piece).await?;
@@ -121,13 +131,22 @@ impl Pruner {
                 None => break,
             }
         }
+        if rejects && !self.dry_run {
+            let emptied = self.shared.ledger.emptied(self.shared.epoch(), &run).await;
+            emptied.map_err(|error| self.refused(&error))?;
+        }
         Ok((pruned.objects > 0).then_some(pruned))
+    }
+
+    fn refused(&self, error: &Error) -> Status {
+        self.shared.leadership.heed(error);
+        status::ledger(error)
     }
 
     /// Has the log say that the rejected rows are gone; false if they must stay, since a replay reads them.
     async fn mark(&self, run: &RunId, log: &Log) -> Result<bool, Status> {
-        let shared = &self.leader.shared;
-        let replaying = shared
+        let replaying = self
+            .shared
             .ledger
             .replaying(run)
             .await
@@ -139,31 +158,25 @@ impl Pruner {
         let Some((outcome, since)) = log.state.finished() else {
             return Ok(false);
         };
-        if self.request.dry_run || !has_rejects || log.state.pruned().is_some() {
+        if self.dry_run || !has_rejects || log.state.pruned().is_some() {
             return Ok(true);
         }
         let at: Millis = clock::wall();
-        let by = self.request.by.clone();
+        let by = self.by.clone();
         let append = Append {
             run: run.clone(),
             expected: log.seq,
             events: vec![Event::RejectsPruned { by, at }, Event::Finished { outcome, at: since }],
         };
-        let answers = shared.ledger.append(shared.epoch(), &[append]).await;
-        let answers = answers.map_err(|error| {
-            shared.leadership.heed(&error);
-            status::ledger(&error)
-        })?;
+        let answers = self.shared.ledger.append(self.shared.epoch(), &[append]).await;
+        let answers = answers.map_err(|error| self.refused(&error))?;
         // A conflict: it is being reverted, or a replay has begun. Another time.
         Ok(matches!(answers.first(), Some(Appended::At(_))))
     }
 
     /// Has a node do a piece, the first that can.
     async fn node(&self, piece: &Prune) -> Result<PrunedPart, Status> {
-        let meta = Meta {
-            epoch: self.leader.shared.epoch(),
-            ..Meta::default()
-        };
+        let meta = self.shared.meta();
         let mut why = Status::unavailable("no node answered; try again");
         for agent in &self.agents {
             match call_within::<_, Pruned>(PIECE_TIMEOUT, agent, &meta, piece, AgentMessage::Prune).await {

@@ -16,7 +16,7 @@ use haulage_proto::v1::{ReplayRequest, ReplayResponse, SubmitResponse};
 use tonic::{Request, Status};
 
 use super::role::Leader;
-use super::{Api, prune, status, submit};
+use super::{Api, Log, prune, status, submit};
 use crate::ledger::Ledger;
 
 /// Objects of rejected rows that one replay takes: the log of its run holds them, and each becomes a chunk.
@@ -63,6 +63,7 @@ pub(super) async fn replay(
     submission.incremental = false;
     submission.replay = Some(Replay {
         run: end.run.clone(),
+        origin: origin(api, &log).await?,
         objects,
     });
     Ok(ReplayResponse {
@@ -103,12 +104,29 @@ async fn follow(ledger: &dyn Ledger, asked: &RunId) -> Result<End, Status> {
     Ok(end)
 }
 
+/// Who has read the rows first that this run rejected, if that was another one, which it then has replayed.
+async fn origin(api: &Api, log: &Log) -> Result<Option<RunId>, Status> {
+    let replay_of = |log: &Log| log.state.submission().and_then(|submission| submission.replay.clone());
+    let mut replay = replay_of(log);
+    let mut origin = None;
+    while let Some(earlier) = replay {
+        origin = Some(earlier.origin().clone());
+        replay = match earlier.origin {
+            Some(_) => None,
+            // An earlier release did not say.
+            None => replay_of(&api.read(&earlier.run).await?),
+        };
+    }
+    Ok(origin)
+}
+
 /// Whether the replay is the same submission, read from the same run.
 fn is_alike(submission: &mut Submission, last: &Link) -> bool {
     // What is new is no business of rows that were read once.
     submission.incremental = false;
     submission.replay = Some(Replay {
         run: last.replayed.clone(),
+        origin: None,
         objects: BTreeMap::new(),
     });
     submission.key() == last.key

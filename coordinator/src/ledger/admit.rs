@@ -172,7 +172,7 @@ pub enum Unreplayable {
     /// Nothing of it stands, so there is nothing to add rows to.
     #[error("run {0} {how}: only the rejected rows of a published run can be replayed", how = standing(.1))]
     NotPublished(RunId, Option<Outcome>),
-    /// Its submission was run again.
+    /// It was run again, and that stands, or may yet.
     #[error("run {0} was run again as {1}, which takes its place; replay the rejected rows of that one")]
     Replaced(RunId, RunId),
     /// Another replay reads them.
@@ -196,13 +196,15 @@ fn standing(outcome: &Option<Outcome>) -> &'static str {
     }
 }
 
-/// Whether a submission with this key may replay a run, as the ledger has it under its locks. `prior` is what it knows of
-/// the run's own submission. What a replay that stands has loaded must not be loaded again, so there is at most one; what
-/// it rejected is what is left to replay, and a replay of that one.
+/// Whether a submission with this key may replay a run, as the ledger has it under its locks. `rerun` is the run that was
+/// started to replace this one, and is published or not over: it takes the place of this one's rows, and rejects the same
+/// rows by itself. A run of the same submission that has read on from this one stands beside it, and is nothing to this.
+/// What a replay that stands has loaded must not be loaded again, so there is at most one; what it rejected is what is left
+/// to replay, and a replay of that one.
 pub fn may_replay(
     run: &RunId,
     head: Option<Head>,
-    prior: &Prior,
+    rerun: Option<&RunId>,
     replaying: Option<&Replaying>,
     key: &str,
 ) -> Result<(), Unreplayable> {
@@ -212,16 +214,8 @@ pub fn may_replay(
     if head.at_rest != Some(Outcome::Published) {
         return Err(Unreplayable::NotPublished(run.clone(), head.at_rest));
     }
-    // A later run of the same submission takes the place of this one's rows, and rejects the same rows by itself.
-    let later = prior.published.iter().chain(
-        prior
-            .newest
-            .iter()
-            .filter(|(_, _, outcome)| outcome.is_none())
-            .map(|(newest, _, _)| newest),
-    );
-    if let Some(later) = later.into_iter().find(|later| *later != run) {
-        return Err(Unreplayable::Replaced(run.clone(), later.clone()));
+    if let Some(rerun) = rerun {
+        return Err(Unreplayable::Replaced(run.clone(), rerun.clone()));
     }
     match replaying {
         Some(other) if other.key != key && other.published => Err(Unreplayable::Moved(run.clone(), other.run.clone())),

@@ -237,6 +237,15 @@ pub struct RunRow {
     pub finished: Option<(Millis, Outcome)>,
 }
 
+/// A run at rest that may still have something in the checkpoint store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpruned {
+    /// Its id.
+    pub run: RunId,
+    /// Its place among those: when it came to rest, and its number in this ledger.
+    pub place: (Millis, u64),
+}
+
 /// The ledger. One value is shared by every actor of a coordinator.
 #[async_trait]
 pub trait Ledger: Send + Sync {
@@ -269,8 +278,8 @@ pub trait Ledger: Send + Sync {
     /// of the submission in `replaces`. Two callers at once get the same run, and a caller that lost the answer can
     /// ask again.
     ///
-    /// A submission that replays a run starts only while that run is published, was not run again, and has no other
-    /// replay that stands; else [`Error::Unreplayable`], as for a rerun of a run that was replayed.
+    /// A submission that replays a run starts only while that run is published, was not run again on purpose, and has no
+    /// other replay that stands; else [`Error::Unreplayable`], as for a rerun of a run that was replayed.
     async fn submit(&self, epoch: Epoch, submission: &Submission, rerun: bool, at: Millis) -> Result<Submitted, Error>;
 
     /// Appends for many runs in one transaction. The answers are in the order of `appends`; several appends of one run
@@ -288,6 +297,13 @@ pub trait Ledger: Send + Sync {
 
     /// A run's events after a place, in order and without a gap. Empty if the run doesn't exist.
     async fn read(&self, run: &RunId, after: Seq) -> Result<Vec<(Seq, Event)>, Error>;
+
+    /// Runs that came to rest at that time or before and may still have something in the checkpoint store, those behind a
+    /// place, oldest first, at most `limit`. Reads these rows and no others.
+    async fn unpruned(&self, until: Millis, after: Option<(Millis, u64)>, limit: u32) -> Result<Vec<Unpruned>, Error>;
+
+    /// Notes that a run at rest has nothing in the checkpoint store any more: [`Ledger::unpruned`] is done with it.
+    async fn emptied(&self, epoch: Epoch, run: &RunId) -> Result<(), Error>;
 
     /// Runs that are not at rest, oldest first.
     async fn open_runs(&self) -> Result<Vec<RunId>, Error>;

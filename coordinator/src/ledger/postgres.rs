@@ -24,7 +24,7 @@ use super::admit::{Advance, Head, NewEvent, Prior, Replaying, Stored};
 use super::leader::{Campaign, Candidate, Led};
 use super::rows::{self, signed, unsigned};
 use super::write::{self, NewRun, Session};
-use super::{Access, Append, Appended, Error, Ledger, RunRow, Submitted, address, schema};
+use super::{Access, Append, Appended, Error, Ledger, RunRow, Submitted, Unpruned, address, schema};
 
 /// One for the group writer, the others for submissions and for people who look.
 const CONNECTIONS: u32 = 8;
@@ -49,6 +49,15 @@ const SCHEMA: &str = "haulage_ledger";
 /// The replay of a run that stands, or may yet.
 const REPLAYING: &str = "SELECT run, submission_key, outcome FROM haulage_ledger.runs
     WHERE replays = $1 AND (outcome IS NULL OR outcome = 'published') ORDER BY ordinal DESC LIMIT 1";
+
+/// Runs at rest with something in the checkpoint store. By an index of just those.
+const UNPRUNED: &str = "SELECT run, finished_at, ordinal FROM haulage_ledger.runs
+    WHERE finished_at <= $1 AND NOT emptied AND (finished_at, ordinal) > ($2, $3)
+    ORDER BY finished_at, ordinal LIMIT $4";
+
+/// The run that replaces another and stands, or may yet.
+const RERUN: &str = "SELECT run FROM haulage_ledger.runs
+    WHERE replaces = $1 AND (outcome IS NULL OR outcome = 'published') ORDER BY ordinal DESC LIMIT 1";
 
 /// A ledger in PostgreSQL.
 pub(super) struct Postgres {
@@ -213,6 +222,21 @@ impl Ledger for Postgres {
         rows::events(run, after, stored)
     }
 
+    async fn unpruned(&self, until: Millis, after: Option<(Millis, u64)>, limit: u32) -> Result<Vec<Unpruned>, Error> {
+        let (at, ordinal) = after.unwrap_or_default();
+        let query = sqlx::query_as(UNPRUNED)
+            .bind(signed(until.0))
+            .bind(signed(at.0))
+            .bind(signed(ordinal))
+            .bind(i64::from(limit));
+        let found = self.in_time(query.fetch_all(&self.pool)).await?;
+        Ok(found.into_iter().map(rows::unpruned).collect())
+    }
+
+    async fn emptied(&self, epoch: Epoch, run: &RunId) -> Result<(), Error> {
+        write::emptied(self.begin(), epoch, run).await
+    }
+
     async fn open_runs(&self) -> Result<Vec<RunId>, Error> {
         let query =
             sqlx::query_scalar("SELECT run FROM haulage_ledger.runs WHERE finished_at IS NULL ORDER BY ordinal");
@@ -360,6 +384,14 @@ impl Session for PostgresSession {
         Ok(replaying.map(rows::replaying))
     }
 
+    async fn rerun(&mut self, run: &RunId) -> Result<Option<RunId>, Error> {
+        let rerun: Option<String> = sqlx::query_scalar(RERUN)
+            .bind(run.as_str())
+            .fetch_optional(&mut *self.transaction)
+            .await?;
+        Ok(rerun.map(RunId))
+    }
+
     async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error> {
         Ok(
             sqlx::query_scalar("SELECT submission_key FROM haulage_ledger.runs WHERE run = $1")
@@ -371,8 +403,8 @@ impl Session for PostgresSession {
 
     async fn start(&mut self, new: NewRun<'_>) -> Result<bool, Error> {
         let started = sqlx::query(
-            "INSERT INTO haulage_ledger.runs (run, submission_key, number, pipeline, submitted_at, last_seq, replays)
-             VALUES ($1, $2, $3, $4, $5, 1, $6) ON CONFLICT (run) DO NOTHING",
+            "INSERT INTO haulage_ledger.runs (run, submission_key, number, pipeline, submitted_at, last_seq, replays, replaces)
+             VALUES ($1, $2, $3, $4, $5, 1, $6, $7) ON CONFLICT (run) DO NOTHING",
         )
         .bind(new.run.as_str())
         .bind(new.key)
@@ -380,9 +412,18 @@ impl Session for PostgresSession {
         .bind(new.pipeline)
         .bind(signed(new.submitted_at.0))
         .bind(new.replays.map(RunId::as_str))
+        .bind(new.replaces.map(RunId::as_str))
         .execute(&mut *self.transaction)
         .await?;
         Ok(started.rows_affected() == 1)
+    }
+
+    async fn empty(&mut self, run: &RunId) -> Result<(), Error> {
+        sqlx::query("UPDATE haulage_ledger.runs SET emptied = true WHERE run = $1 AND finished_at IS NOT NULL")
+            .bind(run.as_str())
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use serde::de::Error as _;
 
 use super::admit::{Head, Prior, Replaying, Stored};
-use super::{Error, RunRow};
+use super::{Error, RunRow, Unpruned};
 
 /// Run, pipeline, submitted at, finished at, outcome.
 pub(super) type Listed = (String, String, i64, Option<i64>, Option<String>);
@@ -46,6 +46,14 @@ pub(super) fn run_row((run, pipeline, submitted_at, finished_at, how): Listed) -
         submitted_at: Millis(unsigned(submitted_at)),
         finished,
     })
+}
+
+/// Run, when it came to rest, its number.
+pub(super) fn unpruned((run, finished_at, ordinal): (String, i64, i64)) -> Unpruned {
+    Unpruned {
+        run: RunId(run),
+        place: (Millis(unsigned(finished_at)), unsigned(ordinal)),
+    }
 }
 
 /// Run, place of its last event, how it has finished.

@@ -21,7 +21,7 @@ use super::admit::{Advance, Head, NewEvent, Prior, Replaying, Stored};
 use super::leader::{Campaign, Candidate, Led};
 use super::rows::{self, signed, unsigned};
 use super::write::{self, NewRun, Session};
-use super::{Access, Append, Appended, Error, Ledger, RunRow, Submitted, schema};
+use super::{Access, Append, Appended, Error, Ledger, RunRow, Submitted, Unpruned, schema};
 
 /// How long a write waits for another process's write.
 const BUSY: Duration = Duration::from_secs(10);
@@ -37,6 +37,15 @@ const ROWS_PER_INSERT: usize = 1000;
 /// The replay of a run that stands, or may yet.
 const REPLAYING: &str = "SELECT run, submission_key, outcome FROM runs
     WHERE replays = ? AND (outcome IS NULL OR outcome = 'published') ORDER BY ordinal DESC LIMIT 1";
+
+/// Runs at rest with something in the checkpoint store. By an index of just those.
+const UNPRUNED: &str = "SELECT run, finished_at, ordinal FROM runs
+    WHERE finished_at <= ?1 AND NOT emptied AND (finished_at, ordinal) > (?2, ?3)
+    ORDER BY finished_at, ordinal LIMIT ?4";
+
+/// The run that replaces another and stands, or may yet.
+const RERUN: &str = "SELECT run FROM runs
+    WHERE replaces = ? AND (outcome IS NULL OR outcome = 'published') ORDER BY ordinal DESC LIMIT 1";
 
 /// A ledger in a SQLite file.
 pub(super) struct Sqlite {
@@ -232,6 +241,22 @@ impl Ledger for Sqlite {
         rows::events(run, after, stored)
     }
 
+    async fn unpruned(&self, until: Millis, after: Option<(Millis, u64)>, limit: u32) -> Result<Vec<Unpruned>, Error> {
+        let (at, ordinal) = after.unwrap_or_default();
+        let found = sqlx::query_as(UNPRUNED)
+            .bind(signed(until.0))
+            .bind(signed(at.0))
+            .bind(signed(ordinal))
+            .bind(i64::from(limit))
+            .fetch_all(&self.readers)
+            .await?;
+        Ok(found.into_iter().map(rows::unpruned).collect())
+    }
+
+    async fn emptied(&self, epoch: Epoch, run: &RunId) -> Result<(), Error> {
+        write::emptied(self.begin(), epoch, run).await
+    }
+
     async fn open_runs(&self) -> Result<Vec<RunId>, Error> {
         let runs: Vec<String> = sqlx::query_scalar("SELECT run FROM runs WHERE finished_at IS NULL ORDER BY ordinal")
             .fetch_all(&self.readers)
@@ -354,6 +379,14 @@ impl Session for SqliteSession {
         Ok(replaying.map(rows::replaying))
     }
 
+    async fn rerun(&mut self, run: &RunId) -> Result<Option<RunId>, Error> {
+        let rerun: Option<String> = sqlx::query_scalar(RERUN)
+            .bind(run.as_str())
+            .fetch_optional(&mut *self.transaction)
+            .await?;
+        Ok(rerun.map(RunId))
+    }
+
     async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error> {
         Ok(sqlx::query_scalar("SELECT submission_key FROM runs WHERE run = ?")
             .bind(run.as_str())
@@ -363,8 +396,8 @@ impl Session for SqliteSession {
 
     async fn start(&mut self, new: NewRun<'_>) -> Result<bool, Error> {
         let started = sqlx::query(
-            "INSERT INTO runs (run, submission_key, number, pipeline, submitted_at, last_seq, replays)
-             VALUES (?, ?, ?, ?, ?, 1, ?) ON CONFLICT (run) DO NOTHING",
+            "INSERT INTO runs (run, submission_key, number, pipeline, submitted_at, last_seq, replays, replaces)
+             VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT (run) DO NOTHING",
         )
         .bind(new.run.as_str())
         .bind(new.key)
@@ -372,9 +405,18 @@ impl Session for SqliteSession {
         .bind(new.pipeline)
         .bind(signed(new.submitted_at.0))
         .bind(new.replays.map(RunId::as_str))
+        .bind(new.replaces.map(RunId::as_str))
         .execute(&mut *self.transaction)
         .await?;
         Ok(started.rows_affected() == 1)
+    }
+
+    async fn empty(&mut self, run: &RunId) -> Result<(), Error> {
+        sqlx::query("UPDATE runs SET emptied = TRUE WHERE run = ? AND finished_at IS NOT NULL")
+            .bind(run.as_str())
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
     }
 
     async fn commit(self: Box<Self>) -> Result<(), Error> {

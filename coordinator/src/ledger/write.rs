@@ -25,6 +25,7 @@ pub(super) struct NewRun<'a> {
     pub(super) pipeline: &'a str,
     pub(super) submitted_at: Millis,
     pub(super) replays: Option<&'a RunId>,
+    pub(super) replaces: Option<&'a RunId>,
 }
 
 /// One open writing transaction of a database. Dropped without `commit`, it leaves nothing behind.
@@ -57,11 +58,17 @@ pub(super) trait Session: Send {
     /// The replay of a run's rejected rows that stands, or may yet.
     async fn replaying(&mut self, run: &RunId) -> Result<Option<Replaying>, Error>;
 
+    /// The run that was started to replace this one, if it is published or not over.
+    async fn rerun(&mut self, run: &RunId) -> Result<Option<RunId>, Error>;
+
     /// The key of the submission of a run.
     async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error>;
 
     /// Inserts a run; false if its id is taken.
     async fn start(&mut self, run: NewRun<'_>) -> Result<bool, Error>;
+
+    /// Notes that a run has nothing in the checkpoint store any more.
+    async fn empty(&mut self, run: &RunId) -> Result<(), Error>;
 
     /// Makes it stand.
     async fn commit(self: Box<Self>) -> Result<(), Error>;
@@ -133,9 +140,9 @@ pub(super) async fn submit(
         };
         session.lock_key(&theirs).await?;
         let head = session.heads(&[replayed]).await?.remove(replayed);
-        let prior = session.prior(&theirs).await?;
+        let rerun = session.rerun(replayed).await?;
         let replaying = session.replaying(replayed).await?;
-        admit::may_replay(replayed, head, &prior, replaying.as_ref(), &key)?;
+        admit::may_replay(replayed, head, rerun.as_ref(), replaying.as_ref(), &key)?;
     }
     session.lock_key(&key).await?;
     let (first, replaces) = match admit::answer(session.prior(&key).await?, rerun, submission.incremental) {
@@ -158,6 +165,7 @@ pub(super) async fn submit(
             pipeline: &submission.pipeline,
             submitted_at: at,
             replays,
+            replaces: replaces.as_ref(),
         };
         if !session.start(new).await? {
             continue;
@@ -186,6 +194,18 @@ pub(super) async fn submit(
     Err(Error::Database(sqlx::Error::InvalidArgument(
         "every run number of this submission is taken".to_owned(),
     )))
+}
+
+/// [`super::Ledger::emptied`] in the transaction that `begin` starts.
+pub(super) async fn emptied(
+    begin: impl Future<Output = Result<Box<dyn Session>, Error>> + Send,
+    epoch: Epoch,
+    run: &RunId,
+) -> Result<(), Error> {
+    let mut session = begin.await?;
+    check_epoch(&mut *session, epoch).await?;
+    session.empty(run).await?;
+    session.commit().await
 }
 
 /// An epoch of 0 leads nothing: nobody has won it.

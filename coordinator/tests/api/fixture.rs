@@ -77,6 +77,7 @@ impl Stage {
                 suspect_ms: 3_000,
             },
             cluster: false,
+            keep_rejects: None,
         }
     }
 

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use futures::future::{BoxFuture, join_all};
 use haulage_coordinator::ledger::admit::Replaying;
 use haulage_coordinator::ledger::group::{self, Ended, Writer};
-use haulage_coordinator::ledger::{self, Append, Appended, Campaign, Candidate, Error, Led, Ledger, RunRow, Submitted};
+use haulage_coordinator::ledger::{
+    self, Append, Appended, Campaign, Candidate, Error, Led, Ledger, RunRow, Submitted, Unpruned,
+};
 use haulage_core::event::Event;
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
 use haulage_core::submission::Submission;
@@ -112,6 +114,14 @@ impl Ledger for Gated {
 
     async fn read(&self, run: &RunId, after: Seq) -> Result<Vec<(Seq, Event)>, Error> {
         self.inner.read(run, after).await
+    }
+
+    async fn unpruned(&self, until: Millis, after: Option<(Millis, u64)>, limit: u32) -> Result<Vec<Unpruned>, Error> {
+        self.inner.unpruned(until, after, limit).await
+    }
+
+    async fn emptied(&self, epoch: Epoch, run: &RunId) -> Result<(), Error> {
+        self.inner.emptied(epoch, run).await
     }
 
     async fn open_runs(&self) -> Result<Vec<RunId>, Error> {

@@ -14,6 +14,8 @@ crate::over_both!(
     what_one_replay_has_loaded_is_not_read_again,
     only_what_stands_can_be_replayed,
     a_run_that_was_replayed_is_neither_reverted_nor_run_again,
+    increments_stand_beside_each_other,
+    a_ledger_of_an_earlier_release_knows_what_was_run_again,
 );
 
 /// A replay of `run` by the definition `n`.
@@ -21,6 +23,7 @@ fn replay(run: &RunId, n: u32) -> Submission {
     Submission {
         replay: Some(Replay {
             run: run.clone(),
+            origin: None,
             objects: Default::default(),
         }),
         ..submission(n)
@@ -166,4 +169,85 @@ async fn a_run_that_was_replayed_is_neither_reverted_nor_run_again(place: Place)
         ask(&*ledger, epoch, &run, 3).await,
         Err(Unreplayable::NotPublished(run.clone(), None))
     );
+}
+
+/// Runs what is new, or the newest again.
+async fn increment(ledger: &dyn Ledger, epoch: Epoch, rerun: bool) -> RunId {
+    let submission = Submission {
+        incremental: true,
+        ..submission(1)
+    };
+    let submitted = ledger.submit(epoch, &submission, rerun, NOW).await.expect("a run");
+    assert_eq!(submitted.disposition, Disposition::Started);
+    submitted.run
+}
+
+async fn increments_stand_beside_each_other(place: Place) {
+    let (ledger, _, epoch) = place.lead().await;
+    let monday = increment(&*ledger, epoch, false).await;
+    finish(&*ledger, epoch, &monday, Outcome::Published).await;
+    let tuesday = increment(&*ledger, epoch, false).await;
+    // While the next one is under way, and when it is published.
+    let early = ask(&*ledger, epoch, &monday, 2).await.expect("a run").run;
+    finish(&*ledger, epoch, &early, Outcome::Failed).await;
+    finish(&*ledger, epoch, &tuesday, Outcome::Published).await;
+    let late = ask(&*ledger, epoch, &monday, 2).await.expect("a run");
+    assert_eq!(late.disposition, Disposition::Started);
+    finish(&*ledger, epoch, &late.run, Outcome::Published).await;
+
+    // Tuesday is run again, which says nothing about Monday, whose replay stands.
+    let again = increment(&*ledger, epoch, true).await;
+    for outcome in [None, Some(Outcome::Published)] {
+        if let Some(outcome) = outcome {
+            finish(&*ledger, epoch, &again, outcome).await;
+        }
+        assert_eq!(
+            ask(&*ledger, epoch, &tuesday, 2).await,
+            Err(Unreplayable::Replaced(tuesday.clone(), again.clone()))
+        );
+    }
+    let next = ask(&*ledger, epoch, &late.run, 3).await.expect("a run");
+    assert_eq!(next.disposition, Disposition::Started);
+    assert_eq!(
+        ask(&*ledger, epoch, &again, 2).await.expect("a run").disposition,
+        Disposition::Started
+    );
+    // And it can't be once more, while that one replays what it rejected.
+    let once_more = Submission {
+        incremental: true,
+        ..submission(1)
+    };
+    let refused = ledger.submit(epoch, &once_more, true, NOW);
+    assert!(matches!(
+        refused.await,
+        Err(Error::Unreplayable(Unreplayable::BuiltOn(run, _))) if run == again
+    ));
+}
+
+async fn a_ledger_of_an_earlier_release_knows_what_was_run_again(place: Place) {
+    let (ledger, _, epoch) = place.lead().await;
+    let first = start(&*ledger, epoch, 1).await;
+    finish(&*ledger, epoch, &first, Outcome::Published).await;
+    let again = ledger
+        .submit(epoch, &submission(1), true, NOW)
+        .await
+        .expect("a run")
+        .run;
+    finish(&*ledger, epoch, &again, Outcome::Published).await;
+    drop(ledger);
+    let (runs, migrations) = (place.table("runs"), place.table("_sqlx_migrations"));
+    let (replaced, unpruned) = (place.table("runs_by_replaced"), place.table("runs_unpruned"));
+    place
+        .execute(format!(
+            "DROP INDEX {replaced}; DROP INDEX {unpruned}; ALTER TABLE {runs} DROP COLUMN replaces;
+             ALTER TABLE {runs} DROP COLUMN emptied; DELETE FROM {migrations} WHERE version > 4"
+        ))
+        .await;
+    let ledger = place.open().await;
+    assert_eq!(
+        ask(&*ledger, epoch, &first, 2).await,
+        Err(Unreplayable::Replaced(first.clone(), again.clone()))
+    );
+    let due = ledger.unpruned(NOW.plus(1_000), None, 10).await.expect("runs");
+    assert_eq!(due.len(), 2, "{due:?}");
 }

@@ -17,6 +17,7 @@ mod fence;
 pub(crate) mod files;
 mod kept;
 pub(crate) mod name;
+mod older;
 pub(crate) mod postgres;
 pub mod registry;
 pub(crate) mod sqlite;
@@ -79,6 +80,10 @@ pub struct LoadContext {
     pub round: u32,
     /// What its publish makes of watermarks.
     pub advances: Vec<Advance>,
+    /// Of two rows with one key, that with the higher value in this column stands.
+    pub newest: Option<String>,
+    /// Of a replay: the run that has read its rows first. In the order of publishes they are of that one's time.
+    pub origin: Option<RunId>,
 }
 
 impl LoadContext {
@@ -211,6 +216,8 @@ mod tests {
             layout: Layout::default(),
             round: 0,
             advances: Vec::new(),
+            newest: None,
+            origin: None,
         }
     }
 

@@ -7,6 +7,7 @@
 //! | replace, or a merge that made the table | the whole table, as long as nobody has published there since |
 //! | append to a table without `_haulage_run` | those whose keys are kept for a revert, unless merged or replaced since |
 //! | merge into a table with rows | can't be told: rows that were the same already leave no trace |
+//! | any, if some were older than what stood | can't be told: those were not written |
 
 use haulage_core::receipt::Publisher;
 use haulage_plan::PROVENANCE;
@@ -79,6 +80,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) later: &'a [(Publisher, Way)],
     /// Whether the table has a column, if it is there.
     pub(crate) has: &'a dyn Fn(&str) -> bool,
+    /// How many of the run's rows were not written, since newer ones stood.
+    pub(crate) older: u64,
 }
 
 /// What a load's provenance has added to a table that lacks it now, so that it isn't looked for.
@@ -108,6 +111,13 @@ pub(crate) fn rows_of(load: &LoadContext, facts: &Facts<'_>) -> Rows {
             load.table
         ))
     };
+    if facts.older > 0 {
+        return Rows::Untold(format!(
+            "{} of its rows were older than what stood under their keys and were not written, so a checksum over all of them \
+             says nothing",
+            facts.older
+        ));
+    }
     if load.provenance || facts.way == Way::Append {
         if !overwriters.is_empty() {
             return overwritten();
@@ -259,6 +269,7 @@ mod tests {
             keys: keys.then(|| "keys".into()),
             later,
             has: &|_| true,
+            older: 0,
         };
         let rows = rows_of(&load, &facts);
         let text = match &rows {
@@ -323,6 +334,7 @@ mod tests {
                 keys: Some("keys".into()),
                 later: &[],
                 has: &|name| name != lost,
+                older: 0,
             };
             match rows_of(&load, &facts) {
                 Rows::Of { .. } => assert!(told, "{way:?} without {lost}"),
@@ -335,6 +347,22 @@ mod tests {
             matches!(&gone[..], [(name, Back::Changed(_))] if name == "_haulage_chunk"),
             "{gone:?}"
         );
+    }
+
+    #[test]
+    fn rows_that_were_not_written_are_not_looked_for() {
+        let mut load = load();
+        load.provenance = true;
+        let facts = Facts {
+            way: Way::Merge,
+            created: false,
+            table: "t".into(),
+            keys: None,
+            later: &[],
+            has: &|_| true,
+            older: 2,
+        };
+        assert!(matches!(rows_of(&load, &facts), Rows::Untold(why) if why.starts_with("2 of its rows were older")));
     }
 
     #[test]

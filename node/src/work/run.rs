@@ -224,12 +224,11 @@ impl RunContext {
     /// What a destination has to know about a load of the order's run.
     pub(crate) fn load(&self, order: &Order, name: &LoadName) -> Result<LoadContext, Failure> {
         let key = &order.assignment.key;
-        self.load_as(
-            name,
-            &key.run,
-            (order.epoch, key.attempt),
-            order.assignment.replaces.clone(),
-        )
+        let by = (order.epoch, key.attempt);
+        let mut load = self.load_as(name, &key.run, by, order.assignment.replaces.clone())?;
+        let replay = order.assignment.submission.replay.as_ref();
+        load.origin = replay.map(|replay| replay.origin().clone());
+        Ok(load)
     }
 
     pub(crate) fn load_as(
@@ -327,6 +326,8 @@ pub(crate) fn bare(
         layout: load.layout.clone(),
         round: 0,
         advances: Vec::new(),
+        newest: load.newest.clone(),
+        origin: None,
     })
 }
 

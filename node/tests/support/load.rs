@@ -44,6 +44,8 @@ pub(crate) fn load(run: &str, mode: Mode, key: &[&str]) -> LoadContext {
         layout: Default::default(),
         round: 0,
         advances: Vec::new(),
+        newest: None,
+        origin: None,
     }
 }
 

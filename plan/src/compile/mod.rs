@@ -32,6 +32,8 @@ mod tests_of_depth;
 mod tests_of_gaps;
 #[cfg(test)]
 mod tests_of_messages;
+#[cfg(test)]
+mod tests_of_newest;
 mod wording;
 
 use std::collections::{BTreeMap, BTreeSet};

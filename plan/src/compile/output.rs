@@ -69,6 +69,9 @@ pub(crate) fn check(report: &mut Report, definition: &Definition, load: &Load, s
             report.maybe(place, message, did_you_mean(column, names));
         }
     }
+    if let Some(column) = &load.newest {
+        check_newest(report, load, column, schema, at(&["newest"]));
+    }
     for (index, column) in load.layout.partition_by.iter().enumerate() {
         let index = index.to_string();
         let list = at(&["partition_by", &index]);
@@ -100,6 +103,32 @@ pub(crate) fn check(report: &mut Report, definition: &Definition, load: &Load, s
         report.help(at(&["partition_by"]), message, "leave one out");
     }
     (report.len() == before).then(|| Arc::new(Schema::new(fields)))
+}
+
+/// Whether two rows can be put in order by a column, in every destination alike.
+fn check_newest(report: &mut Report, load: &Load, column: &str, schema: &Schema, place: Place) {
+    let name = &load.name;
+    let Ok(field) = schema.field_with_name(column) else {
+        let names = schema.fields().iter().map(|field| field.name().as_str());
+        let message = format!(
+            "`newest` of load `{name}` names `{column}`, which `{}` doesn't have",
+            load.from
+        );
+        report.maybe(place, message, did_you_mean(column, names));
+        return;
+    };
+    let data_type = field.data_type();
+    if !data_type.is_integer() && !matches!(data_type, DataType::Date32 | DataType::Timestamp(_, _)) {
+        let message = format!(
+            "load `{name}` goes by `{column}` to find the newer of two rows, which is {}",
+            types::name(data_type)
+        );
+        report.help(
+            place,
+            message,
+            "name an integer, a date or a time whose values only grow",
+        );
+    }
 }
 
 /// Whether a value of this type can name a folder, and be read back from its name.

@@ -189,6 +189,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
             "table",
             "mode",
             "key",
+            "newest",
             "keep_previous",
             "provenance",
             "on_new_column",
@@ -246,6 +247,17 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
             "say which columns tell rows apart: `key: [id]`",
         );
     }
+    let newest = fields
+        .get("newest")
+        .and_then(|node| fields::text(report, node, &format!("`newest` of {what}")));
+    if newest.is_some() && (mode == Some(Mode::Append) || key_columns.is_empty()) {
+        let place = fields.key("newest").map_or(key.place, |key| key.place);
+        report.help(
+            place,
+            format!("{what} says which of two rows with one key is newer, and doesn't update rows by a key"),
+            "write `mode: merge` and a `key`, or leave `newest` out",
+        );
+    }
     let keep_previous = fields.get("keep_previous").and_then(|node| {
         let what = format!("`keep_previous` of {what}");
         let runs = fields::count(report, node, &what)?;
@@ -288,6 +300,7 @@ fn load(report: &mut Report, key: &Key, node: &Node, names: &[String]) -> Option
         table: table?.0.to_owned(),
         mode: mode?,
         key: key_columns,
+        newest: newest.map(|(column, _)| column.to_owned()),
         keep_previous: keep_previous.unwrap_or(KEPT),
         provenance: provenance.unwrap_or(false),
         evolution,

@@ -121,7 +121,7 @@ fn what_makes_no_sense_is_told_with_its_place() {
         (
             "csv: a.csv",
             ", on_bad_row: fail",
-            "5:49 unknown key `on_bad_row` in load `l` | there is: from, to, table, mode, key, keep_previous, provenance, \
+            "5:49 unknown key `on_bad_row` in load `l` | there is: from, to, table, mode, key, newest, keep_previous, provenance, \
              on_new_column, on_wider_type, format, partition_by, compression",
         ),
     ] {

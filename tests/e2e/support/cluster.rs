@@ -266,6 +266,11 @@ impl Cluster {
         .await
     }
 
+    /// Gives every process that starts from now on a variable.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.settings.envs.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Kills the coordinator with SIGKILL and starts it again on the same port.
     pub(crate) async fn restart_coordinator(&mut self) -> Result<()> {
         self.coordinator.kill().await?;

@@ -4,6 +4,7 @@
 
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
+use haulage_core::ids::RunId;
 use haulage_core::words::counted;
 use haulage_plan::definition::Mode;
 use serde::{Deserialize, Serialize};
@@ -11,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::Files;
 use super::place::TablePlace;
 use super::recall::kept_for;
-use super::state::{File, Head, Part, Shape, State, Table, Tries, ended, json, now, same_round};
+use super::state::{File, Head, Part, Record, Shape, State, Table, Tries, ended, json, now, same_round};
 use super::target::{misfit, misfits};
 use super::verify::{List, sealed};
 use crate::chance;
 use crate::sink::kept::Publishing;
+use crate::sink::older::{Later, judge};
 use crate::sink::{Expected, LoadContext};
 
 /// A version of a table, for readers: exactly these files. Never changes.
@@ -94,6 +96,7 @@ impl Files {
                 tries.again(&self.objects.address(&place.state())).await?;
                 continue;
             }
+            judge(load, later(load, &table))?;
             let misfits = misfits(load, table.head.as_ref());
             if !misfits.is_empty() {
                 return Err(misfit(load, &misfits));
@@ -184,6 +187,25 @@ impl Files {
             parts,
         })
     }
+}
+
+/// Who has published since the run whose rows this one replays. Its own replays append.
+fn later(load: &LoadContext, table: &Table) -> Vec<Later> {
+    let published = |record: &&Record| record.state == State::Published;
+    let published: Vec<&Record> = table.records.iter().filter(published).collect();
+    let is_mine = |record: &&&Record| load.origin.as_ref().is_some_and(|origin| record.run == origin.as_str());
+    let Some(mine) = published.iter().filter(is_mine).map(|record| record.sequence).max() else {
+        return Vec::new();
+    };
+    let later = published.into_iter().filter(|record| record.sequence > mine);
+    later
+        .map(|record| Later {
+            run: record.run.clone(),
+            replaced: record.mode == Mode::Replace
+                || record.replaces.as_deref() == load.origin.as_ref().map(RunId::as_str),
+            names_rows: true,
+        })
+        .collect()
 }
 
 /// What a rerun takes away of the run that it replaces.

@@ -16,7 +16,8 @@
 //! published, so that nothing but a revert on purpose needs them any more; `cleaned_at` that they are gone. `recalled` says
 //! that a revert on purpose has begun, and the how many-th. Of a record that is not settled or is recalled the publish may
 //! still be taken back, and other runs' publishes wait. `let_go` is the last revert that was refused after all. `epoch` and
-//! `attempts` say who has dealt with the record last: see [`Dealt`].
+//! `attempts` say who has dealt with the record last: see [`Dealt`]. Of a replay `origin` is the run whose rejected rows it
+//! reads.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -74,6 +75,9 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     advances jsonb NOT NULL DEFAULT '[]',
     evolved text NOT NULL DEFAULT '[]',
     replay boolean NOT NULL DEFAULT false,
+    origin text,
+    provenance boolean NOT NULL DEFAULT false,
+    older bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load)
 );
 ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
@@ -83,7 +87,10 @@ ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
     ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS advances jsonb NOT NULL DEFAULT '[]',
     ADD COLUMN IF NOT EXISTS evolved text NOT NULL DEFAULT '[]',
-    ADD COLUMN IF NOT EXISTS replay boolean NOT NULL DEFAULT false;
+    ADD COLUMN IF NOT EXISTS replay boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS origin text,
+    ADD COLUMN IF NOT EXISTS provenance boolean NOT NULL DEFAULT false,
+    ADD COLUMN IF NOT EXISTS older bigint NOT NULL DEFAULT 0;
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
@@ -203,6 +210,8 @@ pub(super) struct Record {
     pub(super) round: u32,
     /// What publishing has made of the columns of a target that stayed.
     pub(super) evolved: Vec<ColumnChange>,
+    /// How many of its rows its publish did not write, since newer ones stood.
+    pub(super) older: u64,
 }
 
 /// The tables of a load's staging area.
@@ -282,8 +291,8 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 /// Whether the schema is there, as this release makes it.
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
-        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 3 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved', 'replay')
+        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 4 FROM pg_attribute
+         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved', 'replay', 'older')
              AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
@@ -312,15 +321,15 @@ pub(super) enum Lock {
 pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
     let sql = match lock {
         Lock::None => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older ",
             "FROM haulage.loads WHERE run = $1 AND load = $2"
         ),
         Lock::Share => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
         ),
         Lock::Update => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
         ),
     };
@@ -349,6 +358,7 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
         staged_until: row.try_get(10)?,
         round: row.try_get::<i32, _>(11)? as u32,
         evolved: serde_json::from_str(row.try_get(13)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        older: row.try_get::<i64, _>(14)? as u64,
     })
 }
 
@@ -363,8 +373,8 @@ pub(super) async fn claim(
     let doing = format!("opening the record of load {}", load.load);
     let area = Area::of(load);
     let made = sqlx::query(
-        "INSERT INTO haulage.loads (run, load, pipeline, target, mode, state, epoch, area, replaces, replay)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (run, load) DO NOTHING",
+        "INSERT INTO haulage.loads (run, load, pipeline, target, mode, state, epoch, area, replaces, replay, origin)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (run, load) DO NOTHING",
     )
     .bind(load.run.as_str())
     .bind(load.load.as_str())
@@ -376,6 +386,7 @@ pub(super) async fn claim(
     .bind(&area.id)
     .bind(load.replaces.as_ref().map(|run| run.as_str()))
     .bind(load.is_replay)
+    .bind(load.origin.as_ref().map(|run| run.as_str()))
     .execute(lease.connection())
     .await;
     if let Err(error) = made {

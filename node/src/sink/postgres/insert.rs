@@ -140,6 +140,16 @@ async fn conflict(
         Some(existing) if !load.key.is_empty() && !existing.has_unique(&load.key) => {}
         Some(_) | None => return Ok(None),
     }
+    some_key(lease, load, area, target).await
+}
+
+/// A staged key that is already in the target, which exists.
+pub(super) async fn some_key(
+    lease: &mut Lease,
+    load: &LoadContext,
+    area: &Area,
+    target: &Target,
+) -> Result<Option<String>, sqlx::Error> {
     let values = load
         .key
         .iter()

@@ -22,6 +22,7 @@ mod fit;
 mod insert;
 mod inspect;
 mod numeric;
+mod older;
 mod publish;
 mod recall;
 mod revert;

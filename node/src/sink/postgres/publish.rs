@@ -17,6 +17,7 @@ use super::connect::{BEGIN, Lease};
 use super::evolve;
 use super::failure::{Place, code};
 use super::insert;
+use super::older;
 use super::recall::kept_for;
 use super::stage::end_stragglers;
 use super::swap::{swap_in, unchanged};
@@ -24,6 +25,7 @@ use super::target::{Target, describe};
 use super::verify::{marked, plan};
 use super::watermarks;
 use crate::sink::kept::Publishing;
+use crate::sink::older::words;
 use crate::sink::{ColumnChange, Expected, LoadContext, with_columns};
 
 /// Longest wait for the table's lock in one try. Above the second after which the server cancels an autovacuum for us.
@@ -168,10 +170,11 @@ async fn publish(
     lease.run(LOCK_TIMEOUT).await?;
     let done = make_visible(lease, load, &area, &record, expected, in_the_way).await?;
     let detail = format!(
-        "{} {} {target}{}{}",
+        "{} {} {target}{}{}{}",
         counted(expected.rows, "row"),
         done.words,
         done.because,
+        words(done.older),
         with_columns(&done.changes)
     );
     keep(lease, load, &done, expected, &detail).await?;
@@ -202,6 +205,8 @@ struct Done {
     because: String,
     /// What became of the target's columns.
     changes: Vec<ColumnChange>,
+    /// Rows that were not written, since newer ones stand.
+    older: u64,
 }
 
 impl Done {
@@ -260,6 +265,7 @@ async fn make_visible(
             words,
             because,
             changes,
+            older: 0,
         });
     }
     if !changes.is_empty() {
@@ -272,6 +278,11 @@ async fn make_visible(
         // What the load does to its rows is decided by its columns as they are now.
         (target, fit, _) = plan(lease, load, record).await?;
     }
+    let judge = older::judged(lease, load, &target).await?;
+    let older = match created {
+        true => 0,
+        false => older::take_out(lease, load, area, &target, &judge).await?,
+    };
     insert::publish(lease, load, area, &target, &fit, method, expected).await?;
     let words = match method {
         Method::Rewrite | Method::Swap if created => "in the new table",
@@ -286,6 +297,7 @@ async fn make_visible(
         words,
         because,
         changes,
+        older,
     })
 }
 
@@ -335,7 +347,7 @@ async fn keep(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE haulage.loads SET state = 'published', method = $3, created = $4, names = $5, rows = $6, detail = $7, evolved = $8,
-             sequence = nextval('haulage.published'), published_at = clock_timestamp()
+             provenance = $9, older = $10, sequence = nextval('haulage.published'), published_at = clock_timestamp()
          WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
@@ -346,6 +358,8 @@ async fn keep(
     .bind(expected.rows as i64)
     .bind(detail)
     .bind(serde_json::to_string(done.evolved()).map_err(|error| sqlx::Error::Encode(error.into()))?)
+    .bind(load.provenance)
+    .bind(done.older as i64)
     .execute(lease.connection())
     .await?;
     Ok(())

@@ -18,6 +18,7 @@ use super::bookkeeping::{self, Area, Lock, Method, State, claim, ended, record, 
 use super::connect::{BEGIN, BEGIN_BRIEFLY, Lease};
 use super::evolve;
 use super::fit::{Fit, fit};
+use super::older;
 use super::publish::{LOCK_TIMEOUT, LOCK_TRIES};
 use super::target::{Target, describe, describe_staging};
 use crate::sink::LoadContext;
@@ -43,6 +44,10 @@ impl Postgres {
             }
             State::Reverted => return Err(ended(load, "reverted")),
             State::Discarded => return Err(ended(load, "discarded")),
+        }
+        if let Err(trouble) = older::judged(&mut lease, load, &target).await {
+            let busy = || Failure::transient(format!("{doing}: {} is in use", load.table));
+            return Err(trouble.into_failure(lease.place(), &doing).unwrap_or_else(busy));
         }
         if again {
             open_again(&mut lease, load, &area, &doing).await?;

@@ -93,6 +93,7 @@ impl Postgres {
             keys: (keys && !record.cleaned).then(|| area.keys.clone()),
             later: &later,
             has: &has,
+            older: record.older,
         };
         standing.rows = rows_of(load, &facts);
         standing.columns = target.existing.as_ref().map(|existing| {

@@ -21,6 +21,7 @@ mod ask;
 mod asked;
 mod bookkeeping;
 mod file;
+mod older;
 mod publish;
 mod recall;
 mod revert;

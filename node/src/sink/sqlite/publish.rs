@@ -9,6 +9,7 @@ use sqlx::error::ErrorKind;
 use super::Sqlite;
 use super::bookkeeping::{Area, Method, Record, begin, ended, hold, same_round};
 use super::file::Writer;
+use super::older;
 use super::recall::kept_for;
 use super::target::{Existing, Fit, RUN_COLUMN, Target, create_table, describe, evolve, fit, misfit, table_name};
 use super::verify::{free_name, marked, one_key};
@@ -85,6 +86,11 @@ async fn make_visible(
     if let Some(conflict) = conflict(writer, load, &area, &target, fit.method, doing).await? {
         return Err(twice(load, table, &conflict));
     }
+    let judge = older::judged(writer, load, table, doing).await?;
+    let older = match target.existing {
+        None => 0,
+        Some(_) => older::take_out(writer, load, &area, table, &judge, doing).await?,
+    };
     let inserted = write(writer, load, &area, &target, fit.method).await;
     let inserted = inserted.map_err(|error| refused(writer, load, table, doing, error))?;
     if inserted.is_some_and(|inserted| inserted != expected.rows) {
@@ -101,8 +107,17 @@ async fn make_visible(
         (Method::Merge, _) => "merged by key into",
     };
     let rows = counted(expected.rows, "row");
-    let detail = format!("{rows} {words} {table}{}", with_columns(&fit.evolve));
-    keep(writer, load, &fit, target.existing.is_none(), expected, &detail)
+    let detail = format!(
+        "{rows} {words} {table}{}{}",
+        crate::sink::older::words(older),
+        with_columns(&fit.evolve)
+    );
+    let kept = Kept {
+        created: target.existing.is_none(),
+        older,
+        detail: &detail,
+    };
+    keep(writer, load, &fit, expected, &kept)
         .await
         .map_err(|error| writer.failure(doing, error))?;
     watermarks::advance(writer, load, table, target.existing.is_none(), doing).await?;
@@ -272,26 +287,37 @@ async fn conflict(
     if !adds || load.key.is_empty() || target.existing.is_none() {
         return Ok(None);
     }
+    // Rows of the run that is replaced go out first.
+    let stay = match &load.replaces {
+        Some(run) if method == Method::Append => format!(" AND t.{RUN_COLUMN} IS NOT {}", literal(run.as_str())),
+        Some(_) | None => String::new(),
+    };
+    some_key(writer, load, area, &target.table, &stay)
+        .await
+        .map_err(|error| writer.failure(doing, error))
+}
+
+/// A staged key that is already in a table, among its rows `t` of which this is true, too.
+pub(super) async fn some_key(
+    writer: &mut Writer<'_>,
+    load: &LoadContext,
+    area: &Area,
+    table: &str,
+    and: &str,
+) -> Result<Option<String>, sqlx::Error> {
     let values = load
         .key
         .iter()
         .map(|key| format!("CAST(s.{} AS TEXT)", quote(key)))
         .collect::<Vec<_>>()
         .join(", ");
-    // Rows of the run that is replaced go out first.
-    let stay = match &load.replaces {
-        Some(run) if method == Method::Append => format!(" AND t.{RUN_COLUMN} IS NOT {}", literal(run.as_str())),
-        Some(_) | None => String::new(),
-    };
     let sql = format!(
-        "SELECT {values} FROM {} s WHERE EXISTS (SELECT 1 FROM {} t WHERE {}{stay}) LIMIT 1",
+        "SELECT {values} FROM {} s WHERE EXISTS (SELECT 1 FROM {} t WHERE {}{and}) LIMIT 1",
         area.stage,
-        quote(&target.table),
+        quote(table),
         same_key("t", "s", &load.key)
     );
-    one_key(writer, load, sql)
-        .await
-        .map_err(|error| writer.failure(doing, error))
+    one_key(writer, load, sql).await
 }
 
 fn refused(writer: &Writer<'_>, load: &LoadContext, table: &str, doing: &str, error: sqlx::Error) -> Failure {
@@ -314,26 +340,35 @@ pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// What a publish leaves in its record.
+struct Kept<'a> {
+    created: bool,
+    /// Rows that were not written, since newer ones stand.
+    older: u64,
+    detail: &'a str,
+}
+
 async fn keep(
     writer: &mut Writer<'_>,
     load: &LoadContext,
     fit: &Fit,
-    created: bool,
     expected: Expected,
-    detail: &str,
+    kept: &Kept<'_>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE _haulage_loads SET state = 'published', method = $3, created = $4, rows = $5, detail = $6, evolved = $7,
-             sequence = (SELECT coalesce(max(sequence), 0) + 1 FROM _haulage_loads), published_at = CURRENT_TIMESTAMP
+             provenance = $8, older = $9, sequence = (SELECT coalesce(max(sequence), 0) + 1 FROM _haulage_loads), published_at = CURRENT_TIMESTAMP
          WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
     .bind(load.load.as_str())
     .bind(fit.method.text())
-    .bind(created)
+    .bind(kept.created)
     .bind(expected.rows as i64)
-    .bind(detail)
+    .bind(kept.detail)
     .bind(serde_json::to_string(&fit.evolve).map_err(|error| sqlx::Error::Encode(error.into()))?)
+    .bind(load.provenance)
+    .bind(kept.older as i64)
     .execute(writer.connection())
     .await?;
     Ok(())

@@ -9,6 +9,7 @@ use sqlx::Row;
 use super::Sqlite;
 use super::bookkeeping::{Area, begin, claim, ended, must_be_staged, read, set_state};
 use super::file::Writer;
+use super::older;
 use super::target::{describe, fit, misfit, table_name};
 use super::verify::{count, standing};
 use crate::sink::LoadContext;
@@ -25,6 +26,7 @@ impl Sqlite {
         if matches!(record.state.as_str(), "reverted" | "discarded") {
             return Err(ended(load, &record.state));
         }
+        older::judged(&mut writer, load, &table, &doing).await?;
         let mut staged = record.state == "staged";
         if load.round > record.round && record.state != "published" {
             open_again(&mut writer, load, &area, &doing).await?;

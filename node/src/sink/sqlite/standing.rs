@@ -163,6 +163,19 @@ async fn stand(
         "staged" | "sealed" => Publication::Not("staged and not published".to_owned()),
         other => Publication::Not(other.to_owned()),
     };
+    // A release that had no such column wrote every row.
+    let counts = "SELECT count(*) > 0 FROM pragma_table_info('_haulage_loads') WHERE name = 'older'";
+    let counts: bool = sqlx::query_scalar(counts).fetch_one(&mut *reader).await?;
+    let older: i64 = match counts {
+        true => {
+            sqlx::query_scalar("SELECT older FROM _haulage_loads WHERE run = $1 AND load = $2")
+                .bind(load.run.as_str())
+                .bind(load.load.as_str())
+                .fetch_one(&mut *reader)
+                .await?
+        }
+        false => 0,
+    };
     let rows = sqlx::query(AssertSqlSafe(format!("{PUBLISHERS} {CHANGED} ORDER BY sequence")))
         .bind(table)
         .bind(sequence)
@@ -186,6 +199,7 @@ async fn stand(
         keys: keys.then(|| quote(&area.keys)),
         later: &later,
         has: &has,
+        older: older as u64,
     };
     standing.rows = rows_of(load, &facts);
     standing.columns = target.existing.as_ref().map(|existing| {
