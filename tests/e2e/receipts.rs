@@ -401,7 +401,9 @@ async fn what_stands_in_the_way_of_an_answer_is_said_and_is_no_difference() -> R
     };
     let said = verify(&named, "kept").await?.success()?;
     ensure!(said.stdout.contains("if that isn't the same"), "{}", said.stdout);
-    let nowhere = named.replace("/postgres", "/template1");
+    world.execute("CREATE DATABASE elsewhere").await?;
+    let (server, _) = named.rsplit_once('/').context("an address")?;
+    let nowhere = format!("{server}/elsewhere");
     verify(&nowhere, "kept")
         .await?
         .failure(&["can't be told", "give the address of the former"])?;

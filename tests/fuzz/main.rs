@@ -7,6 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
+mod api;
 mod corpus;
 mod csv;
 mod files;

@@ -266,18 +266,18 @@ async fn fences(asker: &Asker<'_>, of: &Spread, method: Method, beyond: f64) -> 
     if of.count < 3 {
         return Ok(Some((f64::MIN, f64::MAX)));
     }
-    let (middle, below, above) = match method {
+    let (below, above, scale) = match method {
         Method::ZScore => {
             let mean = asker.mean(of).await?;
             let squares = asker.sum_of_squares(of, mean).await?;
             let spread = (squares / (of.count as f64 - 1.0)).sqrt();
-            (mean, mean - beyond * spread, mean + beyond * spread)
+            (mean - beyond * spread, mean + beyond * spread, of.scale)
         }
         Method::Iqr => {
             let first = asker.quantile(of, None, 0.25).await?;
             let third = asker.quantile(of, None, 0.75).await?;
             let spread = third - first;
-            (first, first - beyond * spread, third + beyond * spread)
+            (first - beyond * spread, third + beyond * spread, of.fine)
         }
         Method::Mad => {
             let median = asker.quantile(of, None, 0.5).await?;
@@ -286,14 +286,15 @@ async fn fences(asker: &Asker<'_>, of: &Spread, method: Method, beyond: f64) -> 
             let spread = if deviation > 0.0 {
                 1.4826 * deviation
             } else {
-                1.2533 * asker.mean_deviation(of, median).await?
+                let from = median * (of.fine / of.scale);
+                1.2533 * asker.mean_deviation(of, from).await? * (of.scale / of.fine)
             };
-            (median, median - beyond * spread, median + beyond * spread)
+            (median - beyond * spread, median + beyond * spread, of.fine)
         }
     };
-    debug_assert!(!middle.is_nan(), "arithmetic over finite numbers that are small enough");
+    debug_assert!(!below.is_nan(), "arithmetic over finite numbers that are small enough");
     // What no number is beyond needs no infinite fence, which has no SQL.
-    let fence = |value: f64| (value * of.scale).clamp(f64::MIN, f64::MAX);
+    let fence = |value: f64| (value * scale).clamp(f64::MIN, f64::MAX);
     Ok(Some((fence(below), fence(above))))
 }
 

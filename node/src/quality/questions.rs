@@ -28,12 +28,16 @@ pub(super) struct Spread {
     pub(super) all: u64,
     /// Of these, how many are finite.
     pub(super) count: u64,
-    /// A number divided by `scale`, in SQL.
+    /// A number divided by `scale`, in SQL. Of numbers that are far apart the small ones are 0.
     number: String,
+    /// A number divided by `fine`, in SQL, for distances between two: no number is lost.
+    single: String,
     /// Where there is one that is finite, in SQL.
     finite: String,
     /// 1, unless arithmetic with the numbers as they are would leave double precision.
     pub(super) scale: f64,
+    /// The same, for a distance between two of them.
+    pub(super) fine: f64,
 }
 
 /// Who asks, of which rows.
@@ -250,6 +254,12 @@ impl Asker<'_> {
         let largest = format!("max(abs({number}))");
         let rest = format!("FROM staged WHERE {finite}");
         let [count, largest] = self.numbers(["count(*)", &largest], &rest).await?;
+        let (mut single, mut fine) = (number.clone(), 1.0);
+        // Half of the way between the largest number and the smallest is one again.
+        if largest > LARGE {
+            fine = 4.0;
+            single = format!("(CASE WHEN abs({number}) < 1e-300 THEN 0.0 ELSE {number} / {fine:e} END)");
+        }
         let (mut number, mut scale) = (number, 1.0);
         // Squares and sums of such numbers are none any more.
         if largest > LARGE || (largest > 0.0 && largest < 1.0 / LARGE) {
@@ -261,8 +271,10 @@ impl Asker<'_> {
             all: all as u64,
             count: count as u64,
             number,
+            single,
             finite,
             scale,
+            fine,
         })
     }
 
@@ -291,9 +303,10 @@ impl Asker<'_> {
         Ok(mean)
     }
 
-    /// A quantile of a column of numbers, or of their distances from a value; between two neighbours it is interpolated.
+    /// A quantile of a column of numbers, or of their distances from a value, divided by `fine`; between two neighbours it is
+    /// interpolated.
     pub(super) async fn quantile(&self, of: &Spread, from: Option<f64>, at: f64) -> Result<f64, Failure> {
-        let (number, known) = (&of.number, &of.finite);
+        let (number, known) = (&of.single, &of.finite);
         let value = from.map_or_else(|| number.clone(), |from| format!("abs({number} - {from:e})"));
         let [quantile] = match self.dialect() {
             Dialect::Postgres | Dialect::DataFusion => {

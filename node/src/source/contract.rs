@@ -1,14 +1,10 @@
 //! A source's columns held against what an object has: which are read, which are without a value there, and which nobody
-//! declared. Pure, but for the reader that puts the columns of a segment in their places.
+//! declared. Pure; `held` reads by what comes out.
 //!
 //! The columns of a run are settled once, from all objects that discovery found; what an object lacks of them has no value
 //! in its rows. Nothing that an object has beside them is dropped unless the contract says so.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, new_null_array};
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
 use haulage_plan::contract::{Contract, MissingColumn, NewColumn, WiderType};
@@ -17,7 +13,8 @@ use haulage_plan::types::{self, holds};
 use serde::Serialize;
 
 use super::files::suggestion;
-use super::{EXCERPT, Misdeclared, Reread, Segment, SegmentReader, Unreadable, Wanted, excerpt};
+use super::held::{Held, New};
+use super::{EXCERPT, Misdeclared, excerpt};
 
 /// The reason of a row with a column that is not declared.
 pub(crate) const NEW_COLUMN: &str = "new_column";
@@ -296,125 +293,6 @@ impl Terms<'_> {
             }
         }
         all
-    }
-}
-
-/// What is read of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Held {
-    /// The columns that it has.
-    pub(super) present: Vec<Column>,
-    /// For each of the run's columns, its place among those.
-    places: Vec<Option<usize>>,
-    new: Option<New>,
-}
-
-/// Columns for which every row of an object goes to quarantine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct New {
-    column: String,
-    detail: String,
-}
-
-impl Held {
-    /// All of them, as they are.
-    pub(super) fn whole(columns: &[Column]) -> Self {
-        Self {
-            present: columns.to_vec(),
-            places: (0..columns.len()).map(Some).collect(),
-            new: None,
-        }
-    }
-
-    /// The reader of the object's own columns as one of the run's.
-    pub(super) fn reader(self, inner: Box<dyn SegmentReader>, columns: &[Column]) -> Box<dyn SegmentReader> {
-        if self.new.is_none() && self.places.iter().all(Option::is_some) {
-            return inner;
-        }
-        Box::new(Fitted {
-            inner,
-            schema: super::schema(columns),
-            held: self,
-        })
-    }
-
-    /// A batch of the object's own columns, and the row column, as one of the run's.
-    pub(super) fn fit(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Failure> {
-        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.places.len() + 1);
-        for (place, field) in self.places.iter().zip(schema.fields()) {
-            arrays.push(match place {
-                Some(place) => Arc::clone(batch.column(*place)),
-                None => new_null_array(field.data_type(), batch.num_rows()),
-            });
-        }
-        arrays.extend(batch.columns().last().cloned());
-        RecordBatch::try_new(Arc::clone(schema), arrays)
-            .map_err(|error| Failure::permanent(format!("a batch can't be made: {error}")))
-    }
-}
-
-impl Held {
-    /// Rows of the object that were read again, as the run's. Those of an object with columns that nobody declared are
-    /// rejected again, all `rows` of them.
-    pub(super) fn reread(&self, mut read: Reread, rows: u64, schema: &SchemaRef) -> Result<Reread, Failure> {
-        if let Some(new) = &self.new {
-            return Ok(Reread {
-                batches: Vec::new(),
-                unreadable: new.rows(rows),
-            });
-        }
-        for batch in &mut read.batches {
-            *batch = self.fit(batch, schema)?;
-        }
-        Ok(read)
-    }
-}
-
-impl New {
-    fn rows(&self, rows: u64) -> Vec<Unreadable> {
-        let row = |row| Unreadable {
-            row,
-            column: Some(self.column.clone()),
-            reason: NEW_COLUMN,
-            detail: self.detail.clone(),
-        };
-        (0..rows).map(row).collect()
-    }
-}
-
-/// Segments of an object, with the columns of the run.
-struct Fitted {
-    inner: Box<dyn SegmentReader>,
-    schema: SchemaRef,
-    held: Held,
-}
-
-#[async_trait]
-impl SegmentReader for Fitted {
-    fn only(&mut self, wanted: &Wanted) -> Result<(), Failure> {
-        // Rows that are rejected for what is new in their object are needed, all of them.
-        match self.held.new {
-            Some(_) => Ok(()),
-            None => self.inner.only(wanted),
-        }
-    }
-
-    fn passed_over(&self) -> u64 {
-        self.inner.passed_over()
-    }
-
-    async fn next(&mut self) -> Result<Option<Segment>, Failure> {
-        let Some(mut segment) = self.inner.next().await? else {
-            return Ok(None);
-        };
-        if let Some(new) = &self.held.new {
-            segment.batches.clear();
-            segment.unreadable = new.rows(segment.rows);
-        }
-        for batch in &mut segment.batches {
-            *batch = self.held.fit(batch, &self.schema)?;
-        }
-        Ok(Some(segment))
     }
 }
 

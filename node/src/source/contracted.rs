@@ -11,7 +11,8 @@ use haulage_plan::contract::Contract;
 use haulage_plan::definition::Column;
 use tokio::sync::OnceCell;
 
-use super::contract::{Drift, Found, Held, Own, Terms};
+use super::contract::{Drift, Found, Own, Terms};
+use super::held::Held;
 use super::{Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source, schema};
 
 /// Binds the source to some of its columns; to all that are there if there are none.

@@ -11,7 +11,8 @@ use haulage_plan::contract::Contract;
 use haulage_plan::definition::{Column, Source as Declared};
 use tokio::sync::OnceCell;
 
-use super::contract::{Drift, Found, Held, Own, Terms};
+use super::contract::{Drift, Found, Own, Terms};
+use super::held::Held;
 use super::object::{self, Object};
 use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt, schema};
 use crate::store::S3Settings;

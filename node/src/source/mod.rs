@@ -29,6 +29,7 @@ mod contracted;
 mod csv;
 pub mod database;
 mod files;
+mod held;
 pub mod infer;
 mod input;
 mod json;
