@@ -189,7 +189,7 @@ fn any_odd(random: &mut Random) -> Odd {
         2 => Odd::Status([200, 201, 203, 204, 206][random.below(5)], Some("1")),
         3..5 => Odd::Damaged(random.next() as usize, PIECES[random.below(PIECES.len())]),
         5 => Odd::Large,
-        6 => Odd::Redirect(*random.pick(&[&"/orders?r=1", &"http://127.0.0.2:1/", &"//[", &""])),
+        6 => Odd::Redirect(random.pick(&["/orders?r=1", "http://127.0.0.2:1/", "//[", ""])),
         7 => Odd::Closed,
         8 if random.once_in(6) => Odd::Silent,
         9 => Odd::CutAfter(random.next() as usize),

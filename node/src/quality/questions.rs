@@ -233,7 +233,7 @@ impl Asker<'_> {
         // What was replaced says nothing about how many there should be, least of all to what replaces it.
         let replaced = text(self.load.replaces.as_ref().map_or("", |run| run.as_str()));
         let rest = format!(
-            "FROM (SELECT rows AS n FROM {records} WHERE state = 'published' AND NOT replay AND run <> {run}
+            "FROM (SELECT rows AS n FROM {records} WHERE state = 'published' AND origin IS NULL AND run <> {run}
                    AND run <> {replaced}
                    AND run NOT IN (SELECT replaces FROM {records} WHERE state = 'published' AND replaces IS NOT NULL)
                    AND target = (SELECT target FROM {records} WHERE run = {run} AND load = {load}) {collate}

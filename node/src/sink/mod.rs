@@ -69,8 +69,6 @@ pub struct LoadContext {
     pub keep_previous: u32,
     /// Whether the last three of its columns say where each row is from, see [`haulage_plan::PROVENANCE`].
     pub provenance: bool,
-    /// Whether the run is a replay, whose rows are only those that another run had rejected.
-    pub is_replay: bool,
     /// What it may do to the columns of the target.
     pub evolution: Evolution,
     /// What the load says of its files; only a destination of files takes any of it.
@@ -211,7 +209,6 @@ mod tests {
             replaces: None,
             keep_previous: 1,
             provenance: false,
-            is_replay: false,
             evolution: Evolution::default(),
             layout: Layout::default(),
             round: 0,

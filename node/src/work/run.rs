@@ -240,7 +240,6 @@ impl RunContext {
     ) -> Result<LoadContext, Failure> {
         let mut load = bare(self.definition(), name, run, by, replaces)?;
         load.mode = mode(&load, self.is_replay);
-        load.is_replay = self.is_replay;
         load.schema = self
             .compiled
             .loads
@@ -263,8 +262,9 @@ impl RunContext {
             (order.epoch, order.assignment.key.attempt),
             order.assignment.replaces.clone(),
         )?;
-        load.is_replay = order.assignment.submission.replay.is_some();
-        load.mode = mode(&load, load.is_replay);
+        let replay = order.assignment.submission.replay.as_ref();
+        load.origin = replay.map(|replay| replay.origin().clone());
+        load.mode = mode(&load, replay.is_some());
         Ok(load)
     }
 }
@@ -321,7 +321,6 @@ pub(crate) fn bare(
         replaces,
         keep_previous: load.keep_previous,
         provenance: load.provenance,
-        is_replay: false,
         evolution: load.evolution,
         layout: load.layout.clone(),
         round: 0,

@@ -273,7 +273,9 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
             "let_go",
             "attempts",
             "evolved",
-            "replay",
+            "origin",
+            "provenance",
+            "older",
             "advances",
         ] {
             world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;

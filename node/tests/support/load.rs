@@ -39,7 +39,6 @@ pub(crate) fn load(run: &str, mode: Mode, key: &[&str]) -> LoadContext {
         replaces: None,
         keep_previous: 0,
         provenance: false,
-        is_replay: false,
         evolution: Default::default(),
         layout: Default::default(),
         round: 0,

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
@@ -146,8 +146,8 @@ fn records(load: &LoadContext, table: &Table) -> Result<RecordBatch, datafusion:
             true,
         ),
         (
-            "replay",
-            Arc::new(records().map(|record| Some(record.replay)).collect::<BooleanArray>()) as ArrayRef,
+            "origin",
+            texts(records().map(|record| record.origin.clone()).collect()),
             true,
         ),
         ("rows", Arc::new(rows.collect::<Int64Array>()) as ArrayRef, true),

@@ -119,9 +119,9 @@ pub(super) struct Record {
     attempts: serde_json::Value,
     pub(super) area: String,
     pub(super) replaces: Option<String>,
-    /// Whether its run was a replay.
+    /// Of a replay: the run that has read its rows first.
     #[serde(default)]
-    pub(super) replay: bool,
+    pub(super) origin: Option<String>,
     #[serde(default)]
     pub(super) round: u32,
     /// What verify has sealed.
@@ -204,7 +204,7 @@ impl Table {
                 sequence: 0,
                 detail: String::new(),
                 created: false,
-                replay: load.is_replay,
+                origin: load.origin.as_ref().map(|run| run.as_str().to_owned()),
                 before: None,
                 taken: None,
                 published_at: None,

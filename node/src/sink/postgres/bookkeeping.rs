@@ -74,7 +74,6 @@ CREATE TABLE IF NOT EXISTS haulage.loads (
     attempts jsonb NOT NULL DEFAULT '{}',
     advances jsonb NOT NULL DEFAULT '[]',
     evolved text NOT NULL DEFAULT '[]',
-    replay boolean NOT NULL DEFAULT false,
     origin text,
     provenance boolean NOT NULL DEFAULT false,
     older bigint NOT NULL DEFAULT 0,
@@ -87,7 +86,6 @@ ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
     ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS advances jsonb NOT NULL DEFAULT '[]',
     ADD COLUMN IF NOT EXISTS evolved text NOT NULL DEFAULT '[]',
-    ADD COLUMN IF NOT EXISTS replay boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS origin text,
     ADD COLUMN IF NOT EXISTS provenance boolean NOT NULL DEFAULT false,
     ADD COLUMN IF NOT EXISTS older bigint NOT NULL DEFAULT 0;
@@ -291,9 +289,8 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 /// Whether the schema is there, as this release makes it.
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
-        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 4 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved', 'replay', 'older')
-             AND NOT attisdropped)",
+        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 3 FROM pg_attribute
+         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved', 'older') AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
     .await
@@ -373,8 +370,8 @@ pub(super) async fn claim(
     let doing = format!("opening the record of load {}", load.load);
     let area = Area::of(load);
     let made = sqlx::query(
-        "INSERT INTO haulage.loads (run, load, pipeline, target, mode, state, epoch, area, replaces, replay, origin)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (run, load) DO NOTHING",
+        "INSERT INTO haulage.loads (run, load, pipeline, target, mode, state, epoch, area, replaces, origin)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (run, load) DO NOTHING",
     )
     .bind(load.run.as_str())
     .bind(load.load.as_str())
@@ -385,7 +382,6 @@ pub(super) async fn claim(
     .bind(load.epoch.0 as i64)
     .bind(&area.id)
     .bind(load.replaces.as_ref().map(|run| run.as_str()))
-    .bind(load.is_replay)
     .bind(load.origin.as_ref().map(|run| run.as_str()))
     .execute(lease.connection())
     .await;

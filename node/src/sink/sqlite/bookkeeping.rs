@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     recalled INTEGER, let_go INTEGER NOT NULL DEFAULT 0, attempts TEXT NOT NULL DEFAULT '{}',
     advances TEXT NOT NULL DEFAULT '[]',
     evolved TEXT NOT NULL DEFAULT '[]',
-    replay INTEGER NOT NULL DEFAULT 0, origin TEXT, provenance INTEGER NOT NULL DEFAULT 0,
+    origin TEXT, provenance INTEGER NOT NULL DEFAULT 0,
     older INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (run, load)
 );
@@ -43,7 +43,7 @@ CREATE TABLE IF NOT EXISTS _haulage_watermarks (
 );";
 
 /// Columns that later releases have added, and to which table.
-const MORE: [(&str, &str, &str); 12] = [
+const MORE: [(&str, &str, &str); 11] = [
     ("_haulage_loads", "settled_at", "TEXT"),
     ("_haulage_loads", "round", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "recalled", "INTEGER"),
@@ -51,7 +51,6 @@ const MORE: [(&str, &str, &str); 12] = [
     ("_haulage_loads", "attempts", "TEXT NOT NULL DEFAULT '{}'"),
     ("_haulage_loads", "advances", "TEXT NOT NULL DEFAULT '[]'"),
     ("_haulage_loads", "evolved", "TEXT NOT NULL DEFAULT '[]'"),
-    ("_haulage_loads", "replay", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "origin", "TEXT"),
     ("_haulage_loads", "provenance", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "older", "INTEGER NOT NULL DEFAULT 0"),
@@ -235,8 +234,8 @@ pub(super) async fn claim(
         Mode::Merge => "merge",
     };
     sqlx::query(
-        "INSERT INTO _haulage_loads (run, load, pipeline, target, mode, state, epoch, area, replaces, replay, origin)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
+        "INSERT INTO _haulage_loads (run, load, pipeline, target, mode, state, epoch, area, replaces, origin)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING",
     )
     .bind(load.run.as_str())
     .bind(load.load.as_str())
@@ -247,7 +246,6 @@ pub(super) async fn claim(
     .bind(load.epoch.0 as i64)
     .bind(area(&load.run, &load.load))
     .bind(load.replaces.as_ref().map(|run| run.as_str()))
-    .bind(load.is_replay)
     .bind(load.origin.as_ref().map(|run| run.as_str()))
     .execute(writer.connection())
     .await

@@ -3,7 +3,7 @@
 //! * A chunk is a range of a table's rows by where they lie, or the whole of what can't be cut.
 //! * A value comes as text, as the database writes it, and is read by the column's type like a field of a CSV file: what
 //!   isn't plainly a value of it goes to quarantine. NULL is no value, and the empty text is a text. What PostgreSQL sends
-//!   in a binary form ([`form`]) is read without its text and comes to the same, which a misfit and a rejected row show.
+//!   in a binary form (`form`) is read without its text and comes to the same, which a misfit and a rejected row show.
 //! * What a chunk reads doesn't change under it: a PostgreSQL chunk reads in the snapshot that was taken at discovery, and
 //!   a SQLite file that has changed since is a permanent failure. A chunk of MySQL reads in a snapshot of its own.
 //! * Rows of a table come in the order of where they lie, or of their key, and a checkpoint names the place. Rows of a view
