@@ -92,6 +92,24 @@ async fn views_queries_and_partitions_are_one_chunk_that_resumes_anywhere() {
 }
 
 #[tokio::test]
+async fn of_a_table_with_a_policy_the_user_reads_what_it_sees() {
+    let (_server, _, url) = database(
+        "DO $$ BEGIN CREATE ROLE tenant LOGIN; EXCEPTION WHEN duplicate_object THEN END $$;
+         CREATE TABLE shared AS SELECT id, id % 2 AS whose FROM generate_series(1, 10) id;
+         ALTER TABLE shared ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY own ON shared TO tenant USING (whose = 1);
+         GRANT SELECT ON shared TO tenant",
+    )
+    .await;
+    let node = Node::new(&[("crm", &url.replace("postgres@", "tenant@"))]);
+    let (rows, _) = all(&*node.source("{postgres: crm, table: shared}")).await.unwrap();
+    assert_eq!(rows.len(), 5);
+    let lookup = node.source("{postgres: crm, table: shared, lookup: true}");
+    let batches = lookup.read_all().await.unwrap();
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 5);
+}
+
+#[tokio::test]
 async fn an_empty_table_and_a_lookup() {
     let (_server, _, url) =
         database("CREATE TABLE none (id int); CREATE TABLE few AS SELECT 1 AS id, NULL::text AS t").await;

@@ -178,7 +178,7 @@ pub(crate) async fn read_back(
         rows.all().await?
     } else {
         let rows = postgres::PostgresRows::new(destination, &declared, binding)?;
-        rows.all().await?
+        rows.all_or_none().await?
     };
     Ok(Box::new(reader))
 }

@@ -198,17 +198,25 @@ impl PostgresRows {
             .map_err(|error| server.failure("looking at its size", error))
     }
 
-    /// A reader of all rows, in a snapshot of its own.
+    /// A reader of all rows that the user sees, in a snapshot of its own.
     pub(super) async fn all(&self) -> Result<Reader, Failure> {
+        self.all_with(None).await
+    }
+
+    /// The same; permanent failure if a policy hides some from the user, instead of rows that seem to be gone.
+    pub(super) async fn all_or_none(&self) -> Result<Reader, Failure> {
+        self.all_with(Some("SET LOCAL row_security = off")).await
+    }
+
+    async fn all_with(&self, setting: Option<&'static str>) -> Result<Reader, Failure> {
         let server = self.server()?;
         let named = |failure| of_source(&self.name, failure);
         let mut lease = server.connect().await.map_err(named)?;
         server.begin(&mut lease, None).await.map_err(named)?;
-        // A policy that hides rows from this user is an error then, and not rows that seem to be gone.
-        let all = server
-            .soon("beginning to read", lease.run("SET LOCAL row_security = off"))
-            .await;
-        all.map_err(named)?;
+        if let Some(setting) = setting {
+            let set = server.soon("beginning to read", lease.run(setting)).await;
+            set.map_err(named)?;
+        }
         let location = self.declared.location.clone();
         self.reader(
             server,
