@@ -494,15 +494,15 @@ async fn a_secret_that_stands_in_records_is_data_and_told_to_nobody() -> Result<
             {"id": 1, "word": SECRET},
             {"id": 2, "word": encoded},
             {"id": 3, "word": "fine"},
-            {"id": format!("by {SECRET}"), "word": "odd"},
+            {"id": 4, "word": "odd", "n": format!("by {SECRET}")},
         ]);
         Answer::new(200, items.to_string().replace('/', "\\/"))
     })
     .await?;
-    let pipeline = |step: &str, id: &str, more: &str| {
+    let pipeline = |step: &str, n: &str, more: &str| {
         format!(
-            "pipeline: api\nsources: {{raw: {{rest: \"{}/rows\", auth: {{bearer: \"secret://api\"}}, columns: {{id: {id}, word: \
-             text}}}}}}\nsteps: {{s: {step}}}\nloads: {{l: {{from: s, to: warehouse, table: t, mode: replace}}}}\n{more}",
+            "pipeline: api\nsources: {{raw: {{rest: \"{}/rows\", auth: {{bearer: \"secret://api\"}}, columns: {{id: int, n: {n}, word: \
+             text}}}}}}\nsteps:\n  s: {step}\nloads: {{l: {{from: s, to: warehouse, table: t, mode: merge, key: [id]}}}}\n{more}",
             server.address()
         )
     };
@@ -513,7 +513,7 @@ async fn a_secret_that_stands_in_records_is_data_and_told_to_nobody() -> Result<
     let all = "SELECT id, word FROM raw";
     // What fails on a row quotes it, and so does a check.
     for (step, more, part) in [
-        ("SELECT CAST(word AS INT) AS n FROM raw", "", "its SQL failed"),
+        ("SELECT id, CAST(word AS INT) AS n FROM raw", "", "its SQL failed"),
         (all, "checks:\n  - {accepted: {word: [fine]}}\n", "with another value"),
     ] {
         let folder = tempfile::tempdir()?;

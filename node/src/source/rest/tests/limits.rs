@@ -26,7 +26,9 @@ async fn a_rate_limit_is_waited_for_and_is_no_matter_of_secrets() {
         })
         .await
         .unwrap();
-        let source = source(declared(&server), 100);
+        let mut rest = declared(&server);
+        rest.query.push(("limit".into(), "10".into()));
+        let source = source(rest, 100);
         let all = segments(&*source, &spec(), spec().start).await.unwrap();
         assert_eq!((flat(&all), server.requests().len()), (expected(0..5), 2));
     }

@@ -202,8 +202,12 @@ pub(super) fn expected(ids: impl Iterator<Item = u64>) -> Vec<Row> {
 
 /// The failure of reading a source to its end.
 pub(super) async fn refused(declared: RestSource) -> Failure {
+    let offset = match &declared.pagination {
+        Pagination::Page(counted) | Pagination::Offset(counted) => counted.start,
+        Pagination::None | Pagination::Cursor { .. } | Pagination::Next { .. } | Pagination::Link { .. } => 0,
+    };
     let source = source(declared, 1000);
-    let mut reader = source.open(&spec(), spec().start).await.unwrap();
+    let mut reader = source.open(&spec(), Position { offset, line: 1 }).await.unwrap();
     loop {
         match reader.next().await {
             Ok(Some(segment)) if !segment.last => {}
