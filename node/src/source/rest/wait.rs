@@ -164,6 +164,19 @@ mod tests {
     }
 
     #[test]
+    fn nobody_begins_before_a_wait_is_over() {
+        for pause in [0, 200] {
+            let pace = Pace::new(Duration::from_millis(pause));
+            let begin = Instant::now();
+            pace.hold(Duration::from_secs(3600));
+            pace.hold(Duration::from_secs(60));
+            let first = pace.take(begin);
+            assert!(first >= begin + Duration::from_secs(3600), "the longest counts");
+            assert_eq!(pace.take(begin), first + Duration::from_millis(pause));
+        }
+    }
+
+    #[test]
     fn tries_end() {
         let steps: Vec<Duration> = steps().collect();
         assert_eq!(steps.len(), RETRIES);
