@@ -48,8 +48,8 @@ pub enum BadRow {
 pub struct Contract {
     /// `on_new_column`.
     pub on_new_column: NewColumn,
-    /// `on_missing_column`: by itself files and tables have to have every declared column, and JSON lines, where every
-    /// object may lack keys, have none that they lack.
+    /// `on_missing_column`: by itself files and tables have to have every declared column, and so has the first page of an
+    /// API; JSON lines, where every object may lack keys, have none that they lack.
     pub on_missing_column: Option<MissingColumn>,
     /// `on_wider_type`, of the object's own type and the declared one: by itself Parquet refuses it, and of a database every
     /// value that doesn't fit is a row that can't be read.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::checks::Check;
 use crate::contract::{Contract, Evolution};
 
-pub use crate::rest::{Counted, PageEnd, Pagination, RestAuth, RestSource, RestUser, SecretName};
+pub use crate::rest::{Counted, NameEnd, PageEnd, Pagination, RestAuth, RestSource, RestUser, SecretName};
 
 /// A place in the pipeline file, both from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -17,13 +17,18 @@ pub struct RestSource {
     pub auth: Option<RestAuth>,
     /// The keys that lead from an answer to its array of records; empty if the answer is that array.
     pub records: Vec<String>,
+    /// Whether an answer without that array, or with `null` there, has no records. It is an error otherwise: so an answer
+    /// looks that says what went wrong.
+    pub records_optional: bool,
     /// How one page leads to the next.
     pub pagination: Pagination,
     /// The least time between the beginnings of two requests.
     pub pause: Duration,
     /// The longest that one request may take, with its answer.
     pub timeout: Duration,
-    /// The longest answer, in bytes.
+    /// The longest that is waited when a server asks for it, with `Retry-After`.
+    pub max_wait: Duration,
+    /// The longest answer, in bytes, unpacked.
     pub max_response: u64,
     /// The declared columns, which are the keys of the records, as of a [`crate::definition::JsonSource`].
     pub columns: Vec<Column>,
@@ -89,21 +94,40 @@ pub enum Pagination {
         path: Vec<String>,
         /// The name in the query.
         param: String,
+        /// What the first request gives there, if anything.
+        start: Option<String>,
+        /// How the only page looks.
+        end: NameEnd,
     },
     /// A URL in the answer.
     Next {
         /// The keys that lead to it; a page without it is the last.
         path: Vec<String>,
+        /// How the only page looks.
+        end: NameEnd,
     },
     /// The URL of a `Link` header with this relation; a page without it is the last.
     Link {
         /// The relation, mostly `next`.
         rel: String,
+        /// How the only page looks.
+        end: NameEnd,
     },
     /// A number in the query that counts pages.
     Page(Counted),
     /// A number in the query that counts records.
     Offset(Counted),
+}
+
+/// What is made of a first page that has records and doesn't name another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NameEnd {
+    /// It is the only one if it says so: with `null`, `false` or an empty text, or with other `Link`s. If nothing stands
+    /// there at all, the path may be wrong, and that is an error.
+    #[default]
+    Said,
+    /// It is the only one, also if nothing stands there.
+    Absent,
 }
 
 /// Pages by a number in the query.
@@ -132,4 +156,6 @@ pub enum PageEnd {
     Short,
     /// Also the one before a page that the server doesn't know (404).
     Missing,
+    /// Also the one that the server gives again for the next number.
+    Same,
 }

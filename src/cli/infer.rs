@@ -238,7 +238,8 @@ fn api(args: &Args) -> Result<RestSource> {
     let bearer = args.bearer.as_deref();
     let bearer = bearer.map(|name| name.strip_prefix("secret://").unwrap_or(name).to_owned());
     Ok(RestSource {
-        url: args.at.clone(),
+        // A fragment is for whoever shows a page, and no server gets it.
+        url: args.at.split('#').next().unwrap_or_default().to_owned(),
         query: Vec::new(),
         headers: Vec::new(),
         auth: bearer.map(|name| RestAuth::Bearer(SecretName(name))),
@@ -247,9 +248,11 @@ fn api(args: &Args) -> Result<RestSource> {
             .filter(|key| !key.is_empty())
             .map(str::to_owned)
             .collect(),
+        records_optional: false,
         pagination: Pagination::None,
         pause: Duration::ZERO,
         timeout: Duration::from_secs(30),
+        max_wait: Duration::from_secs(60),
         max_response: 16 << 20,
         columns: Vec::new(),
         location: location.to_owned(),

@@ -469,3 +469,126 @@ async fn a_row_is_blamed_only_if_it_comes_again_as_it_was() -> Result<()> {
     }
     Ok(())
 }
+
+/// Fails if the secret stands in a file whose name begins so.
+fn check_ledger(folder: &Path) -> Result<()> {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder.join(".haulage"))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("ledger") {
+            let text = String::from_utf8_lossy(&std::fs::read(entry.path())?).into_owned();
+            ensure!(!text.contains("s3same"), "the secret is in {}", entry.path().display());
+            seen += 1;
+        }
+    }
+    ensure!(seen > 0, "there is no ledger");
+    Ok(())
+}
+
+/// A server that puts what it was sent into its records: there it is data, and in what people are told it is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_stands_in_records_is_data_and_told_to_nobody() -> Result<()> {
+    let server = Http::start(|_, _| {
+        let encoded = SECRET.replace('/', "%2f").replace('+', "%2b");
+        let items = json!([
+            {"id": 1, "word": SECRET},
+            {"id": 2, "word": encoded},
+            {"id": 3, "word": "fine"},
+            {"id": 4, "word": "odd", "n": format!("by {SECRET}")},
+        ]);
+        Answer::new(200, items.to_string().replace('/', "\\/"))
+    })
+    .await?;
+    let pipeline = |step: &str, n: &str, more: &str| {
+        format!(
+            "pipeline: api\nsources: {{raw: {{rest: \"{}/rows\", auth: {{bearer: \"secret://api\"}}, columns: {{id: int, n: {n}, word: \
+             text}}}}}}\nsteps:\n  s: {step}\nloads: {{l: {{from: s, to: warehouse, table: t, mode: merge, key: [id]}}}}\n{more}",
+            server.address()
+        )
+    };
+    let verb = |folder: &Path, args: &[&str]| {
+        let verb = Verb::new(folder).args(args.iter().copied());
+        verb.env("HAULAGE_SECRET_api", SECRET).env("RUST_LOG", "debug")
+    };
+    let all = "SELECT id, word FROM raw";
+    // What fails on a row quotes it, and so does a check.
+    for (step, more, part) in [
+        ("SELECT id, CAST(word AS INT) AS n FROM raw", "", "its SQL failed"),
+        (all, "checks:\n  - {accepted: {word: [fine]}}\n", "with another value"),
+    ] {
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join("api.yaml"), pipeline(step, "int", more))?;
+        let said = verb(folder.path(), &["run", "api.yaml"]).output().await?;
+        let said = said.failure(&[part, "***"])?;
+        let run = newest_run(folder.path()).await?;
+        let shown = verb(folder.path(), &["show", &run, "--output", "json"])
+            .output()
+            .await?
+            .success()?;
+        for text in [&said.stderr, &said.stdout, &shown.stdout] {
+            ensure!(!text.contains("s3same"), "{text}");
+        }
+        check_ledger(folder.path())?;
+    }
+    // A row that is not kept as it was can't be replayed.
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join("api.yaml"), pipeline(all, "int", ""))?;
+    verb(folder.path(), &["run", "api.yaml"]).output().await?.success()?;
+    let (run, rejects) = newest_rejects(folder.path()).await?;
+    ensure!(
+        rejects.len() == 1 && rejects[0]["reason"] == "bad_int" && !rejects[0].to_string().contains("s3same"),
+        "{rejects:?}"
+    );
+    std::fs::write(folder.path().join("fixed.yaml"), pipeline(all, "text", ""))?;
+    let replayed = verb(folder.path(), &["replay", &run, "fixed.yaml"]).output().await?;
+    drop(replayed.success()?);
+    let (_, rejects) = newest_rejects(folder.path()).await?;
+    ensure!(
+        rejects.len() == 1
+            && rejects[0]["reason"] == "not_replayable"
+            && rejects[0]["detail"]
+                .as_str()
+                .is_some_and(|detail| detail.contains("a secret that stood in it was blotted out")),
+        "{rejects:?}"
+    );
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join(".haulage/warehouse.db"));
+    let mut warehouse: SqliteConnection = options.connect().await?;
+    let words: Vec<String> = sqlx::query_scalar("SELECT word FROM t ORDER BY id")
+        .fetch_all(&mut warehouse)
+        .await?;
+    ensure!(words.len() == 3 && words[0] == SECRET, "{words:?}");
+    Ok(())
+}
+
+/// A mistyped path to the next page loads nothing, instead of the first page alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mistake_that_would_lose_rows_or_values_is_said_before_a_run_exists() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Http::start(|request, _| match request.path() {
+        "/null" => Answer::new(200, "{\"data\": {\"items\": null}, \"meta\": {\"next\": null}}"),
+        _ => page(request),
+    })
+    .await?;
+    for (path, pagination, columns, part) in [
+        (
+            "orders",
+            "{cursor: meta.nexxt, param: after}",
+            "id: bigint",
+            "no `meta.nexxt`",
+        ),
+        ("orders", "{link: nextt}", "id: bigint", "no `Link` to `nextt`"),
+        ("orders", "{link: next}", "idd: bigint", "did you mean \"id\"?"),
+        ("null", "{cursor: meta.next, param: after}", "id: bigint", "found null"),
+    ] {
+        let text = format!(
+            "pipeline: api\nsources:\n  orders: {{rest: \"{}/{path}\", records: data.items, pagination: {pagination}, \
+             columns: {{{columns}}}}}\nloads: {{l: {{from: orders, to: warehouse, table: t, mode: replace}}}}\n",
+            server.address()
+        );
+        std::fs::write(folder.path().join("api.yaml"), text)?;
+        let said = Verb::new(folder.path()).args(["run", "api.yaml"]).output().await?;
+        said.failure(&["api.yaml:3:", part])?;
+    }
+    ensure!(!folder.path().join(".haulage").exists(), "a run was made");
+    Ok(())
+}

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use datafusion::arrow::datatypes::DataType;
-use haulage_plan::definition::{Column, Counted, PageEnd, Pagination, RestSource};
+use haulage_plan::definition::{Column, Counted, NameEnd, PageEnd, Pagination, RestSource};
 use haulage_test_support::http::{Answer, Ends, Request};
 use serde_json::value::RawValue;
 
@@ -233,19 +233,29 @@ impl Api {
             headers: Vec::new(),
             auth: None,
             records: self.path.clone(),
+            records_optional: false,
             pagination: match self.way {
                 Way::Whole => Pagination::None,
                 Way::Cursor => Pagination::Cursor {
                     path: next(),
                     param: "at".to_owned(),
+                    start: None,
+                    end: NameEnd::Absent,
                 },
-                Way::Next => Pagination::Next { path: next() },
-                Way::Link => Pagination::Link { rel: "next".to_owned() },
+                Way::Next => Pagination::Next {
+                    path: next(),
+                    end: NameEnd::Absent,
+                },
+                Way::Link => Pagination::Link {
+                    rel: "next".to_owned(),
+                    end: NameEnd::Absent,
+                },
                 Way::Page => Pagination::Page(counted("at", 0)),
                 Way::Offset => Pagination::Offset(counted("at", 0)),
             },
             pause: Duration::ZERO,
             timeout: Duration::from_secs(if is_silent { 1 } else { 30 }),
+            max_wait: Duration::from_secs(600),
             max_response: MAX_RESPONSE,
             columns: vec![
                 column("id", DataType::Int64, true),
@@ -450,7 +460,7 @@ impl Api {
             value = object.remove(key)?;
         }
         if value.get() == "null" {
-            return Some(Vec::new());
+            return None;
         }
         let records: Vec<Box<RawValue>> = serde_json::from_str(value.get()).ok()?;
         Some(records.iter().map(|record| record.get().to_owned()).collect())

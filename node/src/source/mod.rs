@@ -22,6 +22,7 @@ use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use crate::store::S3Settings;
 pub use contract::Drift;
 pub(crate) use contract::NEW_COLUMN;
+pub(crate) use rest::{Secrets, secrets};
 pub use wanted::Wanted;
 
 mod contract;
@@ -131,6 +132,11 @@ pub trait RawRows: Send + Sync {
     /// Whether the row's bytes are all that is to know of it.
     fn is_whole(&self, _row: u64) -> bool {
         true
+    }
+
+    /// What is missing of a row whose bytes are not all, in words that follow its name.
+    fn gap(&self) -> &'static str {
+        "it holds bytes that are no text"
     }
 
     /// Of a replayed row: how it was rejected before.
@@ -313,7 +319,7 @@ pub fn bind(source: &Declared, binding: Binding) -> Result<Box<dyn Source>, Fail
         }
         SourceKind::Parquet(parquet) => Ok(Box::new(parquet::files(&source.name, parquet, binding).under(source))),
         SourceKind::Database(declared) => database::bind(source, declared, binding),
-        SourceKind::Rest(rest) => Ok(Box::new(rest::RestRows::new(&source.name, rest, binding)?)),
+        SourceKind::Rest(rest) => Ok(Box::new(rest::RestRows::new(source, rest, binding)?)),
     }
 }
 

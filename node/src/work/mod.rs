@@ -12,6 +12,7 @@ pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod segment;
 pub(crate) mod step;
+mod told;
 mod toolbox;
 mod watermarks;
 
@@ -77,6 +78,7 @@ pub(crate) async fn perform(tools: &Toolbox, order: &Order, progress: &Arc<Progr
         }
     };
     let result = Box::pin(done).instrument(span.clone()).await;
+    let result = told::without_secrets(tools.config(), order, result);
     match &result {
         Ok(Outcome::Staged { report }) => drop(span.record("rows", report.counts.read)),
         Ok(Outcome::Stepped { report }) => drop(span.record("rows", report.rows)),

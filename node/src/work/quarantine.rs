@@ -80,7 +80,7 @@ impl Origin<'_> {
             ));
         }
         if !self.raw.is_whole(row) {
-            return Form::Partly("it holds bytes that are no text".to_owned());
+            return Form::Partly(self.raw.gap().to_owned());
         }
         if let Some(values) = self.raw.values(row) {
             let text = |value: Option<&[u8]>| value.map(|value| String::from_utf8(value.to_vec())).transpose();

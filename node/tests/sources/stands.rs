@@ -10,7 +10,7 @@ use haulage_node::source::{Binding, Source, bind};
 use haulage_node::store::S3Settings;
 use haulage_plan::contract::Contract;
 use haulage_plan::definition::{
-    DatabaseKind, DatabaseRows, DatabaseSource, Pagination, RestSource, Source as Declared, SourceKind,
+    DatabaseKind, DatabaseRows, DatabaseSource, NameEnd, Pagination, RestSource, Source as Declared, SourceKind,
 };
 use haulage_test_support::http::{Answer, Http, Request};
 use haulage_test_support::mariadb::Mariadb;
@@ -253,12 +253,16 @@ fn rest(url: &str) -> RestSource {
         headers: Vec::new(),
         auth: None,
         records: vec!["items".to_owned()],
+        records_optional: false,
         pagination: Pagination::Cursor {
             path: vec!["next".to_owned()],
             param: "at".to_owned(),
+            start: None,
+            end: NameEnd::Said,
         },
         pause: Duration::ZERO,
         timeout: Duration::from_secs(30),
+        max_wait: Duration::from_secs(600),
         max_response: 16 << 20,
         columns: kinds::columns(),
         location: url.to_owned(),

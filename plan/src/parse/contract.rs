@@ -85,13 +85,7 @@ impl Settings {
         let word = source.kind.word();
         for (setting, place) in columns {
             let Some(place) = place else { continue };
-            if !matches!(
-                source.kind,
-                SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) | SourceKind::Database(_)
-            ) {
-                let help = "leave it out; values that don't fit their column go where `on_bad_row` says";
-                report.help(place, format!("{what} is `{word}`, which has no `{setting}`"), help);
-            } else if source.kind.columns().is_empty() {
+            if source.kind.columns().is_empty() {
                 let help = "declare `columns`, as `haulage infer` prints them, or leave it out";
                 let message = format!("`{setting}` of {what} says nothing: it declares no columns");
                 report.help(place, message, help);
@@ -140,7 +134,7 @@ impl Settings {
 fn has_types(kind: &SourceKind) -> bool {
     match kind {
         SourceKind::Database(database) => database.kind != DatabaseKind::Sqlite,
-        SourceKind::Csv(_) | SourceKind::Json(_) => false,
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Rest(_) => false,
         _ => true,
     }
 }

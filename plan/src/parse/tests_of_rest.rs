@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::parse_and_bind;
 use super::tests::{check, params};
-use crate::definition::{Counted, PageEnd, Pagination, RestAuth, RestSource, RestUser, SecretName, SourceKind};
+use crate::definition::{
+    Counted, NameEnd, PageEnd, Pagination, RestAuth, RestSource, RestUser, SecretName, SourceKind,
+};
 
 fn of(declared: &str) -> RestSource {
     let text = format!(
@@ -28,7 +30,7 @@ fn a_source_is_read_with_its_parameters() {
     let rest = of(
         "{rest: \"https://api.example.com/v1/{{ name }}/orders?fixed={{ day }}\", query: {since: \"{{ at }}\", of: \"{{ name \
          }}\", ids: [1, 2], all: true}, headers: {X-Day: \"on {{ day }}\", Accept: text/json}, auth: {bearer: \
-         secret://api.key}, records: data.items, rate: 300/min, timeout: 5s, max_response: 1MiB, columns: {id: bigint!}}",
+         secret://api.key}, records: data.items, rate: 300/min, timeout: 5s, max_wait: 2h, max_response: 1MiB, columns: {id: bigint!}}",
     );
     assert_eq!(
         rest.url,
@@ -59,12 +61,23 @@ fn a_source_is_read_with_its_parameters() {
         pairs(&[("X-Day", "on 2013-01-31"), ("Accept", "text/json")])
     );
     assert_eq!(rest.auth, Some(RestAuth::Bearer(SecretName("api.key".into()))));
-    assert_eq!(rest.records, ["data", "items"]);
+    assert_eq!(
+        (rest.records, rest.records_optional),
+        (vec!["data".into(), "items".into()], false)
+    );
     assert_eq!(
         (rest.pause, rest.timeout),
         (Duration::from_millis(200), Duration::from_secs(5))
     );
     assert_eq!((rest.max_response, rest.columns.len()), (1 << 20, 1));
+    assert_eq!(rest.max_wait, Duration::from_secs(7200));
+    let optional = of("{rest: \"https://h/a\", records: {path: data.items, optional: true}}");
+    assert_eq!(
+        (optional.records, optional.records_optional),
+        (vec!["data".into(), "items".into()], true)
+    );
+    let contract = "{rest: \"https://h/a\", columns: {id: int}, on_missing_column: null, on_new_column: quarantine}";
+    assert_eq!(of(contract).columns.len(), 1);
 
     let bare = of("{rest: \"http://localhost:8080/a\", lookup: true}");
     assert_eq!((bare.records.len(), &bare.pagination), (0, &Pagination::None));
@@ -72,6 +85,7 @@ fn a_source_is_read_with_its_parameters() {
         (bare.pause, bare.timeout, bare.max_response),
         (Duration::ZERO, Duration::from_secs(30), 16 << 20)
     );
+    assert_eq!(bare.max_wait, Duration::from_secs(3600));
     let kind = SourceKind::Rest(Box::new(bare));
     assert_eq!((kind.word(), kind.location()), ("rest", "http://localhost:8080/a"));
     assert!(kind.connection().is_none() && !kind.is_local(".") && kind.columns().is_empty());
@@ -97,15 +111,33 @@ fn every_kind_of_pagination_and_of_auth() {
             Pagination::Cursor {
                 path: keys(&["meta", "next"]),
                 param: "after".into(),
+                start: None,
+                end: NameEnd::Said,
             },
         ),
         (
-            "{next: links.next}",
-            Pagination::Next {
-                path: keys(&["links", "next"]),
+            "{cursor: meta.next, param: after, start: \"*\", end: absent}",
+            Pagination::Cursor {
+                path: keys(&["meta", "next"]),
+                param: "after".into(),
+                start: Some("*".into()),
+                end: NameEnd::Absent,
             },
         ),
-        ("{link: next}", Pagination::Link { rel: "next".into() }),
+        (
+            "{next: links.next, end: absent}",
+            Pagination::Next {
+                path: keys(&["links", "next"]),
+                end: NameEnd::Absent,
+            },
+        ),
+        (
+            "{link: next}",
+            Pagination::Link {
+                rel: "next".into(),
+                end: NameEnd::Said,
+            },
+        ),
         (
             "{page: p}",
             Pagination::Page(counted("p", 1, None, None, PageEnd::Empty)),
@@ -113,6 +145,10 @@ fn every_kind_of_pagination_and_of_auth() {
         (
             "{page: page, start: 0, size: per_page, page_size: 100, end: short}",
             Pagination::Page(counted("page", 0, Some("per_page"), Some(100), PageEnd::Short)),
+        ),
+        (
+            "{page: page, page_size: 10, end: same}",
+            Pagination::Page(counted("page", 1, None, Some(10), PageEnd::Same)),
         ),
         (
             "{page: page, end: missing}",
@@ -178,6 +214,11 @@ fn what_is_wrong_is_said_with_its_place() {
              it as `%23`",
         ),
         (
+            "{rest: \"https://h/a?key=secret://k\"}",
+            "3:16 the URL of source `raw` can't hold a secret | write it into `auth`: what stands in a URL is logged by \
+             servers and proxies",
+        ),
+        (
             "{rest: \"https://h/{{ x }}\"}",
             "3:26 the URL names an unknown parameter `x` | declare it: `params: {x: {type: text}}`",
         ),
@@ -189,7 +230,7 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "delimiter: x",
             "4:10 unknown key `delimiter` in source `raw` | there is: rest, query, headers, auth, records, pagination, \
-             rate, timeout, max_response, columns, lookup, on_new_column, and 3 more",
+             rate, timeout, max_wait, max_response, columns, lookup, and 4 more",
         ),
         (
             "query: {key: \"secret://k\"}",
@@ -243,6 +284,15 @@ fn what_is_wrong_is_said_with_its_place() {
              \"with.dot\"]",
         ),
         (
+            "records: {optional: true}",
+            "4:19 `records` of source `raw` has no `path` | write {path: data.items, optional: true}",
+        ),
+        (
+            "pagination: {link: next, end: short}",
+            "4:40 unknown `end` of `pagination` of source `raw`: `short` | write absent, if the API names no next page on \
+             the only one; else leave it out",
+        ),
+        (
             "pagination: next",
             "4:22 `pagination` of source `raw` must be a mapping of names to values, not a single value",
         ),
@@ -272,6 +322,10 @@ fn what_is_wrong_is_said_with_its_place() {
             "4:35 `end` of `pagination` of source `raw` needs a `page_size` | write `page_size: 100`",
         ),
         (
+            "pagination: {page: page, end: same}",
+            "4:35 `end` of `pagination` of source `raw` needs a `page_size` | write `page_size: 100`",
+        ),
+        (
             "pagination: {page: page, page_size: 0}",
             "4:46 `page_size` of `pagination` of source `raw` must be 1 to 100000",
         ),
@@ -295,6 +349,10 @@ fn what_is_wrong_is_said_with_its_place() {
         (
             "timeout: 1h",
             "4:19 the `timeout` of source `raw` is too long | 10min is the most; 30s is usual",
+        ),
+        (
+            "max_wait: 2 days",
+            "4:20 the `max_wait` of source `raw` is too long | 24h is the most; 1h is usual",
         ),
         (
             "max_response: 1GiB",

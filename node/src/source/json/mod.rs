@@ -50,8 +50,13 @@ pub(super) fn read_whole_objects(columns: &[Column], rows: &[KeptRow<'_>]) -> Re
 }
 
 /// Reads objects again that were kept as they came.
-pub(super) fn read_objects(columns: &[Column], any_text: bool, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
-    reader::read_rows(columns, any_text, false, rows)
+pub(super) fn read_objects(
+    columns: &[Column],
+    any_text: bool,
+    strict: bool,
+    rows: &[KeptRow<'_>],
+) -> Result<Reread, Failure> {
+    reader::read_rows(columns, any_text, strict, rows)
 }
 
 /// A line longer than this is rejected as `too_long`: memory has a bound.

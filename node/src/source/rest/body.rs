@@ -1,14 +1,16 @@
 //! The body of an answer: where its records are, and where its next page is said. It is looked at as text; a record is
-//! read by whoever reads JSON lines.
+//! read by whoever reads JSON lines, who also judges its bytes: one that is no text spoils its record and not the page.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer as _};
 use serde_json::value::RawValue;
 
 /// A page of more records than this is an error: each costs memory beside its text.
-const MAX_RECORDS: usize = 1_000_000;
+pub(super) const MAX_RECORDS: usize = 1_000_000;
 
 /// Why a body is no page.
 #[derive(Debug)]
@@ -35,26 +37,45 @@ impl From<serde_json::Error> for Wrong {
 }
 
 /// A whole text of JSON.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Body<'b>(&'b str);
+#[derive(Debug, Clone)]
+pub(super) struct Body<'b> {
+    bytes: &'b [u8],
+    /// The same, of the same length, with a `?` for each byte that is no UTF-8. All that has a meaning is ASCII.
+    text: Cow<'b, str>,
+    /// Where the value stands.
+    value: Range<usize>,
+}
 
 impl<'b> Body<'b> {
     /// Looks whether it is one value of JSON, to its end.
-    pub(super) fn new(text: &'b [u8]) -> Result<Self, Wrong> {
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let text = std::str::from_utf8(text)
-            .map_err(|error| Wrong::NoJson(format!("the bytes from {} on are no UTF-8", error.valid_up_to() + 1)))?;
-        match serde_json::from_str::<&RawValue>(text) {
-            Ok(value) => Ok(Self(value.get())),
+    pub(super) fn new(bytes: &'b [u8]) -> Result<Self, Wrong> {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        let text = readable(bytes);
+        let value = match serde_json::from_str::<&RawValue>(&text) {
+            Ok(value) => place(&text, value.get()),
             // A number that ends too early is called a wrong one.
-            Err(error) if text.ends_with(['-', '+', '.', 'e', 'E']) && is_at_end(&error, text) => Err(Wrong::CutOff),
-            Err(error) => Err(error.into()),
+            Err(error) if text.ends_with(['-', '+', '.', 'e', 'E']) && is_at_end(&error, &text) => {
+                return Err(Wrong::CutOff);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { bytes, text, value })
+    }
+
+    /// The text of the value to which these keys lead. Error if it holds bytes that are no text.
+    pub(super) fn at(&self, path: &[String]) -> Result<Option<&str>, Wrong> {
+        let Some(found) = self.find(path)? else { return Ok(None) };
+        match std::str::from_utf8(&self.bytes[place(&self.text, found)]) {
+            Ok(_) => Ok(Some(found)),
+            Err(_) => Err(Wrong::NoJson(format!(
+                "`{}` holds bytes that are no UTF-8",
+                path.join(".")
+            ))),
         }
     }
 
-    /// The text of the value to which these keys lead.
-    pub(super) fn at(self, path: &[String]) -> Result<Option<&'b str>, Wrong> {
-        let mut value = self.0;
+    fn find(&self, path: &[String]) -> Result<Option<&str>, Wrong> {
+        let mut value = &self.text[self.value.clone()];
         for key in path {
             if !value.starts_with('{') {
                 return Ok(None);
@@ -69,22 +90,22 @@ impl<'b> Body<'b> {
         Ok(Some(value))
     }
 
-    /// The texts of the records, as an array to which these keys lead. `null` is none: so some servers write an empty list.
-    pub(super) fn records(self, path: &[String]) -> Result<Vec<&'b str>, Wrong> {
-        let Some(array) = self.at(path)? else {
-            return Err(Wrong::NoRecords("nothing"));
-        };
+    /// The bytes of the records, as an array to which these keys lead. If it is `optional`, nothing and `null` are none.
+    pub(super) fn records(&self, path: &[String], optional: bool) -> Result<Vec<&'b [u8]>, Wrong> {
+        let array = self.find(path)?.unwrap_or_default();
         let found = match array.as_bytes().first() {
             Some(b'[') => {
                 let mut json = serde_json::Deserializer::from_str(array);
                 let items = json.deserialize_seq(Items)?;
-                return if items.len() > MAX_RECORDS {
-                    Err(Wrong::TooMany)
-                } else {
-                    Ok(items)
-                };
+                if items.len() > MAX_RECORDS {
+                    return Err(Wrong::TooMany);
+                }
+                let bytes = |item| &self.bytes[place(&self.text, item)];
+                return Ok(items.into_iter().map(bytes).collect());
             }
-            Some(b'n') => return Ok(Vec::new()),
+            None | Some(b'n') if optional => return Ok(Vec::new()),
+            None => "nothing",
+            Some(b'n') => "null",
             Some(b'{') => "an object",
             Some(b'"') => "a text",
             Some(b't' | b'f') => "true or false",
@@ -92,6 +113,25 @@ impl<'b> Body<'b> {
         };
         Err(Wrong::NoRecords(found))
     }
+}
+
+/// Where a part of a text stands in it.
+fn place(whole: &str, part: &str) -> Range<usize> {
+    let start = part.as_ptr() as usize - whole.as_ptr() as usize;
+    start..start + part.len()
+}
+
+/// The bytes as text, with a `?` for each that is none.
+fn readable(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len());
+    for part in bytes.utf8_chunks() {
+        text.push_str(part.valid());
+        text.extend(part.invalid().iter().map(|_| '?'));
+    }
+    Cow::Owned(text)
 }
 
 /// Whether the error is a number without an end, in the last byte.
@@ -166,21 +206,26 @@ mod tests {
         let body =
             "\u{feff} {\"a\": [0], \"data\": {\"items\": [ {\"id\": 1.50} , 2,\"x\",[],null ]}, \"none\": null}\n";
         let body = Body::new(body.as_bytes()).unwrap();
-        assert_eq!(
-            body.records(&path("data.items")).unwrap(),
-            ["{\"id\": 1.50}", "2", "\"x\"", "[]", "null"]
-        );
-        assert_eq!(body.records(&path("a")).unwrap(), ["0"]);
-        assert!(body.records(&path("none")).unwrap().is_empty());
-        assert_eq!(Body::new(b"[{},{}]").unwrap().records(&[]).unwrap().len(), 2);
+        let records: [&[u8]; 5] = [b"{\"id\": 1.50}", b"2", b"\"x\"", b"[]", b"null"];
+        assert_eq!(body.records(&path("data.items"), false).unwrap(), records);
+        assert_eq!(body.records(&path("a"), false).unwrap(), [b"0"]);
+        for at in ["none", "data.item", "none.x", "nowhere"] {
+            assert!(body.records(&path(at), true).unwrap().is_empty(), "{at}");
+        }
+        assert!(matches!(
+            body.records(&path("data"), true),
+            Err(Wrong::NoRecords("an object"))
+        ));
+        assert_eq!(Body::new(b"[{},{}]").unwrap().records(&[], false).unwrap().len(), 2);
         for (at, found) in [
             ("", "an object"),
             ("data", "an object"),
             ("data.item", "nothing"),
             ("a.b", "nothing"),
             ("none.x", "nothing"),
+            ("none", "null"),
         ] {
-            let wrong = body.records(&path(at)).unwrap_err();
+            let wrong = body.records(&path(at), false).unwrap_err();
             assert!(matches!(wrong, Wrong::NoRecords(is) if is == found), "{at}: {wrong:?}");
         }
         // The last of a key that comes twice.
@@ -190,6 +235,19 @@ mod tests {
             Body::new(br#"{"\u006b": 1}"#).unwrap().at(&path("k")).unwrap(),
             Some("1")
         );
+    }
+
+    #[test]
+    fn a_byte_that_is_no_text_spoils_its_value_alone() {
+        let body =
+            b"{\"data\": [{\"a\": \"\xc3\xbc\"}, {\"a\": \"M\xfc\xe2\x82\"}, 3], \"next\": \"\xff\", \"n\": \"p\"}";
+        let body = Body::new(body).unwrap();
+        let records: [&[u8]; 3] = [b"{\"a\": \"\xc3\xbc\"}", b"{\"a\": \"M\xfc\xe2\x82\"}", b"3"];
+        assert_eq!(body.records(&path("data"), false).unwrap(), records);
+        assert_eq!(body.at(&path("n")).unwrap(), Some("\"p\""));
+        assert!(matches!(body.at(&path("next")), Err(Wrong::NoJson(_))));
+        assert!(matches!(Body::new(b"{\xff\"a\": 1}"), Err(Wrong::NoJson(_))));
+        assert!(matches!(Body::new(b"{\"a\": \"\xc3"), Err(Wrong::CutOff)));
     }
 
     #[test]
@@ -217,9 +275,9 @@ mod tests {
     fn depth_and_numbers_of_records_are_bounded() {
         let deep = format!("{}1{}", "[".repeat(200_000), "]".repeat(200_000));
         let deep = Body::new(deep.as_bytes()).unwrap();
-        assert_eq!(deep.records(&[]).unwrap().len(), 1);
+        assert_eq!(deep.records(&[], false).unwrap().len(), 1);
         let many = format!("[0{}]", ",0".repeat(MAX_RECORDS));
         let many = Body::new(many.as_bytes()).unwrap();
-        assert!(matches!(many.records(&[]), Err(Wrong::TooMany)));
+        assert!(matches!(many.records(&[], false), Err(Wrong::TooMany)));
     }
 }

@@ -2,32 +2,36 @@
 //! each other where it doesn't.
 //!
 //! Credentials go to the origin of the pipeline's URL and to no other: redirects that lead elsewhere are not followed.
-//! What a server says is shown in errors as an excerpt without secrets; the query of a URL is not shown.
+//! A server that asks for a wait is not asked anything before that is over, by nobody who reads this source on the node: a
+//! quota that is used up must not be met with more requests. What a server says is shown in errors as an excerpt without secrets; the query of a URL is not shown.
 
 use std::error::Error as _;
 use std::time::Duration;
 
 use haulage_core::failure::{Class, Failure};
 use haulage_plan::definition::RestSource;
-use reqwest::header::{
-    ACCEPT, CONTENT_ENCODING, DATE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER,
-};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, DATE, HeaderMap, HeaderName, HeaderValue, LINK, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, redirect};
 use tokio::sync::OnceCell;
+use tokio::time::{Instant, timeout_at};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 use url::Url;
 
 use super::secret::Credentials;
-use super::wait::{self, LONGEST, Pace, RETRIES};
+use super::unpack::{self, Incoming, Wrong};
+use super::wait::{self, Pace, RETRIES};
 use crate::source::excerpt;
 
 /// A server that doesn't take a connection in this time is unreachable.
 const CONNECT: Duration = Duration::from_secs(10);
 /// Redirects in a row that are followed, within one origin.
 const REDIRECTS: usize = 5;
-/// What is read of an answer that is an error.
+/// What is read of an answer that is an error, and for how long: its status is what counts.
 const SAID: usize = 16 << 10;
+const SAYS: Duration = Duration::from_secs(5);
+/// A wait that a server asks for is worth telling somebody from here on.
+const LONG: Duration = Duration::from_secs(30);
 /// Characters of it that are shown.
 const SHOWN: usize = 200;
 
@@ -54,6 +58,7 @@ pub(super) struct Api {
     what: String,
     headers: HeaderMap,
     timeout: Duration,
+    max_wait: Duration,
     max_response: u64,
     pace: Pace,
     /// Whether the URL is `http://`.
@@ -61,15 +66,31 @@ pub(super) struct Api {
     client: OnceCell<Client>,
 }
 
-/// An answer that is none, and how long the server asks to wait.
-struct Missed {
-    failure: Failure,
+/// An answer that is none, how long the server asks to wait, and its status if it gave one.
+pub(super) struct Missed {
+    pub(super) failure: Failure,
     wait: Option<Duration>,
+    pub(super) status: Option<StatusCode>,
 }
 
 impl From<Failure> for Missed {
     fn from(failure: Failure) -> Self {
-        Self { failure, wait: None }
+        Self {
+            failure,
+            wait: None,
+            status: None,
+        }
+    }
+}
+
+impl Missed {
+    /// With more to say.
+    fn and(self, more: std::fmt::Arguments<'_>) -> Self {
+        let failure = Failure {
+            message: format!("{}{more}", self.failure.message),
+            ..self.failure
+        };
+        Self { failure, ..self }
     }
 }
 
@@ -78,6 +99,7 @@ impl Api {
     pub(super) fn new(name: &str, declared: &RestSource) -> Result<Self, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         for (name, value) in &declared.headers {
             let unsound = |_| Failure::permanent(format!("the header `{name}` can't be sent as it is written"));
             let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unsound(()))?;
@@ -87,6 +109,7 @@ impl Api {
             what: format!("source {name}: {}", declared.location),
             headers,
             timeout: declared.timeout,
+            max_wait: declared.max_wait,
             max_response: declared.max_response,
             pace: Pace::new(declared.pause),
             is_plain: declared.url.starts_with("http://"),
@@ -105,19 +128,21 @@ impl Api {
     }
 
     /// An answer with 2xx, read whole, after several tries if need be. `read` makes of it what is wanted, and may ask for
-    /// another try with a transient failure.
+    /// another try with a transient failure. Of the waits that a server asks for none is longer than `patience`: then the
+    /// failure is transient, and permanent if it is longer than `max_wait`.
     pub(super) async fn get<T>(
         &self,
         ask: &Ask,
         who: &Credentials,
+        patience: Duration,
         read: impl Fn(Answer) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, Missed> {
         let mut steps = wait::steps();
         loop {
             let span = info_span!("request", status = Empty, bytes = Empty, error = Empty);
             let answer = async {
                 self.pace.turn().await;
-                let answer = self.within_time(ask, who).await;
+                let answer = self.once(ask, who).await;
                 let read = answer.and_then(|answer| read(answer).map_err(Missed::from));
                 if let Err(missed) = &read {
                     Span::current().record("error", missed.failure.message.as_str());
@@ -128,56 +153,56 @@ impl Api {
                 Ok(read) => return Ok(read),
                 Err(missed) => missed,
             };
-            let Missed { failure, wait } = missed;
-            if failure.class != Class::Transient {
-                return Err(failure);
+            if missed.failure.class != Class::Transient {
+                return Err(missed);
             }
-            if let Some(wait) = wait.filter(|wait| *wait > LONGEST) {
-                return Err(Failure {
-                    message: format!(
-                        "{}; it asks for a wait of {} s, and no more than {} s are waited",
-                        failure.message,
-                        wait.as_secs(),
-                        LONGEST.as_secs()
-                    ),
-                    ..failure
-                });
+            if let Some(wait) = missed.wait {
+                let asks = wait.as_secs();
+                if wait > self.max_wait {
+                    let most = self.max_wait.as_secs();
+                    let mut missed = missed.and(format_args!(
+                        "; it asks for a wait of {asks} s, longer than `max_wait` ({most} s): run again after that, or raise it"
+                    ));
+                    missed.failure.class = Class::Permanent;
+                    return Err(missed);
+                }
+                // Also for those who try again when this one has given up.
+                self.pace.hold(wait);
+                if wait > patience {
+                    return Err(missed.and(format_args!("; it asks for a wait of {asks} s")));
+                }
+                if wait > LONG {
+                    tracing::info!(source = %self.what, "waits {asks} s, as the server asks: {}", missed.failure);
+                }
             }
             let Some(step) = steps.next() else {
-                return Err(Failure {
-                    message: format!("{} ({} tries)", failure.message, RETRIES + 1),
-                    ..failure
-                });
+                return Err(missed.and(format_args!(" ({} tries)", RETRIES + 1)));
             };
-            let wait = wait.map_or(step, |wait| wait.max(step));
-            tracing::debug!(%failure, ?wait, "asking again");
-            tokio::time::sleep(wait).await;
+            tracing::debug!(failure = %missed.failure, wait = ?missed.wait, ?step, "asking again");
+            tokio::time::sleep(step).await;
         }
     }
 
-    async fn within_time(&self, ask: &Ask, who: &Credentials) -> Result<Answer, Missed> {
-        match tokio::time::timeout(self.timeout, self.once(ask, who)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self
-                .transient(format!(
-                    "no whole answer within {} s; raise `timeout`, or ask for smaller pages",
-                    self.timeout.as_secs_f64()
-                ))
-                .into()),
-        }
+    fn late(&self) -> Failure {
+        self.transient(format!(
+            "no whole answer within {} s; raise `timeout`, or ask for smaller pages",
+            self.timeout.as_secs_f64()
+        ))
     }
 
     async fn once(&self, ask: &Ask, who: &Credentials) -> Result<Answer, Missed> {
+        let end = Instant::now() + self.timeout;
         let mut request = self.client().await?.get(ask.url.clone()).headers(self.headers.clone());
         if let Some((name, value)) = who.header() {
             request = request.header(name, value);
         }
-        let response = request.send().await.map_err(|error| self.unanswered(error, who))?;
+        let response = timeout_at(end, request.send()).await.map_err(|_| self.late())?;
+        let response = response.map_err(|error| self.unanswered(error, who))?;
         let status = response.status();
         Span::current().record("status", status.as_u16());
         let is_missing = ask.may_miss && status == StatusCode::NOT_FOUND;
         if !status.is_success() && !is_missing {
-            return Err(self.refused(response, who).await);
+            return Err(self.refused(response, who, end).await);
         }
         let links = response.headers().get_all(LINK).iter();
         let links = links
@@ -191,14 +216,8 @@ impl Api {
                 links,
             });
         }
-        let packed = response.headers().get(CONTENT_ENCODING);
-        if let Some(packed) = packed.filter(|packed| !packed.as_bytes().eq_ignore_ascii_case(b"identity")) {
-            let packed = who.blot(&excerpt(packed.as_bytes(), SHOWN));
-            return Err(self
-                .permanent(format!("the answer is packed ({packed}), which was not asked for"))
-                .into());
-        }
-        let body = self.body(response, who).await?;
+        let body = timeout_at(end, self.body(response, who)).await;
+        let body = body.map_err(|_| self.late())??;
         Span::current().record("bytes", body.len() as u64);
         Ok(Answer {
             url: answered,
@@ -207,30 +226,37 @@ impl Api {
         })
     }
 
-    /// The body, as far as it may go: what its length is said to be is no more than a word.
+    /// The body, unpacked, as far as it may go: what its length is said to be is no more than a word.
     async fn body(&self, mut response: Response, who: &Credentials) -> Result<Vec<u8>, Failure> {
-        let too_long = || {
-            self.permanent(format!(
+        let is_packed = unpack::is_packed(response.headers()).map_err(|how| {
+            let how = excerpt(who.blot(&how).as_bytes(), SHOWN);
+            self.permanent(format!("the answer is packed ({how}), and gzip alone was asked for"))
+        })?;
+        let wrong = |wrong: Wrong| match wrong {
+            Wrong::TooLong => self.permanent(format!(
                 "an answer is longer than `max_response` ({} bytes); ask for smaller pages, or raise it",
                 self.max_response
-            ))
+            )),
+            Wrong::Damaged(why) => self.transient(format!("the answer can't be unpacked: {why}")),
         };
         if response
             .content_length()
             .is_some_and(|length| length > self.max_response)
         {
-            return Err(too_long());
+            return Err(wrong(Wrong::TooLong));
         }
-        let mut body = Vec::new();
+        let mut body = Incoming::new(self.max_response, is_packed);
+        let mut bytes = 0;
         loop {
             match response.chunk().await {
-                Ok(Some(part)) if (body.len() + part.len()) as u64 > self.max_response => return Err(too_long()),
-                Ok(Some(part)) => body.extend_from_slice(&part),
-                Ok(None) => return Ok(body),
+                Ok(Some(part)) => {
+                    bytes += part.len();
+                    body = body.take(&part).map_err(|(_, why)| wrong(why))?;
+                }
+                Ok(None) => return body.end().map_err(wrong),
                 Err(error) => {
                     return Err(self.transient(format!(
-                        "the answer broke off after {} bytes: {}",
-                        body.len(),
+                        "the answer broke off after {bytes} bytes: {}",
                         who.blot(&why(error))
                     )));
                 }
@@ -256,18 +282,33 @@ impl Api {
         self.transient(format!("{what}: {}", who.blot(&why(error))))
     }
 
-    /// What an answer that is none means.
-    async fn refused(&self, mut response: Response, who: &Credentials) -> Missed {
+    /// What an answer that is none means: by its status, whatever becomes of its body.
+    async fn refused(&self, mut response: Response, who: &Credentials, end: Instant) -> Missed {
         let status = response.status();
-        let text = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let wait = text(RETRY_AFTER).and_then(|after| wait::asked(after, text(DATE)));
-        let location = text(LOCATION).map(|location| location.to_owned());
-        let mut said = Vec::new();
-        while said.len() < SAID
-            && let Ok(Some(part)) = response.chunk().await
-        {
-            said.extend_from_slice(&part[..part.len().min(SAID - said.len())]);
+        let text = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let date = text(DATE.as_str());
+        let is_used_up = text("x-ratelimit-remaining").is_some_and(|left| left.trim() == "0");
+        let wait = match text(RETRY_AFTER.as_str()) {
+            Some(after) => wait::asked(after, date),
+            None if is_used_up => text("x-ratelimit-reset").and_then(|at| wait::until(at, date)),
+            None => None,
+        };
+        // 403 is also said to who asks too often.
+        let is_limit = status == StatusCode::FORBIDDEN && (is_used_up || wait.is_some());
+        let location = text(LOCATION.as_str()).map(|location| location.to_owned());
+        let is_packed = unpack::is_packed(response.headers()).unwrap_or(false);
+        let mut said = Incoming::new(SAID as u64, is_packed);
+        let end = end.min(Instant::now() + SAYS);
+        while let Ok(Ok(Some(part))) = timeout_at(end, response.chunk()).await {
+            match said.take(&part) {
+                Ok(more) => said = more,
+                Err((so_far, _)) => {
+                    said = so_far;
+                    break;
+                }
+            }
         }
+        let said = said.so_far();
         // Blotted before it is cut: half a secret would not be known as one.
         let said = who.blot(&String::from_utf8_lossy(&said));
         let said = excerpt(said.trim().as_bytes(), SHOWN);
@@ -282,6 +323,7 @@ impl Api {
                 let to = location.and_then(|location| response.url().join(&location).ok());
                 return self.permanent(astray(response.url(), to.as_ref(), who)).into();
             }
+            StatusCode::FORBIDDEN if is_limit => self.transient(format!("{status}; its rate limit is reached")),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.permanent(format!("{status}; {}", who.advice())),
             StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => self.permanent(status),
             code if code.is_server_error() => self.transient(status),
@@ -290,7 +332,11 @@ impl Api {
             }
             _ => self.permanent(format!("{status}; correct the URL, its query or the headers")),
         };
-        Missed { failure, wait }
+        Missed {
+            failure,
+            wait,
+            status: Some(response.status()),
+        }
     }
 
     async fn client(&self) -> Result<&Client, Failure> {
@@ -354,18 +400,13 @@ pub(super) fn origin(url: &Url) -> String {
 }
 
 /// Whether a server's certificate is why there is no connection.
-fn is_untrusted(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        // What an IO error was made from is not among its causes.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(_)) = tls.or_else(|| error.downcast_ref()) {
-            return true;
-        }
-        cause = error.source();
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+        return true;
     }
-    false
+    // What an IO error was made from is not among its causes, and may be one itself.
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    inner.is_some_and(|inner| is_untrusted(inner)) || error.source().is_some_and(is_untrusted)
 }
 
 /// The causes of an error, without the URL, of which the query may be private.

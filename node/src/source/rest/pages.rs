@@ -5,7 +5,7 @@
 
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
-use haulage_plan::definition::{Counted, PageEnd, Pagination, RestSource};
+use haulage_plan::definition::{Counted, NameEnd, PageEnd, Pagination, RestSource};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
@@ -18,6 +18,9 @@ use crate::source::{EXCERPT, excerpt};
 /// A longer name of a page is an error: it is kept with every checkpoint.
 const MAX_CURSOR: usize = 8 << 10;
 
+/// Relations of `Link` headers that show that a server names its pages there.
+const RELATIONS: [&str; 5] = ["first", "prev", "previous", "self", "last"];
+
 /// Pages without records in a row, at most: some servers filter after they have cut.
 const MAX_EMPTY: u32 = 10_000;
 
@@ -28,8 +31,19 @@ pub(super) struct Place {
     pub(super) number: u64,
     /// Records before it, and one.
     pub(super) line: u64,
-    /// The name of the page, of all but the first, where the server gives names.
+    /// The name of the page, of all but the first, where the server gives names. Where the last page comes again and again,
+    /// what the page before it holds.
     pub(super) cursor: Option<String>,
+}
+
+/// What an answer says of the next page.
+enum Named {
+    /// Where it is.
+    Page(String),
+    /// That there is none.
+    End,
+    /// Nothing.
+    Absent,
 }
 
 impl Place {
@@ -75,7 +89,8 @@ impl Pages {
     pub(super) fn place(&self, from: Position, cursor: Option<&str>) -> Result<Place, Failure> {
         let has_names = match &self.declared.pagination {
             Pagination::Cursor { .. } | Pagination::Next { .. } | Pagination::Link { .. } => true,
-            Pagination::None | Pagination::Page(_) | Pagination::Offset(_) => false,
+            Pagination::Page(counted) | Pagination::Offset(counted) => counted.end == PageEnd::Same,
+            Pagination::None => false,
         };
         if cursor.is_some() != (has_names && from != self.start()) {
             return Err(Failure::permanent(format!(
@@ -96,6 +111,16 @@ impl Pages {
         match (&self.declared.pagination, &place.cursor) {
             (Pagination::Cursor { param, .. }, Some(cursor)) => {
                 url.query_pairs_mut().append_pair(param, cursor);
+            }
+            (
+                Pagination::Cursor {
+                    param,
+                    start: Some(start),
+                    ..
+                },
+                None,
+            ) => {
+                url.query_pairs_mut().append_pair(param, start);
             }
             (Pagination::Next { .. } | Pagination::Link { .. }, Some(cursor)) => {
                 // A checkpoint is no more to be trusted than the server.
@@ -142,21 +167,36 @@ impl Pages {
                 cursor: None,
             })
         };
-        let cursor = match &self.declared.pagination {
+        let named = match &self.declared.pagination {
             Pagination::None => return Ok(None),
             Pagination::Page(page) => return Ok(counted(page, 1)),
             // By what came and not by what was asked for: a server may give fewer than that.
             Pagination::Offset(offset) => return Ok(counted(offset, records)),
-            Pagination::Cursor { path, .. } => self.named(api, who, answer, path)?,
-            Pagination::Next { path } => match self.named(api, who, answer, path)? {
-                Some(target) => Some(self.inside(api, &answer.url, &target, who)?.into()),
-                None => None,
-            },
-            Pagination::Link { rel } => match link::target(answer.links.iter().map(String::as_str), rel) {
-                Some(target) => Some(self.inside(api, &answer.url, &target, who)?.into()),
-                None => None,
-            },
+            Pagination::Cursor { path, .. } | Pagination::Next { path, .. } => self.named(api, who, answer, path)?,
+            Pagination::Link { rel, .. } => linked(answer, rel),
         };
+        let cursor = match (named, &self.declared.pagination) {
+            (Named::Page(target), Pagination::Next { .. } | Pagination::Link { .. }) => {
+                Some(self.inside(api, &answer.url, &target, who)?.into())
+            }
+            (Named::Page(cursor), _) => Some(cursor),
+            (Named::End, _) => None,
+            (Named::Absent, _) => {
+                // What has led to a page leads to no other. What never has may be written wrongly.
+                if place.position() == self.start() && records > 0 {
+                    self.is_alone(api, who, answer)?;
+                }
+                None
+            }
+        };
+        // Some servers name the last page again and again.
+        let before = match (&place.cursor, &self.declared.pagination) {
+            (None, Pagination::Cursor { start, .. }) => start.as_ref(),
+            (before, _) => before.as_ref(),
+        };
+        if records == 0 && cursor.is_some() && cursor.as_ref() == before {
+            return Ok(None);
+        }
         let Some(cursor) = cursor else { return Ok(None) };
         if cursor.len() > MAX_CURSOR {
             return Err(api.permanent(format!(
@@ -178,25 +218,47 @@ impl Pages {
         }))
     }
 
-    /// What the body says of the next page: a text or a number. Nothing, `null`, `false` or an empty text is the end.
-    fn named(&self, api: &Api, who: &Credentials, answer: &Answer, path: &[String]) -> Result<Option<String>, Failure> {
-        let Some(body) = &answer.body else { return Ok(None) };
-        let body = Body::new(body).and_then(|body| body.at(path));
-        let found = body.map_err(|wrong| unreadable(api, who, wrong, answer, path))?;
-        let Some(json) = found else { return Ok(None) };
+    /// Permanent failure unless a first page that has records and names no other may be the only one.
+    fn is_alone(&self, api: &Api, who: &Credentials, answer: &Answer) -> Result<(), Failure> {
+        let (what, key, end) = match &self.declared.pagination {
+            Pagination::Cursor { path, end, .. } => (format!("`{}`", path.join(".")), "cursor", end),
+            Pagination::Next { path, end } => (format!("`{}`", path.join(".")), "next", end),
+            Pagination::Link { rel, end } => (format!("`Link` to `{rel}`"), "link", end),
+            Pagination::None | Pagination::Page(_) | Pagination::Offset(_) => return Ok(()),
+        };
+        if *end == NameEnd::Absent {
+            return Ok(());
+        }
+        Err(api.permanent(format!(
+            "the first page has records and no {what}, which would say where the next one is or that there is none; correct \
+             `{key}`, or, if the API leaves it out on the last page, write `end: absent` in `pagination`; the answer starts: {}",
+            beginning(who, answer)
+        )))
+    }
+
+    /// What the body says of the next page: a text or a number. `null`, `false` or an empty text is the end.
+    fn named(&self, api: &Api, who: &Credentials, answer: &Answer, path: &[String]) -> Result<Named, Failure> {
+        let Some(body) = &answer.body else {
+            return Ok(Named::End);
+        };
+        let body = Body::new(body).map_err(|wrong| unreadable(api, who, wrong, answer, path))?;
+        let found = body
+            .at(path)
+            .map_err(|wrong| unreadable(api, who, wrong, answer, path))?;
+        let Some(json) = found else { return Ok(Named::Absent) };
         match json.as_bytes().first() {
-            Some(b'n' | b'f') | None => Ok(None),
+            Some(b'n' | b'f') | None => Ok(Named::End),
             Some(b'"') => {
                 let text: String = serde_json::from_str(json)
                     .map_err(|_| api.permanent(format!("`{}` holds an escape that is no character", path.join("."))))?;
-                Ok(Some(text).filter(|text| !text.is_empty()))
+                Ok(if text.is_empty() { Named::End } else { Named::Page(text) })
             }
             Some(b't' | b'{' | b'[') => Err(api.permanent(format!(
                 "`{}` is no name of a page: {}",
                 path.join("."),
                 excerpt(who.blot(json).as_bytes(), EXCERPT)
             ))),
-            Some(_) => Ok(Some(json.to_owned())),
+            Some(_) => Ok(Named::Page(json.to_owned())),
         }
     }
 
@@ -222,11 +284,28 @@ impl Pages {
     }
 }
 
+/// What the `Link` headers say of the next page. That there is none, if it is the usual relation and there are others of
+/// its kind.
+fn linked(answer: &Answer, rel: &str) -> Named {
+    let target = |rel: &str| link::target(answer.links.iter().map(String::as_str), rel);
+    match target(rel) {
+        Some(target) => Named::Page(target),
+        None if rel.eq_ignore_ascii_case("next") && RELATIONS.iter().any(|rel| target(rel).is_some()) => Named::End,
+        None => Named::Absent,
+    }
+}
+
+/// How an answer begins, for a person.
+fn beginning(who: &Credentials, answer: &Answer) -> String {
+    let body = answer.body.as_deref().unwrap_or_default();
+    let start = String::from_utf8_lossy(&body[..body.len().min(16 << 10)]).into_owned();
+    excerpt(who.blot(&start).trim().as_bytes(), EXCERPT)
+}
+
 /// What is wrong with a body.
 pub(super) fn unreadable(api: &Api, who: &Credentials, wrong: Wrong, answer: &Answer, path: &[String]) -> Failure {
     let body = answer.body.as_deref().unwrap_or_default();
-    let start = String::from_utf8_lossy(&body[..body.len().min(16 << 10)]).into_owned();
-    let start = excerpt(who.blot(&start).trim().as_bytes(), EXCERPT);
+    let start = beginning(who, answer);
     match wrong {
         Wrong::CutOff => api.transient(format!("the answer ends in its middle, after {} bytes", body.len())),
         Wrong::NoJson(why) => api.permanent(format!("the answer is no JSON: {why}; it starts: {start}")),
@@ -236,8 +315,17 @@ pub(super) fn unreadable(api: &Api, who: &Credentials, wrong: Wrong, answer: &An
             } else {
                 format!("`{}` of the answer", path.join("."))
             };
+            let path = path.join(".");
+            let advice = match found {
+                "nothing" | "null" if !path.is_empty() => {
+                    format!(
+                        ", or, if the API writes an empty list so, write `records: {{path: {path}, optional: true}}`"
+                    )
+                }
+                _ => String::new(),
+            };
             api.permanent(format!(
-                "expected an array of records as {place}, found {found}; correct `records`; the answer starts: {start}"
+                "expected an array of records as {place}, found {found}; correct `records`{advice}; the answer starts: {start}"
             ))
         }
         Wrong::TooMany => api.permanent("a page has more than a million records; ask for smaller pages"),
@@ -251,6 +339,8 @@ pub(super) fn unreadable(api: &Api, who: &Credentials, wrong: Wrong, answer: &An
 /// more than two names are in memory. A server that doesn't know the number in the query gives the same page for each.
 #[derive(Default)]
 pub(super) struct Guard {
+    /// What the last counted page held.
+    pub(super) held: Option<String>,
     last: Option<[u8; 32]>,
     kept: Option<[u8; 32]>,
     steps: u64,
@@ -289,34 +379,43 @@ impl Guard {
         Ok(())
     }
 
-    /// Permanent failure if a page holds the same as the one before.
-    pub(super) fn records(
+    /// Whether a counted page holds the same as the one before, and that is the end. Permanent failure if that is no end,
+    /// or may be none.
+    pub(super) fn is_again(
         &mut self,
         api: &Api,
         place: &Place,
         counted: &Counted,
-        records: &[&str],
-    ) -> Result<(), Failure> {
+        records: &[&[u8]],
+    ) -> Result<bool, Failure> {
         if records.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut hash = Sha256::new();
         for record in records {
             hash.update((record.len() as u64).to_le_bytes());
-            hash.update(record.as_bytes());
+            hash.update(record);
         }
-        let digest = Some(hash.finalize().into());
-        if self.last == digest {
+        let held: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        if self.held.as_ref() != Some(&held) {
+            self.held = Some(held);
+            return Ok(false);
+        }
+        let (param, number, count) = (&counted.param, place.number, records.len());
+        let same = format!("for {param}={number} it gives the same {count} records as for the page before");
+        if counted.end != PageEnd::Same {
             return Err(api.permanent(format!(
-                "for {}={} it gives the same {} records as for the page before: it seems not to know `{}`; if it gives its last \
-                 page again and again, write `end: short` with the `page_size`",
-                counted.param,
-                place.number,
-                records.len(),
-                counted.param
+                "{same}: it seems not to know `{param}`; if it gives its last page again and again, write `end: same` with the \
+                 `page_size`"
             )));
         }
-        self.last = digest;
-        Ok(())
+        let is_second = place.line == count as u64 + 1;
+        if is_second && counted.page_size.is_some_and(|size| count as u64 >= size) {
+            return Err(api.permanent(format!(
+                "{same}, and that was the first, and full: it seems not to know `{param}`; if there are no more than these, \
+                 raise `page_size`"
+            )));
+        }
+        Ok(true)
     }
 }

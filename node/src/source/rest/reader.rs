@@ -1,17 +1,21 @@
 //! Segments of an API's records. A segment is whole pages, so that the next attempt begins with a page: it ends with the
-//! page that brings it to `checkpoint_rows` records, to [`SEGMENT_BYTES`] or to [`SEGMENT_PAGES`]. In memory are the records of a segment, and
-//! one page.
+//! page that brings it to `checkpoint_rows` records, to [`SEGMENT_BYTES`], to [`SEGMENT_VALUES`] or to [`SEGMENT_PAGES`]. In
+//! memory are the records of a segment, and one page, which is no longer than `max_response` and has no more values than
+//! [`PAGE_VALUES`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
-use haulage_core::failure::{Class, Failure};
+use haulage_core::failure::Failure;
 use haulage_plan::definition::{Column, PageEnd, Pagination, RestSource};
+use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 
 use super::body::{Body, Wrong};
-use super::client::{Answer, Api, Ask};
+use super::client::{Answer, Api, Ask, Missed};
 use super::pages::{Guard, Pages, Place, unreadable};
 use super::secret::Credentials;
 use crate::source::json::MAX_LINE;
@@ -22,6 +26,10 @@ use crate::source::{RawRows, Segment, SegmentReader, schema};
 
 /// Bytes of answers after which a segment ends.
 const SEGMENT_BYTES: u64 = 8 << 20;
+/// Values after which a segment ends: records times columns. Also a record of two bytes has one for each column.
+const SEGMENT_VALUES: u64 = 4_000_000;
+/// More values of one page are an error.
+const PAGE_VALUES: u64 = 10_000_000;
 /// Pages after which a segment ends, however little they hold: what was asked for once need not be asked for again.
 const SEGMENT_PAGES: u32 = 1_000;
 
@@ -33,29 +41,44 @@ pub(super) struct Way {
 }
 
 impl Way {
-    /// The page at a place, whose records were found.
-    pub(super) async fn page(&self, who: &Credentials, place: &Place) -> Result<Answer, Failure> {
+    /// The page at a place, whose records were found. `patience` is the longest wait that a server may ask for.
+    pub(super) async fn page(&self, who: &Credentials, place: &Place, patience: Duration) -> Result<Answer, Failure> {
         let ask = Ask {
             url: self.pages.url(&self.api, place)?,
             may_miss: self.pages.may_miss(place),
         };
-        let page = self.api.get(&ask, who, |answer| match self.records(&answer).map(drop) {
-            Ok(()) => Ok(answer),
-            Err(wrong) => Err(unreadable(&self.api, who, wrong, &answer, &self.declared.records)),
+        let page = self.api.get(&ask, who, patience, |answer| {
+            let found = self.records(who, &answer).map(drop);
+            found.map(|()| answer)
         });
-        page.await.map_err(|failure| self.at(place, failure))
+        page.await.map_err(|missed| self.at(place, missed))
     }
 
     /// The texts of a page's records.
-    pub(super) fn records<'a>(&self, answer: &'a Answer) -> Result<Vec<&'a str>, Wrong> {
-        match &answer.body {
-            Some(body) => Body::new(body)?.records(&self.declared.records),
-            None => Ok(Vec::new()),
+    pub(super) fn records<'a>(&self, who: &Credentials, answer: &'a Answer) -> Result<Vec<&'a [u8]>, Failure> {
+        let Some(body) = &answer.body else {
+            return Ok(Vec::new());
+        };
+        let (path, optional) = (&self.declared.records, self.declared.records_optional);
+        let records = Body::new(body).and_then(|body| body.records(path, optional));
+        records.map_err(|wrong: Wrong| unreadable(&self.api, who, wrong, answer, path))
+    }
+
+    /// Permanent failure if so many records take too much memory.
+    pub(super) fn fits(&self, records: usize, columns: usize) -> Result<(), Failure> {
+        if records as u64 * columns as u64 > PAGE_VALUES {
+            return Err(self.api.permanent(format!(
+                "a page has {records} records, which with {columns} columns are more than {} million values; ask for smaller \
+                 pages",
+                PAGE_VALUES / 1_000_000
+            )));
         }
+        Ok(())
     }
 
     /// Says at which page it was, if that is not the first.
-    fn at(&self, place: &Place, failure: Failure) -> Failure {
+    fn at(&self, place: &Place, missed: Missed) -> Failure {
+        let (failure, status) = (missed.failure, missed.status);
         if place.position() == self.pages.start() {
             return failure;
         }
@@ -68,9 +91,7 @@ impl Way {
         };
         let advice = match &self.declared.pagination {
             Pagination::Page(counted) | Pagination::Offset(counted)
-                if place.number > counted.start
-                    && failure.class == Class::Permanent
-                    && counted.end != PageEnd::Missing =>
+                if status == Some(StatusCode::NOT_FOUND) && counted.end != PageEnd::Missing =>
             {
                 "; if the API answers 404 after its last page, write `end: missing`"
             }
@@ -101,21 +122,26 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// `any_text` is whether text takes every value. Permanent failure for a type that JSON can't hold.
+    /// `strict` is whether a record with a key that is no column is rejected. A column that isn't declared takes every
+    /// value as text. Permanent failure for a type that JSON can't hold.
     pub(super) fn new(
         way: Arc<Way>,
         who: Credentials,
         columns: &[Column],
-        any_text: bool,
+        strict: bool,
         checkpoint_rows: u64,
         from: Place,
     ) -> Result<Self, Failure> {
-        let builder = |column| ColumnBuilder::new(column, any_text, BATCH_ROWS.min(1024));
+        let is_declared = |column: &Column| way.declared.columns.iter().any(|declared| declared.name == column.name);
+        let builder = |column| ColumnBuilder::new(column, !is_declared(column), BATCH_ROWS.min(1024));
         let mut guard = Guard::default();
-        guard.name(&way.api, &from)?;
+        match &way.declared.pagination {
+            Pagination::Page(_) | Pagination::Offset(_) => guard.held.clone_from(&from.cursor),
+            _ => guard.name(&way.api, &from)?,
+        }
         Ok(Self {
             schema: schema(columns),
-            keys: Keys::new(columns, false),
+            keys: Keys::new(columns, strict),
             builders: columns.iter().map(builder).collect::<Result<_, _>>()?,
             way,
             who,
@@ -128,34 +154,41 @@ impl Reader {
     /// Reads the page at a place into the segment, and returns the place of the next one.
     async fn page(&mut self, place: &Place, rows: &mut Rows, raw: &mut Raw) -> Result<Option<Place>, Failure> {
         let way = Arc::clone(&self.way);
-        let answer = way.page(&self.who, place).await?;
-        let records = way
-            .records(&answer)
-            .map_err(|wrong| unreadable(&way.api, &self.who, wrong, &answer, &way.declared.records))?;
+        let answer = way.page(&self.who, place, way.declared.max_wait).await?;
+        let records = way.records(&self.who, &answer)?;
+        way.fits(records.len(), self.builders.len())?;
         self.guard.empty(&way.api, records.is_empty())?;
-        if let Pagination::Page(counted) | Pagination::Offset(counted) = &way.declared.pagination {
-            self.guard.records(&way.api, place, counted, &records)?;
+        let counted = match &way.declared.pagination {
+            Pagination::Page(counted) | Pagination::Offset(counted) => Some(counted),
+            Pagination::None | Pagination::Cursor { .. } | Pagination::Next { .. } | Pagination::Link { .. } => None,
+        };
+        if let Some(counted) = counted
+            && self.guard.is_again(&way.api, place, counted, &records)?
+        {
+            return Ok(None);
         }
         // An echo in a record is data, and goes where the pipeline sends it; what people are shown of a row has none.
         let body = answer.body.as_deref().unwrap_or_default();
-        let echoes = self.who.found_in(body).is_some();
+        let may_echo = self.who.secrets().may_hold(body);
         for record in &records {
             let odd = (record.len() > MAX_LINE).then(|| too_long(record.len()));
-            rows.take(record.as_bytes(), odd, &mut self.keys, &mut self.builders);
+            rows.take(record, odd, &mut self.keys, &mut self.builders);
             if rows.count == BATCH_ROWS {
                 rows.finish(&mut self.builders)?;
             }
-            match echoes {
-                true => raw.push(&self.who.blot(record)),
+            match may_echo && self.who.found_in(record).is_some() {
+                true => raw.push_blotted(&self.who.blot(&String::from_utf8_lossy(record))),
                 false => raw.push(record),
             }
         }
         raw.bytes += body.len() as u64;
-        let next = way
+        let mut next = way
             .pages
             .next(&way.api, &self.who, &answer, place, records.len() as u64)?;
-        if let Some(next) = &next {
-            self.guard.name(&way.api, next)?;
+        match (counted, &mut next) {
+            (Some(counted), Some(next)) if counted.end == PageEnd::Same => next.cursor.clone_from(&self.guard.held),
+            (None, Some(next)) => self.guard.name(&way.api, next)?,
+            _ => {}
         }
         Ok(next)
     }
@@ -186,7 +219,9 @@ impl SegmentReader for Reader {
                 Some(next) => at = next,
             }
             pages += 1;
-            let is_full = raw.ends.len() as u64 >= self.checkpoint_rows || raw.bytes >= SEGMENT_BYTES;
+            let count = raw.ends.len() as u64;
+            let values = count * self.builders.len() as u64;
+            let is_full = count >= self.checkpoint_rows || raw.bytes >= SEGMENT_BYTES || values >= SEGMENT_VALUES;
             if is_full || pages >= SEGMENT_PAGES {
                 break false;
             }
@@ -196,6 +231,7 @@ impl SegmentReader for Reader {
         let mut sift = rows.sift;
         for unreadable in &mut sift.unreadable {
             unreadable.detail = self.who.blot(&unreadable.detail);
+            unreadable.column = unreadable.column.take().map(|column| self.who.blot(&column));
         }
         Ok(Some(Segment {
             batches: sift.batches,
@@ -215,6 +251,8 @@ impl SegmentReader for Reader {
 struct Raw {
     data: Vec<u8>,
     ends: Vec<usize>,
+    /// The records that are not as they came.
+    blotted: BTreeSet<u64>,
     /// The number of the first record.
     line: u64,
     /// Bytes of the answers.
@@ -222,9 +260,14 @@ struct Raw {
 }
 
 impl Raw {
-    fn push(&mut self, record: &str) {
-        self.data.extend_from_slice(record.as_bytes());
+    fn push(&mut self, record: &[u8]) {
+        self.data.extend_from_slice(record);
         self.ends.push(self.data.len());
+    }
+
+    fn push_blotted(&mut self, record: &str) {
+        self.blotted.insert(self.ends.len() as u64);
+        self.push(record.as_bytes());
     }
 }
 
@@ -234,6 +277,14 @@ impl RawRows for Raw {
         let end = *self.ends.get(at)?;
         let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
         Some((self.line + row, self.data.get(start..end)?))
+    }
+
+    fn is_whole(&self, row: u64) -> bool {
+        !self.blotted.contains(&row)
+    }
+
+    fn gap(&self) -> &'static str {
+        "a secret that stood in it was blotted out"
     }
 
     fn digest(&self) -> Option<String> {

@@ -5,21 +5,17 @@ use std::fmt;
 
 use haulage_core::failure::Failure;
 use haulage_plan::definition::{RestAuth, RestUser, SecretName};
-use memchr::memmem;
 use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
+use super::blot::{Secrets, base64};
 use crate::source::database::Databases;
-
-/// Stands where a secret stood.
-const BLOT: &str = "***";
 
 /// The header that says who asks, and the texts that nobody else may see.
 #[derive(Default)]
 pub(super) struct Credentials {
     header: Option<(HeaderName, HeaderValue)>,
-    /// The secrets in every form in which they may come back, the longest first.
-    forms: Vec<String>,
-    /// Their names.
+    secrets: Secrets,
+    /// The secrets' names.
     names: Vec<String>,
 }
 
@@ -27,7 +23,7 @@ impl Credentials {
     /// Looks the secrets up. Permanent failure, without any of them, if one isn't there or can't be sent.
     pub(super) fn resolve(auth: Option<&RestAuth>, known: &Databases) -> Result<Self, Failure> {
         let Some(auth) = auth else { return Ok(Self::default()) };
-        let mut forms = Vec::new();
+        let mut secrets = Secrets::default();
         let mut look_up = |SecretName(name): &SecretName| {
             let value = known.secret(name)?;
             let value = value.trim_end_matches(['\n', '\r']).to_owned();
@@ -36,7 +32,7 @@ impl Credentials {
                     "secret://{name} is empty or holds a control character, which no header can"
                 )));
             }
-            forms.push(value.clone());
+            secrets.add(&value);
             Ok(value)
         };
         let (header, text) = match auth {
@@ -48,7 +44,7 @@ impl Credentials {
                 };
                 let packed = base64(format!("{user}:{}", look_up(password)?).as_bytes());
                 let text = format!("Basic {packed}");
-                forms.push(packed);
+                secrets.add_packed(&packed);
                 (AUTHORIZATION, text)
             }
             RestAuth::Header { name, value } => {
@@ -62,7 +58,7 @@ impl Credentials {
         value.set_sensitive(true);
         Ok(Self {
             header: Some((header, value)),
-            forms: all_forms(forms),
+            secrets,
             names: auth.secrets().iter().map(|SecretName(name)| name.clone()).collect(),
         })
     }
@@ -82,20 +78,16 @@ impl Credentials {
 
     /// The secrets' names, if one of them stands in a text.
     pub(super) fn found_in(&self, text: &[u8]) -> Option<String> {
-        let holds = |form: &String| memmem::find(text, form.as_bytes()).is_some();
-        let found = self.forms.iter().any(holds);
-        found.then(|| self.names.join(", "))
+        self.secrets.holds(text).then(|| self.names.join(", "))
     }
 
     /// The text without any secret.
     pub(super) fn blot(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for form in &self.forms {
-            if text.contains(form.as_str()) {
-                text = text.replace(form.as_str(), BLOT);
-            }
-        }
-        text
+        self.secrets.blot(text)
+    }
+
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 }
 
@@ -108,62 +100,10 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// The texts as they are, in a URL, and in JSON.
-fn all_forms(texts: Vec<String>) -> Vec<String> {
-    let mut forms = Vec::new();
-    for text in texts {
-        let in_url: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
-        let in_json = serde_json::Value::from(text.as_str()).to_string();
-        let in_json = in_json.trim_matches('"').to_owned();
-        // Some writers of JSON and of URLs have ways of their own with these signs.
-        let others = [
-            text.replace('/', "\\/"),
-            in_url.replace('+', "%20"),
-            text.replace(' ', "%20"),
-        ];
-        forms.extend([text, in_url, in_json]);
-        forms.extend(others);
-    }
-    forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-    forms.dedup();
-    forms
-}
-
-/// Base64 with padding, as basic authentication has it.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let all = three.iter().fold(0u32, |all, byte| all << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for place in 0..4 {
-            if place <= three.len() {
-                text.push(char::from(LETTERS[(all >> (18 - 6 * place)) as usize & 63]));
-            } else {
-                text.push('=');
-            }
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::NodeConfig;
-
-    #[test]
-    fn base64_is_as_the_rfc_has_it() {
-        for (bytes, text) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("Aladdin:open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
-            ("\u{ff}\u{fe}?", "w7/Dvj8="),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), text, "{bytes}");
-        }
-    }
 
     fn known(secrets: &[(&str, &str)]) -> (tempfile::TempDir, Databases) {
         let folder = tempfile::tempdir().unwrap();
@@ -206,7 +146,7 @@ mod tests {
                 assert!(credentials.found_in(echo.as_bytes()).is_some(), "{echo}");
                 let shown = credentials.blot(&echo);
                 assert!(credentials.found_in(shown.as_bytes()).is_none(), "{shown}");
-                assert!(shown.contains(BLOT) && !shown.contains("s3cr"), "{shown}");
+                assert!(shown.contains("***") && !shown.contains("s3cr"), "{shown}");
             }
             assert_eq!(credentials.blot("nothing of it"), "nothing of it");
             let shown = format!("{credentials:?} {value:?} {}", credentials.advice());

@@ -6,6 +6,7 @@ mod database;
 mod files;
 mod incremental;
 mod json;
+mod pagination;
 mod parquet;
 mod query;
 mod rest;

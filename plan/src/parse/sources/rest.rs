@@ -8,9 +8,10 @@ use std::time::Duration;
 use datafusion::scalar::ScalarValue;
 use url::Url;
 
+use super::pagination::{self, taken};
 use super::{Declared, query};
-use crate::definition::{Counted, PageEnd, Pagination, Place, RestAuth, RestSource, RestUser, SecretName, SourceKind};
-use crate::diagnostics::{Report, did_you_mean};
+use crate::definition::{Pagination, Place, RestAuth, RestSource, RestUser, SecretName, SourceKind};
+use crate::diagnostics::Report;
 use crate::parse::draft::Gaps;
 use crate::parse::fields::{self, Fields};
 use crate::yaml::{Key, Node, Value};
@@ -25,6 +26,7 @@ pub(super) const KEYS: &[&str] = &[
     "pagination",
     "rate",
     "timeout",
+    "max_wait",
     "max_response",
 ];
 
@@ -33,12 +35,13 @@ const SECRET: &str = "secret://";
 /// One request takes no longer than this, unless the file says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(600);
+/// A server that asks for a longer wait ends the run, unless the file says otherwise: quotas are mostly of an hour.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// An answer has no more bytes than this, unless the file says otherwise.
 const MAX_RESPONSE: u64 = 16 << 20;
 /// A page is held in memory whole.
 const RESPONSES: std::ops::RangeInclusive<u64> = 1 << 10..=64 << 20;
-/// Records of a page.
-const PAGE_SIZES: std::ops::RangeInclusive<u64> = 1..=100_000;
 /// Headers that requests have by themselves, or that would change how an answer has to be read.
 const OWN_HEADERS: &[&str] = &[
     "host",
@@ -63,18 +66,20 @@ pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps)
         headers: pairs(report, &declared, gaps, "headers"),
         auth: fields.get("auth").and_then(|node| auth(report, node, what)),
         records: Vec::new(),
+        records_optional: false,
         pagination: Pagination::None,
         pause: Duration::ZERO,
         timeout: TIMEOUT,
+        max_wait: MAX_WAIT,
         max_response: MAX_RESPONSE,
         columns: columns.clone(),
         location,
     };
     if let Some(node) = fields.get("records") {
-        rest.records = path(report, node, &format!("`records` of {what}")).unwrap_or_default();
+        (rest.records, rest.records_optional) = records(report, node, what);
     }
     if let Some(node) = fields.get("pagination") {
-        rest.pagination = pagination(report, node, what).unwrap_or(Pagination::None);
+        rest.pagination = pagination::read(report, node, what).unwrap_or(Pagination::None);
         taken(report, node, what, &rest);
     }
     if let Some(node) = fields.get("rate") {
@@ -91,6 +96,18 @@ pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps)
             );
         }
         rest.timeout = timeout.min(MAX_TIMEOUT);
+    }
+    if let Some(node) = fields.get("max_wait")
+        && let Some(wait) = fields::duration(report, node, &format!("`max_wait` of {what}"))
+    {
+        if wait > LONGEST_WAIT {
+            report.help(
+                node.place,
+                format!("the `max_wait` of {what} is too long"),
+                "24h is the most; 1h is usual",
+            );
+        }
+        rest.max_wait = wait.min(LONGEST_WAIT);
     }
     if let Some(node) = fields.get("max_response")
         && let Some(size) = fields::bytes(report, node, &format!("`max_response` of {what}"))
@@ -117,6 +134,10 @@ fn url(report: &mut Report, declared: &Declared<'_>, gaps: &mut Gaps) -> (String
     let Some((text, place)) = fields::text(report, node, &format!("the URL of {what}")) else {
         return Default::default();
     };
+    if text.contains(SECRET) {
+        let help = "write it into `auth`: what stands in a URL is logged by servers and proxies";
+        report.help(place, format!("the URL of {what} can't hold a secret"), help);
+    }
     let filled = declared.params.fill_as(report, "URL", text, place, encoded);
     if !filled.whole {
         gaps.pathless.insert(declared.key.text.clone());
@@ -357,7 +378,7 @@ fn secret(report: &mut Report, node: &Node, what: &str) -> Option<SecretName> {
 }
 
 /// Keys that lead into an answer: `data.items`, or a list where a key holds a dot.
-fn path(report: &mut Report, node: &Node, what: &str) -> Option<Vec<String>> {
+pub(super) fn path(report: &mut Report, node: &Node, what: &str) -> Option<Vec<String>> {
     let mut keys: Vec<String> = fields::texts(report, node, what)?
         .into_iter()
         .map(|(text, _)| text)
@@ -377,140 +398,24 @@ fn path(report: &mut Report, node: &Node, what: &str) -> Option<Vec<String>> {
     Some(keys)
 }
 
-/// The keys of each kind of pagination; the first names the kind.
-const PAGINATIONS: &[&[&str]] = &[
-    &["cursor", "param"],
-    &["next"],
-    &["link"],
-    &["page", "start", "size", "page_size", "end"],
-    &["offset", "start", "limit", "page_size", "end"],
-];
-
-fn pagination(report: &mut Report, node: &Node, what: &str) -> Option<Pagination> {
-    let here = format!("`pagination` of {what}");
-    let given = PAGINATIONS
-        .iter()
-        .filter(|keys| keys.first().is_some_and(|kind| node.at(&[kind]).is_some()));
-    let given: Vec<_> = given.collect();
-    let [keys] = given.as_slice() else {
-        if !matches!(node.value, Value::Map(_)) {
-            fields::entries(report, node, &here);
-            return None;
-        }
-        let help = "write one of {cursor: meta.next, param: cursor}, {next: links.next}, {link: next}, \
-                    {page: page, size: per_page, page_size: 100} and {offset: offset, limit: limit, page_size: 100}";
-        report.help(node.place, format!("{here} must be of one kind"), help);
-        return None;
-    };
-    let fields = Fields::read(report, node, &here, keys)?;
-    let text = |report: &mut Report, key: &str| {
-        let (text, _) = fields::text(report, fields.get(key)?, &format!("`{key}` of {here}"))?;
-        Some(text.to_owned())
-    };
-    match keys.first().copied()? {
-        "cursor" => {
-            let path = path(report, fields.get("cursor")?, &format!("`cursor` of {here}"))?;
-            let Some(_) = fields.get("param") else {
-                let help = "write {cursor: meta.next, param: cursor}: the name in the query under which it goes back";
-                report.help(node.place, format!("{here} has no `param`"), help);
-                return None;
-            };
-            let param = text(report, "param")?;
-            Some(Pagination::Cursor { path, param })
-        }
-        "next" => path(report, fields.get("next")?, &format!("`next` of {here}")).map(|path| Pagination::Next { path }),
-        "link" => text(report, "link").map(|rel| Pagination::Link { rel }),
-        kind => {
-            let is_page = kind == "page";
-            let size_key = if is_page { "size" } else { "limit" };
-            let counted = Counted {
-                param: text(report, kind)?,
-                start: match fields.get("start") {
-                    Some(node) => fields::count(report, node, &format!("`start` of {here}"))?,
-                    None => u64::from(is_page),
-                },
-                size_param: match fields.get(size_key) {
-                    Some(_) => Some(text(report, size_key)?),
-                    None => None,
-                },
-                page_size: page_size(report, &fields, &here, size_key)?,
-                end: page_end(report, &fields, &here)?,
-            };
-            Some(if is_page {
-                Pagination::Page(counted)
-            } else {
-                Pagination::Offset(counted)
-            })
-        }
+/// Where the records are, and whether they may be missing: a path, or `{path: PATH, optional: true}`.
+fn records(report: &mut Report, node: &Node, what: &str) -> (Vec<String>, bool) {
+    let here = format!("`records` of {what}");
+    if !matches!(node.value, Value::Map(_)) {
+        return (path(report, node, &here).unwrap_or_default(), false);
     }
-}
-
-/// The size of a page, if the file says it; an error if it has to.
-fn page_size(report: &mut Report, fields: &Fields<'_>, here: &str, size_key: &str) -> Option<Option<u64>> {
-    let Some(node) = fields.get("page_size") else {
-        let short =
-            matches!(fields.get("end").map(|node| &node.value), Some(Value::Scalar { text, .. }) if text == "short");
-        let end = fields.key("end").filter(|_| short);
-        if let Some(key) = fields.key(size_key).or(end) {
-            let help = "write `page_size: 100`";
-            report.help(key.place, format!("`{}` of {here} needs a `page_size`", key.text), help);
-            return None;
-        }
-        return Some(None);
+    let Some(fields) = Fields::read(report, node, &here, &["path", "optional"]) else {
+        return Default::default();
     };
-    let size = fields::count(report, node, &format!("`page_size` of {here}"))?;
-    if !PAGE_SIZES.contains(&size) {
-        report.error(node.place, format!("`page_size` of {here} must be 1 to 100000"));
-        return None;
-    }
-    Some(Some(size))
-}
-
-fn page_end(report: &mut Report, fields: &Fields<'_>, here: &str) -> Option<PageEnd> {
-    let Some(node) = fields.get("end") else {
-        return Some(PageEnd::Empty);
+    let Some(at) = fields.get("path") else {
+        let help = "write {path: data.items, optional: true}";
+        report.help(node.place, format!("{here} has no `path`"), help);
+        return Default::default();
     };
-    let (text, place) = fields::text(report, node, &format!("`end` of {here}"))?;
-    match text {
-        "empty" => Some(PageEnd::Empty),
-        "short" => Some(PageEnd::Short),
-        "missing" => Some(PageEnd::Missing),
-        other => {
-            let help = did_you_mean(other, ["empty", "short", "missing"]).unwrap_or_else(|| {
-                "write empty (the page before one without records), short (one of fewer than `page_size`) or missing (the \
-                 page before a 404)"
-                    .to_owned()
-            });
-            report.help(place, format!("unknown `end` of {here}: `{other}`"), help);
-            None
-        }
-    }
-}
-
-/// Reports names in the query that stand there already.
-fn taken(report: &mut Report, node: &Node, what: &str, rest: &RestSource) {
-    let names: Vec<&str> = match &rest.pagination {
-        Pagination::None | Pagination::Next { .. } | Pagination::Link { .. } => Vec::new(),
-        Pagination::Cursor { param, .. } => vec![param],
-        Pagination::Page(counted) | Pagination::Offset(counted) => {
-            let size = counted.size_param.as_deref();
-            std::iter::once(counted.param.as_str()).chain(size).collect()
-        }
-    };
-    let url = Url::parse(&rest.url).ok();
-    let in_url = |name: &str| {
-        url.as_ref()
-            .is_some_and(|url| url.query_pairs().any(|(found, _)| found == name))
-    };
-    for name in names {
-        if rest.query.iter().any(|(found, _)| found == name) || in_url(name) {
-            report.help(
-                node.place,
-                format!("`{name}` stands both in the query and in `pagination` of {what}"),
-                "leave it out of the query: `pagination` sets it, from `start` on",
-            );
-        }
-    }
+    let found = path(report, at, &format!("`path` of {here}")).unwrap_or_default();
+    let optional = fields.get("optional");
+    let optional = optional.and_then(|node| fields::boolean(report, node, &format!("`optional` of {here}")));
+    (found, optional.unwrap_or(false))
 }
 
 /// The pause between two requests: `5/s`, `300/min`, `1000/h`.

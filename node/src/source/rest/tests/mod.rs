@@ -1,13 +1,17 @@
 //! What the tests share: an API that knows every kind of pagination, and sources that read it.
 
+mod ends;
+mod limits;
 mod pages;
+mod records;
+mod tls;
 mod trouble;
 
 use std::time::Duration;
 
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::checkpoint::ChunkSpec;
-use haulage_plan::definition::{Counted, PageEnd, Pagination, SecretName, Source as Declared, SourceKind};
+use haulage_plan::definition::{Counted, NameEnd, PageEnd, Pagination, SecretName, Source as Declared, SourceKind};
 use haulage_test_support::http::{Answer, Http, Request};
 use serde_json::{Value, json};
 
@@ -28,9 +32,11 @@ pub(super) fn declared(server: &Http) -> RestSource {
         headers: vec![("X-Plain".into(), "yes".into())],
         auth: None,
         records: vec!["data".into(), "items".into()],
+        records_optional: false,
         pagination: Pagination::None,
         pause: Duration::ZERO,
         timeout: Duration::from_secs(20),
+        max_wait: Duration::from_secs(60),
         max_response: 1 << 20,
         columns: vec![required("id", DataType::Int64), column("word", DataType::Utf8)],
         location: format!("{}/orders", server.address()),
@@ -39,6 +45,11 @@ pub(super) fn declared(server: &Http) -> RestSource {
 
 /// The source, on a node that knows the secret `key`.
 pub(super) fn source(declared: RestSource, checkpoint_rows: u64) -> Box<dyn Source> {
+    under(declared, checkpoint_rows, Contract::default())
+}
+
+/// The same with a contract.
+pub(super) fn under(declared: RestSource, checkpoint_rows: u64, contract: Contract) -> Box<dyn Source> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("key"), SECRET).unwrap();
     let mut config = NodeConfig::new("n", "store");
@@ -53,7 +64,7 @@ pub(super) fn source(declared: RestSource, checkpoint_rows: u64) -> Box<dyn Sour
         name: "raw".into(),
         lookup: false,
         kind: SourceKind::Rest(Box::new(declared)),
-        contract: Default::default(),
+        contract,
         planned: None,
         place: Default::default(),
     };
@@ -78,6 +89,18 @@ pub(super) fn counted(
         page_size,
         end,
     }
+}
+
+/// By the URL under `meta.next`.
+pub(super) fn next() -> Pagination {
+    Pagination::Next {
+        path: vec!["meta".into(), "next".into()],
+        end: NameEnd::Said,
+    }
+}
+
+pub(super) fn link(rel: &str, end: NameEnd) -> Pagination {
+    Pagination::Link { rel: rel.into(), end }
 }
 
 pub(super) fn record(id: u64) -> Value {
@@ -141,20 +164,19 @@ pub(super) fn kinds(server: &Http) -> Vec<(&'static str, RestSource, usize)> {
     let cursor = Pagination::Cursor {
         path: path(),
         param: "after".into(),
+        start: None,
+        end: NameEnd::Said,
     };
     let pages = |end| Pagination::Page(counted("page", 1, Some("limit"), Some(10), end));
     let offsets = |size| Pagination::Offset(counted("offset", 0, Some("limit"), Some(size), PageEnd::Empty));
     let ten = [("limit", "10")];
     vec![
         ("cursor", with(cursor, &ten), 10),
-        (
-            "next",
-            with(Pagination::Next { path: path() }, &[("limit", "10"), ("kind", "url")]),
-            10,
-        ),
-        ("link", with(Pagination::Link { rel: "next".into() }, &ten), 10),
+        ("next", with(next(), &[("limit", "10"), ("kind", "url")]), 10),
+        ("link", with(link("next", NameEnd::Said), &ten), 10),
         ("page", with(pages(PageEnd::Empty), &[]), 11),
         ("short", with(pages(PageEnd::Short), &[]), 10),
+        ("same", with(pages(PageEnd::Same), &[]), 11),
         // The server gives ten where it was asked for fifty.
         ("offset", with(offsets(50), &[]), 11),
     ]
@@ -180,8 +202,12 @@ pub(super) fn expected(ids: impl Iterator<Item = u64>) -> Vec<Row> {
 
 /// The failure of reading a source to its end.
 pub(super) async fn refused(declared: RestSource) -> Failure {
+    let offset = match &declared.pagination {
+        Pagination::Page(counted) | Pagination::Offset(counted) => counted.start,
+        Pagination::None | Pagination::Cursor { .. } | Pagination::Next { .. } | Pagination::Link { .. } => 0,
+    };
     let source = source(declared, 1000);
-    let mut reader = source.open(&spec(), spec().start).await.unwrap();
+    let mut reader = source.open(&spec(), Position { offset, line: 1 }).await.unwrap();
     loop {
         match reader.next().await {
             Ok(Some(segment)) if !segment.last => {}

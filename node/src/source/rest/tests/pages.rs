@@ -52,7 +52,7 @@ async fn every_record_comes_once_and_every_checkpoint_leads_to_the_rest() {
         assert_eq!(first.header("x-plain"), Some("yes"));
         assert_eq!(
             (first.header("accept"), first.header("accept-encoding")),
-            (Some("application/json"), None)
+            (Some("application/json"), Some("gzip"))
         );
         assert!(
             first
