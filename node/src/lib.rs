@@ -19,6 +19,7 @@ pub mod sink;
 pub mod source;
 pub mod store;
 mod trace;
+mod tls;
 pub mod transform;
 pub mod watermarks;
 mod work;

@@ -45,7 +45,7 @@ pub struct Inferred {
 /// A column.
 #[derive(Debug, Clone)]
 pub struct InferredColumn {
-    /// Its name and type; required if every row was looked at and has a value.
+    /// Its name and type; required if every row was looked at and has a value, or its table takes no row without one.
     pub column: Column,
     /// Rows without a value.
     pub empty: u64,
@@ -62,7 +62,7 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
         databases: Databases::of(config),
     };
     let source = bind(declared, binding)?;
-    let columns = source.columns().await?;
+    let columns = source.described().await?;
     if matches!(declared.kind, SourceKind::Parquet(_) | SourceKind::Database(_)) {
         let as_they_are = |column| InferredColumn {
             column,
