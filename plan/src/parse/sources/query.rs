@@ -26,7 +26,10 @@ pub(super) fn parts(
     let mut begin = 0;
     let [readings @ .., found] = READINGS.map(|reading| names(kind, reading, text));
     if let Some(other) = readings.iter().find(|other| **other != found) {
-        let odd = found.iter().chain(other).find(|range| !(found.contains(range) && other.contains(range)));
+        let odd = found
+            .iter()
+            .chain(other)
+            .find(|range| !(found.contains(range) && other.contains(range)));
         let name = odd.map_or("", |range| &text[range.clone()]);
         report.help(
             place,
