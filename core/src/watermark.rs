@@ -134,7 +134,9 @@ fn is_number(text: &str) -> bool {
 
 fn number(text: &str, digits: std::ops::RangeInclusive<usize>) -> Option<u32> {
     let all = text.bytes().all(|byte| byte.is_ascii_digit());
-    (all && digits.contains(&text.len())).then(|| text.parse().ok()).flatten()
+    (all && digits.contains(&text.len()))
+        .then(|| text.parse().ok())
+        .flatten()
 }
 
 fn is_date(text: &str) -> bool {
@@ -224,7 +226,10 @@ mod tests {
             ("0000-01-01", None),
             ("2013-01-31 05:17", time("2013-01-31 05:17", None)),
             ("2013-01-31 05:17:00.5", time("2013-01-31 05:17:00.5", None)),
-            ("2013-01-31 05:17:00.123456+00", time("2013-01-31 05:17:00.123456", Some(0))),
+            (
+                "2013-01-31 05:17:00.123456+00",
+                time("2013-01-31 05:17:00.123456", Some(0)),
+            ),
             ("2013-01-31 05:17:00-03:30", time("2013-01-31 05:17:00", Some(-12_600))),
             ("2013-01-31 24:00:00", None),
             ("2013-01-31 05:60:00", None),

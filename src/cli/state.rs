@@ -88,7 +88,9 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     match args.change {
         None => {
             let marks = all(&args.node, args.pipeline.clone(), globals).await?;
-            let file = args.pipeline.filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
+            let file = args
+                .pipeline
+                .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
             if let (Some(file), true) = (file, marks.is_empty()) {
                 return Err(Usage(format!(
                     "no pipeline is called {file}; write the name that stands in it behind `pipeline:`, and not the file's"

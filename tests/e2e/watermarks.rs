@@ -143,13 +143,15 @@ async fn each_run_reads_what_is_new_and_a_revert_gives_it_back() -> Result<()> {
     ensure!(shop.read_by(&fourth).await? == 5000 && shop.rows().await? == (10002, 10002));
 
     // What lies in the future waits for its time, and the run says so; what comes late, below it, is read.
-    shop.insert("INSERT INTO orders VALUES (30000, now() + interval '1 hour', 'early')").await?;
+    shop.insert("INSERT INTO orders VALUES (30000, now() + interval '1 hour', 'early')")
+        .await?;
     let waits = shop.run().await?;
     ensure!(shop.read_by(&waits).await? == 0);
     let shown = shop.verb(&["show", &waits]).output().await?.success()?;
     let said = "1 row of orders lies in the future by `at` and waits for a later run";
     ensure!(shown.stdout.contains(said), "{}", shown.stdout);
     shop.insert("DELETE FROM orders WHERE id = 30000").await?;
+    shop.revert(&waits).await?.success()?;
 
     // What later runs have read on from goes after them.
     shop.revert(&third).await?.failure(&[&fourth])?;
@@ -463,7 +465,10 @@ async fn mariadb_is_read_on_too() -> Result<()> {
         .execute(&database, "INSERT INTO orders VALUES (9000, '2999-01-01', 'later')")
         .await?;
     let again = read().await?;
-    ensure!(again == 161 && value().await? == "2024-01-01 01:25:00.000000", "{again}");
+    ensure!(
+        again == 161 && value().await? == "2024-01-01 01:25:00.000000",
+        "{again}"
+    );
     mariadb
         .execute(&database, "INSERT INTO orders VALUES (9001, NULL, 'never')")
         .await?;

@@ -284,7 +284,12 @@ impl RunContext {
 /// again.
 fn number(request: Request<'_>) -> i32 {
     let mut hash = Sha256::new();
-    for text in [request.definition, request.file, request.base, &format!("{:?}", request.params)] {
+    for text in [
+        request.definition,
+        request.file,
+        request.base,
+        &format!("{:?}", request.params),
+    ] {
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text.as_bytes());
     }

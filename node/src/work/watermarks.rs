@@ -211,8 +211,19 @@ fn what_is_read(definition: &Definition, stage: &PlannedStage) -> String {
 pub(super) fn held_back(advances: &[Advance]) -> String {
     let mut said = String::new();
     for advance in advances.iter().filter(|advance| advance.held_back > 0) {
-        let (rows, least) = (advance.held_back, if advance.held_back >= HELD_BACK { "at least " } else { "" });
-        let (are, lie, wait) = if rows == 1 { ("row", "lies", "waits") } else { ("rows", "lie", "wait") };
+        let (rows, least) = (
+            advance.held_back,
+            if advance.held_back >= HELD_BACK {
+                "at least "
+            } else {
+                ""
+            },
+        );
+        let (are, lie, wait) = if rows == 1 {
+            ("row", "lies", "waits")
+        } else {
+            ("rows", "lie", "wait")
+        };
         said.push_str(&format!(
             "; {least}{rows} {are} of {} {lie} in the future by `{}` and {wait} for a later run",
             advance.source, advance.column

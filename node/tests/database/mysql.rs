@@ -282,6 +282,7 @@ async fn rows_that_change_are_read_at_most_once_or_not_gone_on_with() {
     let source = node.source("{mysql: shop, table: pair, chunk_size: 64KiB}");
     let chunk = source.discover(StageId(0)).await.unwrap().remove(0);
     let mut reader = source.open(&chunk, chunk.start).await.unwrap();
+    let whole = read(&*source, &chunk, chunk.start).await.unwrap().rows.len();
     let first = reader.next().await.unwrap().unwrap();
     let (at, key) = (first.next, first.cursor.unwrap());
     drop(reader);
@@ -299,7 +300,7 @@ async fn rows_that_change_are_read_at_most_once_or_not_gone_on_with() {
     );
     // But behind a key it goes on, whatever has become of the rows before it.
     let rest = read_at(&*source, &chunk, at, Some(&key)).await.unwrap().rows;
-    assert_eq!((rest.len(), rest[0].1[0].as_deref()), (2899, Some("102")));
+    assert_eq!((rest.len(), rest[0].1[0].as_deref()), (whole - 100, Some("102")));
     let Err(refused) = source.open_at(&chunk, at, Some("[\"7\"]")).await else {
         panic!("the checkpoint of another key was taken for one of this");
     };

@@ -258,10 +258,21 @@ async fn a_query_means_what_it_means_on_the_server() {
         ("", "SELECT 'a' || 'b' AS v FROM t", "0"),
         ("PIPES_AS_CONCAT", "SELECT 'a' || 'b' AS v FROM t", "ab"),
         ("NO_BACKSLASH_ESCAPES", r"SELECT 'a\tb' AS v FROM t", r"a\tb"),
-        ("ANSI,TRADITIONAL,NO_BACKSLASH_ESCAPES", r#"SELECT "day" AS v FROM t"#, "0000-00-00"),
-        ("ANSI,TRADITIONAL,NO_BACKSLASH_ESCAPES", "SELECT $p AS v FROM t", "it's \\ \"one\""),
+        (
+            "ANSI,TRADITIONAL,NO_BACKSLASH_ESCAPES",
+            r#"SELECT "day" AS v FROM t"#,
+            "0000-00-00",
+        ),
+        (
+            "ANSI,TRADITIONAL,NO_BACKSLASH_ESCAPES",
+            "SELECT $p AS v FROM t",
+            "it's \\ \"one\"",
+        ),
     ] {
-        server.execute("shop", &format!("SET GLOBAL sql_mode = '{mode}'")).await.unwrap();
+        server
+            .execute("shop", &format!("SET GLOBAL sql_mode = '{mode}'"))
+            .await
+            .unwrap();
         let node = Node::new(&[("shop", &server.url("shop"))]);
         let declared = format!("{{mysql: shop, query: {query:?}, columns: {{v: text}}}}");
         let source = node.source_with(&declared, "p: text", &[("p", "it's \\ \"one\"")]);
@@ -269,8 +280,18 @@ async fn a_query_means_what_it_means_on_the_server() {
         assert_eq!(rows[0].1[0].as_deref(), Some(expected), "{mode}: {query}");
         // Tables and windows are read in any mode.
         let source = node.source("{mysql: shop, table: t, columns: {c: text, day: text}, incremental: at}");
-        let increment = source.discover_after(StageId(0), Some("2023-12-31 00:00:00"), false).await.unwrap();
-        let rows = read(&*source, &increment.chunks[0], increment.chunks[0].start).await.unwrap().rows;
-        assert_eq!(rows[0].1, [Some(String::new()), Some("0000-00-00".to_owned())], "{mode}");
+        let increment = source
+            .discover_after(StageId(0), Some("2023-12-31 00:00:00"), false)
+            .await
+            .unwrap();
+        let rows = read(&*source, &increment.chunks[0], increment.chunks[0].start)
+            .await
+            .unwrap()
+            .rows;
+        assert_eq!(
+            rows[0].1,
+            [Some(String::new()), Some("0000-00-00".to_owned())],
+            "{mode}"
+        );
     }
 }

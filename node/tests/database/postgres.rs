@@ -388,8 +388,13 @@ async fn rows_that_a_policy_finds_by_an_index_come_in_their_places() {
         CREATE POLICY own ON many USING (owner = current_user); GRANT SELECT ON many TO seller; ANALYZE many";
     server.execute(&name, sql).await.unwrap();
     let node = Node::new(&[("crm", &server.url_as("seller", &name))]);
-    let (rows, _) = all(&*node.source("{postgres: crm, table: many, columns: {id: int}}")).await.unwrap();
-    let ids: Vec<u32> = rows.iter().map(|(_, row)| row[0].as_deref().unwrap().parse().unwrap()).collect();
+    let (rows, _) = all(&*node.source("{postgres: crm, table: many, columns: {id: int}}"))
+        .await
+        .unwrap();
+    let ids: Vec<u32> = rows
+        .iter()
+        .map(|(_, row)| row[0].as_deref().unwrap().parse().unwrap())
+        .collect();
     assert_eq!(ids, (1..=100).map(|id| id * 200).collect::<Vec<u32>>());
 }
 
@@ -402,7 +407,10 @@ async fn what_a_table_says_of_its_columns_is_described() {
     server.execute(&name, sql).await.unwrap();
     let node = Node::new(&[("crm", &server.url(&name))]);
     for (declared, expected) in [
-        ("{postgres: crm, table: orders}", ["bigint!", "decimal(10,2)!", "text", "text"]),
+        (
+            "{postgres: crm, table: orders}",
+            ["bigint!", "decimal(10,2)!", "text", "text"],
+        ),
         ("{postgres: crm, table: seen}", ["bigint", "text", "text", "text"]),
     ] {
         let columns = node.source(declared).described().await.unwrap();

@@ -48,7 +48,10 @@ async fn rows_in_the_future_cost_none_that_come_late() {
     assert_eq!(of(&*source, &second).await, ["4"]);
     // Where rows may come twice they come at once, and the watermark waits for their time.
     let open = after(&*source, first.to.as_deref(), true).await;
-    assert_eq!((of(&*source, &open).await, open.held_back), (["2", "3", "4"].map(str::to_owned).to_vec(), 0));
+    assert_eq!(
+        (of(&*source, &open).await, open.held_back),
+        (["2", "3", "4"].map(str::to_owned).to_vec(), 0)
+    );
     assert_eq!(open.to, second.to);
 
     let (server, name, url) = database(
@@ -59,14 +62,23 @@ async fn rows_in_the_future_cost_none_that_come_late() {
     let source = Node::new(&[("shop", &url)]).source("{mysql: shop, table: t, incremental: at}");
     let first = after(&*source, None, false).await;
     assert_eq!((of(&*source, &first).await, first.held_back), (vec!["1".to_owned()], 2));
-    server.execute(&name, "INSERT INTO t VALUES (4, NOW(6) - INTERVAL 1 MINUTE)").await.unwrap();
+    server
+        .execute(&name, "INSERT INTO t VALUES (4, NOW(6) - INTERVAL 1 MINUTE)")
+        .await
+        .unwrap();
     let second = after(&*source, first.to.as_deref(), false).await;
     assert_eq!(of(&*source, &second).await, ["4"]);
     let open = after(&*source, first.to.as_deref(), true).await;
-    assert_eq!((of(&*source, &open).await, open.held_back), (["2", "3", "4"].map(str::to_owned).to_vec(), 0));
+    assert_eq!(
+        (of(&*source, &open).await, open.held_back),
+        (["2", "3", "4"].map(str::to_owned).to_vec(), 0)
+    );
     assert_eq!(open.to, second.to);
     // A row that changes between discovery and reading is still a row.
-    server.execute(&name, "UPDATE t SET at = NOW(6) + INTERVAL 2 HOUR WHERE id = 4").await.unwrap();
+    server
+        .execute(&name, "UPDATE t SET at = NOW(6) + INTERVAL 2 HOUR WHERE id = 4")
+        .await
+        .unwrap();
     assert_eq!(of(&*source, &open).await, ["2", "3", "4"]);
 }
 
@@ -82,7 +94,10 @@ async fn times_without_a_zone_are_the_servers() {
     let node = Node::new(&[("crm", &server.url(&name))]);
     let source = node.source("{postgres: crm, table: t, incremental: at}");
     let found = after(&*source, None, false).await;
-    assert_eq!((of(&*source, &found).await, found.held_back), (["1", "2", "3"].map(str::to_owned).to_vec(), 0));
+    assert_eq!(
+        (of(&*source, &found).await, found.held_back),
+        (["1", "2", "3"].map(str::to_owned).to_vec(), 0)
+    );
 
     let server = Mariadb::start().await.unwrap();
     let sql = "SET GLOBAL time_zone = '+09:00'; CREATE TABLE t (id INT PRIMARY KEY, at DATETIME(6)); INSERT INTO t SELECT seq, \
@@ -91,7 +106,10 @@ async fn times_without_a_zone_are_the_servers() {
     server.execute("shop", sql).await.unwrap();
     let source = Node::new(&[("shop", &server.url("shop"))]).source("{mysql: shop, table: t, incremental: at}");
     let found = after(&*source, None, false).await;
-    assert_eq!((of(&*source, &found).await, found.held_back), (["1", "2", "3"].map(str::to_owned).to_vec(), 1));
+    assert_eq!(
+        (of(&*source, &found).await, found.held_back),
+        (["1", "2", "3"].map(str::to_owned).to_vec(), 1)
+    );
 }
 
 #[tokio::test]
@@ -115,7 +133,10 @@ async fn rows_of_the_same_second_come_once_each() {
         found.extend(of(&*source, &increment).await);
         low = increment.to;
 
-        mariadb.execute(&shop, &format!("INSERT INTO t VALUES ({id}, NOW())")).await.unwrap();
+        mariadb
+            .execute(&shop, &format!("INSERT INTO t VALUES ({id}, NOW())"))
+            .await
+            .unwrap();
         let source = Node::new(&[("shop", &url)]).source("{mysql: shop, table: t, incremental: at}");
         let increment = after(&*source, mysql_low.as_deref(), false).await;
         mysql_found.extend(of(&*source, &increment).await);
@@ -131,7 +152,12 @@ async fn rows_of_the_same_second_come_once_each() {
     .await
     .unwrap();
     until("the second to pass there", PATIENCE, async || {
-        let over = ids(&mariadb, &shop, "SELECT CAST(max(at) + INTERVAL 1 SECOND < NOW(6) AS CHAR) FROM t").await;
+        let over = ids(
+            &mariadb,
+            &shop,
+            "SELECT CAST(max(at) + INTERVAL 1 SECOND < NOW(6) AS CHAR) FROM t",
+        )
+        .await;
         Ok((over == ["1"]).then_some(()))
     })
     .await

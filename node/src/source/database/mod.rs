@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::RecordBatch;
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
-use haulage_plan::definition::{Column, DatabaseKind, DatabaseRows, DatabaseSource, QueryPart, Source as Declared, SourceKind};
+use haulage_plan::definition::{
+    Column, DatabaseKind, DatabaseRows, DatabaseSource, QueryPart, Source as Declared, SourceKind,
+};
 
 use super::contracted::Contracted;
 use super::files::or_null;
@@ -103,7 +105,9 @@ impl Databases {
 pub(crate) async fn end_snapshots(databases: &Databases, sources: impl Iterator<Item = &Declared>) {
     let mut ended = Vec::new();
     for source in sources.filter(|source| !source.lookup) {
-        let SourceKind::Database(declared) = &source.kind else { continue };
+        let SourceKind::Database(declared) = &source.kind else {
+            continue;
+        };
         if declared.kind != DatabaseKind::Postgres || ended.contains(&&declared.at) {
             continue;
         }

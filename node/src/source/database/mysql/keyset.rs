@@ -25,7 +25,10 @@ impl Keyset {
     /// What is selected in front of a row's values: the key's as texts, and whether all of them come back as they are.
     pub(super) fn selected(&self) -> Vec<String> {
         let mut names: Vec<String> = self.0.iter().map(|(column, kind)| kind.kept(column)).collect();
-        let same = self.0.iter().map(|(column, kind)| format!("{column} <=> {}", kind.put_back(&kind.kept(column))));
+        let same = self
+            .0
+            .iter()
+            .map(|(column, kind)| format!("{column} <=> {}", kind.put_back(&kind.kept(column))));
         let same: Vec<String> = same.collect();
         names.push(format!("CAST({} AS CHAR)", same.join(" AND ")));
         names

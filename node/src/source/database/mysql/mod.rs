@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, SqlSafeStr as _, Statement as _};
 use tokio::sync::OnceCell;
 
-pub(super) use self::server::Server;
 use self::keyset::Keyset;
+pub(super) use self::server::Server;
 use self::server::Session;
 use self::table::{Cut, Key, Kind, Table, bounds};
 use self::values::{Bind, Form, Statement, column, form, named, place_of_signed, query, read, signed_of};
@@ -377,7 +377,11 @@ impl MysqlRows {
     }
 
     /// Finds the window, and cuts.
-    async fn cut(&self, stage: StageId, after: Option<(&Incremental, Option<&str>, bool)>) -> Result<Increment, Failure> {
+    async fn cut(
+        &self,
+        stage: StageId,
+        after: Option<(&Incremental, Option<&str>, bool)>,
+    ) -> Result<Increment, Failure> {
         let server = self.server()?;
         let mut session = server.session().await.map_err(|failure| self.named(failure))?;
         let found = self.find(&server, &mut session).await;
@@ -399,7 +403,9 @@ impl MysqlRows {
         let mut chunks: Vec<(String, Version, u64, Option<u64>)> = Vec::new();
         match (&table.key, version.cut.clone()) {
             (Some(key), Cut::Places { unsigned }) => {
-                let starts = self.places(&server, &mut session, key, unsigned, (table.rows, parts)).await;
+                let starts = self
+                    .places(&server, &mut session, key, unsigned, (table.rows, parts))
+                    .await;
                 let starts = starts.map_err(|failure| self.named(failure))?;
                 let ends = starts.iter().skip(1).copied().map(Some).chain([None]);
                 for (start, end) in starts.iter().copied().zip(ends) {
@@ -534,7 +540,13 @@ impl Source for MysqlRows {
             ..self.found(&server).await?.version()
         };
         let location = self.declared.location.clone();
-        let reader = self.reader(server, location.clone(), &version, (Position::default(), None), (None, None));
+        let reader = self.reader(
+            server,
+            location.clone(),
+            &version,
+            (Position::default(), None),
+            (None, None),
+        );
         whole(&self.name, &location, reader.await?).await
     }
 }

@@ -125,8 +125,9 @@ impl MysqlRows {
         // What lies in the future waits for its time: a watermark there would leave out all that comes before. It is always
         // the value of a row: one of the clock would leave out what is committed late, under an earlier time.
         let mut held_back = 0;
-        let highest_where =
-            |which: String| format!("SELECT CAST(CAST(max({column}) AS {sql_kind}) AS CHAR) AS highest FROM {from} WHERE {which}");
+        let highest_where = |which: String| {
+            format!("SELECT CAST(CAST(max({column}) AS {sql_kind}) AS CHAR) AS highest FROM {from} WHERE {which}")
+        };
         if let Some(now) = &now {
             if ahead.as_deref() == Some("1") {
                 let future = format!("{column} > CAST('{now}' AS {sql_kind})");
@@ -141,7 +142,10 @@ impl MysqlRows {
                 [highest] = self.ask(server, session, (sql, 1), ["highest"]).await?;
             }
             // Rows of this very second may still come, under the same time: they are the next run's, with those that are there.
-            if let Some(edge) = highest.as_deref().filter(|highest| !dates && incremental::is_open(highest, now)) {
+            if let Some(edge) = highest
+                .as_deref()
+                .filter(|highest| !dates && incremental::is_open(highest, now))
+            {
                 let sql = highest_where(format!("{column} < CAST('{edge}' AS {sql_kind})"));
                 [highest] = self.ask(server, session, (sql, 1), ["highest"]).await?;
             }
@@ -153,7 +157,8 @@ impl MysqlRows {
         let up_to = match &highest {
             Some(highest) => {
                 let highest = format!("CAST('{highest}' AS {sql_kind})");
-                let sql = format!("SELECT CAST(greatest(coalesce({low_value}, {highest}), {highest}) AS CHAR) AS up_to");
+                let sql =
+                    format!("SELECT CAST(greatest(coalesce({low_value}, {highest}), {highest}) AS CHAR) AS up_to");
                 let [up_to] = self.ask(server, session, (sql, 0), ["up_to"]).await?;
                 up_to
             }
@@ -202,7 +207,11 @@ mod tests {
     #[test]
     fn a_watermark_in_sql_is_a_value_of_its_column() {
         let moments = kind(&haulage_plan::types::timestamptz()).unwrap();
-        let times = kind(&DataType::Timestamp(datafusion::arrow::datatypes::TimeUnit::Microsecond, None)).unwrap();
+        let times = kind(&DataType::Timestamp(
+            datafusion::arrow::datatypes::TimeUnit::Microsecond,
+            None,
+        ))
+        .unwrap();
         assert_eq!(
             value("2013-01-31 05:17:00+05:30", "at", moments).unwrap(),
             "CAST(CAST('2013-01-31 05:17:00' AS DATETIME(6)) - INTERVAL 19800 SECOND AS DATETIME(6))"
@@ -218,7 +227,10 @@ mod tests {
             ("2013-01-31", kind(&DataType::Int32).unwrap()),
         ] {
             let refused = value(text, "at", kind).unwrap_err();
-            assert!(refused.message.contains("can't be the watermark of column `at`"), "{refused}");
+            assert!(
+                refused.message.contains("can't be the watermark of column `at`"),
+                "{refused}"
+            );
         }
     }
 }

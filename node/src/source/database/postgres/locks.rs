@@ -72,7 +72,10 @@ impl Server {
                 return Ok(());
             }
         }
-        let asking = sqlx::query(WAITING).bind(table).bind(KEEPER).fetch_optional(lease.connection());
+        let asking = sqlx::query(WAITING)
+            .bind(table)
+            .bind(KEEPER)
+            .fetch_optional(lease.connection());
         let row = self.soon("looking who waits for a lock", asking).await?;
         let Some(row) = row else {
             return Err(Failure::transient(format!("{}: {table} is locked", self.place())));
@@ -83,7 +86,10 @@ impl Server {
         // What comes behind may hold values.
         let words: Vec<&str> = query.split_whitespace().take(2).collect();
         let what = excerpt(words.join(" ").as_bytes(), 40);
-        let who = format!("{}: {table} can't be read: session {pid} of user {user} ({what})", self.place());
+        let who = format!(
+            "{}: {table} can't be read: session {pid} of user {user} ({what})",
+            self.place()
+        );
         Err(match ours {
             true => Failure::permanent(format!(
                 "{who} waits for the end of a run that reads it, and keeps everybody else from reading it; this run ends so \

@@ -115,7 +115,9 @@ impl PostgresRows {
         let find = || async {
             let mut lease = server.connect().await?;
             if self.is_table() {
-                server.soon("looking at its columns", lease.run("BEGIN READ ONLY")).await?;
+                server
+                    .soon("looking at its columns", lease.run("BEGIN READ ONLY"))
+                    .await?;
                 server.lock(&mut lease, &self.from).await?;
             }
             let sql = format!("SELECT * FROM {}", self.from);
@@ -252,7 +254,11 @@ impl PostgresRows {
     }
 
     /// Takes the snapshot, finds the window in it, and cuts.
-    async fn cut(&self, stage: StageId, after: Option<(&Incremental, Option<&str>, bool)>) -> Result<Increment, Failure> {
+    async fn cut(
+        &self,
+        stage: StageId,
+        after: Option<(&Incremental, Option<&str>, bool)>,
+    ) -> Result<Increment, Failure> {
         let server = self.server()?;
         let columns = self.columns_of(&server).await?;
         let named = |failure| of_source(&self.name, failure);

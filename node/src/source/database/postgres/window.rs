@@ -32,7 +32,8 @@ const MAY_SEE: &str = "has_table_privilege('pg_catalog.pg_file_settings', 'SELEC
         AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting WHERE setrole = 0
         AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND lower(setting) LIKE 'timezone=%')";
-const CONFIGURED: &str = "SELECT (SELECT setting FROM pg_catalog.pg_file_settings WHERE lower(name) = 'timezone' AND applied
+const CONFIGURED: &str =
+    "SELECT (SELECT setting FROM pg_catalog.pg_file_settings WHERE lower(name) = 'timezone' AND applied
     ORDER BY seqno DESC LIMIT 1)";
 
 /// How the server calls a type whose values can be a watermark, and what they are.
@@ -139,7 +140,8 @@ impl PostgresRows {
             if ahead {
                 let future = format!("{column} > '{now}'::{sql_kind}");
                 if !open {
-                    let sql = format!("SELECT count(*) FROM (SELECT FROM {from} WHERE {future} LIMIT {HELD_BACK}) AS held");
+                    let sql =
+                        format!("SELECT count(*) FROM (SELECT FROM {from} WHERE {future} LIMIT {HELD_BACK}) AS held");
                     let row = self.ask(server, session, sql).await?;
                     held_back = row.try_get::<i64, _>(0).map_err(wrong)?.max(0) as u64;
                 }
@@ -147,7 +149,10 @@ impl PostgresRows {
                 highest = self.ask(server, session, sql).await?.try_get(0).map_err(wrong)?;
             }
             // Rows of this very second may still come, under the same time: they are the next run's, with those that are there.
-            if let Some(edge) = highest.as_deref().filter(|highest| !dates && incremental::is_open(highest, now)) {
+            if let Some(edge) = highest
+                .as_deref()
+                .filter(|highest| !dates && incremental::is_open(highest, now))
+            {
                 let sql = highest_where(format!("{column} < '{edge}'::{sql_kind}"));
                 highest = self.ask(server, session, sql).await?.try_get(0).map_err(wrong)?;
             }
@@ -183,14 +188,18 @@ impl PostgresRows {
         }
         let sql = format!("SELECT (now() AT TIME ZONE $1)::{kind}::text");
         let asking = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false);
-        let asking = asking.bind(zone.unwrap_or("UTC".to_owned())).fetch_one(session.connection());
+        let asking = asking
+            .bind(zone.unwrap_or("UTC".to_owned()))
+            .fetch_one(session.connection());
         server.soon("asking for the time", asking).await
     }
 
     /// One text, of what the server knows by itself.
     async fn text(&self, server: &Server, session: &mut Lease, sql: &str) -> Result<Option<String>, Failure> {
         let asking = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).persistent(false);
-        server.soon("looking for what is new", asking.fetch_one(session.connection())).await
+        server
+            .soon("looking for what is new", asking.fetch_one(session.connection()))
+            .await
     }
 
     /// One row, over all rows of the source.
@@ -227,7 +236,10 @@ impl PostgresRows {
         if which.is_empty() {
             "true".clone_into(&mut which);
         }
-        let sql = format!("SELECT count(*) FROM (SELECT FROM {} WHERE {which} LIMIT {few}) AS new", self.from);
+        let sql = format!(
+            "SELECT count(*) FROM (SELECT FROM {} WHERE {which} LIMIT {few}) AS new",
+            self.from
+        );
         let asking = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).persistent(false);
         let pid = server.pid(session).await?;
         let asking = asking.fetch_one(session.connection());
@@ -267,7 +279,11 @@ mod tests {
             up_to: up_to.map(str::to_owned),
             open: false,
         };
-        let sql = |window| conditions(&window, &found).map(|all| all.join(" AND ")).map_err(|failure| failure.message);
+        let sql = |window| {
+            conditions(&window, &found)
+                .map(|all| all.join(" AND "))
+                .map_err(|failure| failure.message)
+        };
         let open = Window {
             open: true,
             ..window("at", Some("2013-01-31"), None)
