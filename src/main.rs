@@ -37,6 +37,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Two providers are linked in, and where nobody has chosen one of them a certificate can't be looked at. An error means
+    // that one is chosen already.
+    drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("haulage-control")

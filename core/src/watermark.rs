@@ -15,8 +15,12 @@ pub struct Window {
     pub column: String,
     /// Rows with this value and less are left out; `None` reads from the first on.
     pub after: Option<String>,
-    /// Rows with more than this value are left for the next run; `None` if there are no rows.
+    /// The watermark after the run, which is the value of a row, or that before it. Rows with more than this value are left
+    /// for the next run, unless it is `open`; `None` if there are no rows up to now.
     pub up_to: Option<String>,
+    /// Rows above it are read as well: every load takes a row a second time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
 }
 
 /// What a publish makes of a watermark.
@@ -39,6 +43,13 @@ pub struct Advance {
     /// says nothing about another.
     #[serde(default)]
     pub of: String,
+    /// Rows that lay in the future at discovery, and wait for their time; counted up to a bound.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub held_back: u64,
+}
+
+fn is_none(rows: &u64) -> bool {
+    *rows == 0
 }
 
 /// A watermark as it stands at a destination.
@@ -77,6 +88,99 @@ pub fn is_sound(value: &str) -> bool {
     !value.is_empty() && value.len() <= 64 && value.chars().all(sign) && value.chars().any(|c| c.is_ascii_digit())
 }
 
+/// What a text is that can be a watermark: what databases themselves don't always ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form<'v> {
+    /// A whole number.
+    Number,
+    /// A day that there is.
+    Date,
+    /// A day and a time that there are.
+    Time {
+        /// Without the offset.
+        plain: &'v str,
+        /// The offset from UTC that stands behind it, in seconds.
+        offset: Option<i32>,
+    },
+}
+
+impl<'v> Form<'v> {
+    /// Reads `42`, `2013-01-31`, `2013-01-31 05:17:00.5` or `2013-01-31 05:17:00+01`; `None` of anything else, also of a
+    /// 30th of February.
+    pub fn of(value: &'v str) -> Option<Self> {
+        if !is_sound(value) {
+            return None;
+        }
+        if is_number(value) {
+            return Some(Self::Number);
+        }
+        let Some((date, time)) = value.split_once(' ') else {
+            return is_date(value).then_some(Self::Date);
+        };
+        let clock = time.split(['+', '-']).next().unwrap_or_default();
+        let offset = match time.get(clock.len()..) {
+            None | Some("") => None,
+            Some(text) => Some(offset(text)?),
+        };
+        let plain = value.get(..date.len() + 1 + clock.len())?;
+        (is_date(date) && is_clock(clock)).then_some(Self::Time { plain, offset })
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn number(text: &str, digits: std::ops::RangeInclusive<usize>) -> Option<u32> {
+    let all = text.bytes().all(|byte| byte.is_ascii_digit());
+    (all && digits.contains(&text.len()))
+        .then(|| text.parse().ok())
+        .flatten()
+}
+
+fn is_date(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let (Some(year), Some(month), Some(day), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let (Some(year), Some(month), Some(day)) = (number(year, 4..=6), number(month, 2..=2), number(day, 2..=2)) else {
+        return false;
+    };
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        _ => 31,
+    };
+    year > 0 && (1..=12).contains(&month) && (1..=days).contains(&day)
+}
+
+fn is_clock(text: &str) -> bool {
+    let (clock, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let parts: Option<Vec<u32>> = clock.split(':').map(|part| number(part, 2..=2)).collect();
+    let fits = match parts.as_deref() {
+        Some([hour, minute]) => *hour < 24 && *minute < 60 && !text.contains('.'),
+        Some([hour, minute, second]) => *hour < 24 && *minute < 60 && *second < 60,
+        _ => false,
+    };
+    fits && number(fraction, 1..=6).is_some()
+}
+
+/// Seconds of `+01`, `-03:30` or `+01:02:03`.
+fn offset(text: &str) -> Option<i32> {
+    let parts: Option<Vec<u32>> = text.get(1..)?.split(':').map(|part| number(part, 2..=2)).collect();
+    let seconds = match parts?.as_slice() {
+        [hours] => hours * 3600,
+        [hours, minutes] if *minutes < 60 => hours * 3600 + minutes * 60,
+        [hours, minutes, seconds] if *minutes < 60 && *seconds < 60 => hours * 3600 + minutes * 60 + seconds,
+        _ => return None,
+    };
+    let seconds = i32::try_from(seconds).ok().filter(|seconds| *seconds < 86_400)?;
+    Some(if text.starts_with('-') { -seconds } else { seconds })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +207,41 @@ mod tests {
             "\u{661}",
         ] {
             assert!(!is_sound(not), "{not}");
+        }
+    }
+
+    #[test]
+    fn only_what_there_is_has_a_form() {
+        let time = |plain, offset| Some(Form::Time { plain, offset });
+        for (text, expected) in [
+            ("42", Some(Form::Number)),
+            ("-42", Some(Form::Number)),
+            ("2013", Some(Form::Number)),
+            ("2013-01-31", Some(Form::Date)),
+            ("2012-02-29", Some(Form::Date)),
+            ("2013-02-29", None),
+            ("1900-02-29", None),
+            ("2026-13-45", None),
+            ("2013-1-31", None),
+            ("0000-01-01", None),
+            ("2013-01-31 05:17", time("2013-01-31 05:17", None)),
+            ("2013-01-31 05:17:00.5", time("2013-01-31 05:17:00.5", None)),
+            (
+                "2013-01-31 05:17:00.123456+00",
+                time("2013-01-31 05:17:00.123456", Some(0)),
+            ),
+            ("2013-01-31 05:17:00-03:30", time("2013-01-31 05:17:00", Some(-12_600))),
+            ("2013-01-31 24:00:00", None),
+            ("2013-01-31 05:60:00", None),
+            ("2013-01-31 05:17:00 +01", None),
+            ("2013-01-31 05:17:00+1", None),
+            ("2013-01-31 5:17", None),
+            ("2013-01-31 05:17:00.1234567", None),
+            ("4.2", None),
+            ("1-2", None),
+            ("infinity", None),
+        ] {
+            assert_eq!(Form::of(text), expected, "{text}");
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod receipt;
 pub mod sink;
 pub mod source;
 pub mod store;
+mod tls;
 mod trace;
 pub mod transform;
 pub mod watermarks;

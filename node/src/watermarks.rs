@@ -1,7 +1,7 @@
 //! Watermarks at the destinations that a node knows: looked at, and set by hand.
 
 use haulage_core::failure::Failure;
-use haulage_core::watermark::{Watermark, is_sound};
+use haulage_core::watermark::{Form, Watermark};
 
 use crate::config::NodeConfig;
 use crate::work::Toolbox;
@@ -31,7 +31,7 @@ pub(crate) async fn all(tools: &Toolbox, pipeline: Option<&str>) -> Result<Vec<W
 }
 
 pub(crate) async fn one(tools: &Toolbox, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
-    if let Some(value) = mark.value.as_deref().filter(|value| !is_sound(value)) {
+    if let Some(value) = mark.value.as_deref().filter(|value| Form::of(value).is_none()) {
         return Err(Failure::permanent(format!(
             "\"{value}\" can't be a watermark: write a number, a date or a time, as in 42, 2013-01-31 or \
              \"2013-01-31 05:17:00\" (in UTC)"

@@ -19,3 +19,5 @@ mod reading;
 mod snapshot;
 #[path = "database/sqlite.rs"]
 mod sqlite;
+#[path = "database/windows.rs"]
+mod windows;

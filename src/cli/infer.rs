@@ -34,6 +34,7 @@ Prints a `sources:` section. A column gets a type where every value is plainly o
 (all values with the same two to four digits behind the point), double, bool, date, timestamp, timestamptz, and text in
 doubt. What begins with a zero or a plus stays text. Words such as NA that stand in a column of numbers or times become
 `null:`. A column is required (!) if every row of the source was read and has a value there; with --rows fewer are read.
+Of a table of PostgreSQL or MySQL no row is read: (!) is a column that takes no NULL.
 Parquet files and databases say themselves what their columns are. Of an API the answer to this one request is looked at;
 how it goes on from page to page (`pagination`) is for you to write.";
 

@@ -87,11 +87,20 @@ struct Which {
 pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     match args.change {
         None => {
-            let marks = all(&args.node, args.pipeline, globals).await?;
+            let marks = all(&args.node, args.pipeline.clone(), globals).await?;
+            let file = args
+                .pipeline
+                .filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"));
+            if let (Some(file), true) = (file, marks.is_empty()) {
+                return Err(Usage(format!(
+                    "no pipeline is called {file}; write the name that stands in it behind `pipeline:`, and not the file's"
+                ))
+                .into());
+            }
             show(&marks, globals)
         }
         Some(Change::Set { which, value }) => {
-            if !watermark::is_sound(&value) {
+            if watermark::Form::of(&value).is_none() {
                 return Err(Usage(format!(
                     "\"{value}\" can't be a watermark: write a number, a date or a time in UTC, as in 42, 2013-01-31 or \
                      \"2013-01-31 05:17:00\""

@@ -261,3 +261,80 @@ async fn a_run_outlives_the_node_that_took_its_snapshot() -> Result<()> {
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_looked_at_and_one_that_is_not_trusted_ends_the_run() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let crm = Postgres::start().await?;
+    crm.offer_tls().await?;
+    crm.execute("postgres", "CREATE TABLE t AS SELECT generate_series(1, 10) AS id")
+        .await?;
+    let (ca, other) = (folder.path().join("ca.pem"), folder.path().join("other.pem"));
+    std::fs::write(&ca, haulage_test_support::CA)?;
+    std::fs::write(&other, haulage_test_support::OTHER_CA)?;
+    std::fs::write(
+        folder.path().join("copy.yaml"),
+        "pipeline: copy\nsources: {t: {postgres: crm, table: t}}\nsteps: {all: SELECT * FROM t}\nloads: {t: {from: all, to: \
+         warehouse, table: copied, mode: append}}\n",
+    )?;
+    let trusted = format!("{}?sslmode=verify-ca&sslrootcert={}", crm.url("postgres"), ca.display());
+    let run = |mode: &str, ca: &Path| {
+        let address = format!("{}?sslmode={mode}&sslrootcert={}", crm.url("postgres"), ca.display());
+        Verb::new(folder.path())
+            .args(["run", "copy.yaml", "--rerun"])
+            .env("HAULAGE_SOURCE_CRM", address)
+            .env("HAULAGE_DESTINATION_WAREHOUSE", &trusted)
+    };
+    // The certificate is for another host, which only one of the two minds.
+    run("verify-ca", &ca).output().await?.success()?;
+    for (mode, ca, words) in [
+        ("verify-full", &ca, "no TLS connection"),
+        ("verify-ca", &other, "sslrootcert"),
+        (
+            "verify-ca",
+            &folder.path().join("gone.pem"),
+            "check the paths of sslrootcert",
+        ),
+    ] {
+        let refused = run(mode, ca).output().await?.failure(&["crm", words])?;
+        ensure!(!refused.stderr.contains("crashed"), "{}", refused.stderr);
+    }
+    let here = crm.pool("postgres").await?;
+    ensure!(told(&here, "SELECT count(*)::text FROM copied").await? == "10");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_publishes_to_the_table_that_it_has_read() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let crm = Postgres::start().await?;
+    crm.execute(
+        "postgres",
+        "CREATE TABLE t AS SELECT id::bigint AS id FROM generate_series(1, 5000) id",
+    )
+    .await?;
+    std::fs::write(
+        folder.path().join("copy.yaml"),
+        "pipeline: copy\nsources: {t: {postgres: crm, table: t, chunk_size: 64KiB}}\nsteps: {all: \"SELECT id + 1 AS id FROM \
+         t\"}\nloads: {t: {from: all, to: warehouse, table: t, mode: replace}}\n",
+    )?;
+    let settings = Settings {
+        ledger: format!("sqlite:{}", folder.path().join("ledger.db").display()),
+        warehouse: crm.url("postgres"),
+        store: folder.path().join("store").display().to_string(),
+        nodes: 2,
+        envs: vec![("HAULAGE_SOURCE_CRM".to_owned(), crm.url("postgres"))],
+        faults: None,
+    };
+    let cluster = Cluster::start(folder.path(), settings).await?;
+    let (run, _) = cluster.submit(&folder.path().join("copy.yaml"), &[]).await?;
+    cluster.watch(&run).await?.success()?;
+    let shown = cluster.show(&run).await?;
+    check_state(&shown, "published")?;
+    // In its first try: the snapshots of both nodes were gone before anybody waited for them.
+    let failed = events(&shown, "attempt_failed");
+    ensure!(failed.is_empty(), "{failed:#?}");
+    let here = crm.pool("postgres").await?;
+    ensure!(told(&here, "SELECT min(id) || '-' || max(id) FROM t").await? == "2-5001");
+    Ok(())
+}

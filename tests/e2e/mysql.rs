@@ -225,8 +225,8 @@ async fn a_table_is_inferred_planned_and_named_where_it_is_wrong() -> Result<()>
     for line in [
         "    mysql: \"shop\"",
         "    table: \"orders\"",
-        "      id: bigint",
-        "      at: timestamp",
+        "      id: bigint!",
+        "      at: timestamp!",
         "      day: date",
         "      amount: \"decimal(12,2)\"",
         "      paid: bool",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use haulage_core::failure::{Class, Failure};
-use haulage_core::watermark::{Watermark, is_sound};
+use haulage_core::watermark::{Form, Watermark};
 use haulage_proto::convert;
 use haulage_proto::link::actor::AgentMessage;
 use haulage_proto::link::message::{Watermarks, WatermarksReply};
@@ -72,7 +72,7 @@ pub(super) async fn set(leader: &Leader, request: v1::SetWatermarkRequest) -> Re
             "a name is longer than {NAME_BYTES} bytes"
         )));
     }
-    if let Some(value) = request.value.as_deref().filter(|value| !is_sound(value)) {
+    if let Some(value) = request.value.as_deref().filter(|value| Form::of(value).is_none()) {
         return Err(Status::invalid_argument(format!(
             "{value:?} can't be a watermark: write a number, a date or a time, as in 42 or 2013-01-31"
         )));

@@ -118,8 +118,8 @@ impl Source for Contracted {
         self.bound().await?.2.discover(stage).await
     }
 
-    async fn discover_after(&self, stage: StageId, low: Option<&str>) -> Result<Increment, Failure> {
-        self.bound().await?.2.discover_after(stage, low).await
+    async fn discover_after(&self, stage: StageId, low: Option<&str>, open: bool) -> Result<Increment, Failure> {
+        self.bound().await?.2.discover_after(stage, low, open).await
     }
 
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {

@@ -240,6 +240,8 @@ pub struct Increment {
     pub chunks: Vec<ChunkSpec>,
     /// The watermark once they are published; never below the one before.
     pub to: Option<String>,
+    /// Rows that lie in the future and are left for a later run, as far as they are counted.
+    pub held_back: u64,
 }
 
 /// A source as the pipeline file declares it, bound to where its objects are.
@@ -247,6 +249,12 @@ pub struct Increment {
 pub trait Source: Send + Sync {
     /// The columns in the order of the batches, without the row column: those declared, or the first object's own.
     async fn columns(&self) -> Result<Vec<Column>, Failure>;
+
+    /// The columns as well as they can be told without reading rows, to be declared: of a database's table also which of
+    /// them always have a value, and how many digits.
+    async fn described(&self) -> Result<Vec<Column>, Failure> {
+        self.columns().await
+    }
 
     /// Looks whether the objects are there and are what was declared, without reading rows: their headers, and of many
     /// objects only the first. Permanent failure naming the path, as of [`Source::discover`], which looks at all.
@@ -256,10 +264,10 @@ pub trait Source: Send + Sync {
     /// Permanent failure naming the path if nothing matches, or a header lacks a declared column.
     async fn discover(&self, stage: StageId) -> Result<Vec<ChunkSpec>, Failure>;
 
-    /// The same of an incremental source: what is new after the watermark `low`, or everything. Permanent failure if the
-    /// source can't be read so.
-    async fn discover_after(&self, stage: StageId, low: Option<&str>) -> Result<Increment, Failure> {
-        let _ = (stage, low);
+    /// The same of an incremental source: what is new after the watermark `low`, or everything. `open`: also what lies above
+    /// the watermark to come, which the next run reads again. Permanent failure if the source can't be read so.
+    async fn discover_after(&self, stage: StageId, low: Option<&str>, open: bool) -> Result<Increment, Failure> {
+        let _ = (stage, low, open);
         Err(Failure::permanent("this kind of source can't be read incrementally"))
     }
 

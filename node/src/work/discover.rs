@@ -9,7 +9,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
 use haulage_core::submission::Replay;
 use haulage_plan::Diagnostics;
-use haulage_plan::definition::Definition;
+use haulage_plan::definition::{Definition, Mode};
 
 use super::run::RunContext;
 use super::toolbox::unknown_load;
@@ -129,9 +129,12 @@ pub(crate) async fn stages(
             Some(how) => {
                 let loads = stage.loads.iter().map(&load).collect::<Result<Vec<_>, _>>()?;
                 let mut read = watermarks::read_from(tools, context.definition(), stage, how, &loads).await?;
-                let increment = source.discover_after(stage.stage, read.low.as_deref()).await?;
+                // What is read before its time, or again, is a row twice where it is appended, and nothing elsewhere.
+                let open = loads.iter().all(|load| load.mode != Mode::Append);
+                let increment = source.discover_after(stage.stage, read.low.as_deref(), open).await?;
                 for advance in &mut read.advances {
                     advance.to.clone_from(&increment.to);
+                    advance.held_back = increment.held_back;
                 }
                 (increment.chunks, read.advances)
             }

@@ -12,13 +12,14 @@ use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId, StageId};
 use haulage_plan::definition::{Column, Definition, Mode};
 use haulage_plan::{Compiled, types};
 use indexmap::IndexMap;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
 
 use super::toolbox::{Toolbox, unknown_load};
 use super::{Order, provenance};
 use crate::config::NodeConfig;
 use crate::sink::LoadContext;
-use crate::source::database::Databases;
+use crate::source::database::{self, Databases};
 use crate::source::replay::{Replayed, Routes};
 use crate::source::{self, Binding, Source};
 use crate::store::Store;
@@ -74,6 +75,8 @@ pub(crate) struct RunContext {
     is_replay: bool,
     stages: Vec<PlannedStage>,
     sources: IndexMap<String, Arc<dyn Source>>,
+    databases: Databases,
+    ended: OnceCell<()>,
     lookups: OnceCell<Lookups>,
     passes: BTreeMap<StageId, OnceCell<Arc<StagePass>>>,
 }
@@ -89,7 +92,7 @@ impl RunContext {
             }
         }
         let mut sources: IndexMap<String, Arc<dyn Source>> = IndexMap::new();
-        let databases = Databases::of(config);
+        let databases = Databases::of_run(config, number(request));
         for (name, declared) in &definition.sources {
             let binding = Binding {
                 base: request.base.to_owned(),
@@ -141,6 +144,8 @@ impl RunContext {
             is_replay: request.replay.is_some(),
             stages,
             sources,
+            databases,
+            ended: OnceCell::new(),
             lookups: OnceCell::new(),
             passes,
         })
@@ -192,6 +197,13 @@ impl RunContext {
                 "the pipeline has no source {name}; run the same release on coordinator and nodes"
             ))
         })
+    }
+
+    /// Every row is staged: the snapshots in which they were read end. They would hold up a publish to what was read.
+    pub(crate) async fn end_snapshots(&self) {
+        let sources = self.definition().sources.values();
+        let end = || database::end_snapshots(&self.databases, sources);
+        self.ended.get_or_init(end).await;
     }
 
     /// Every lookup, read whole the first time.
@@ -267,6 +279,24 @@ impl RunContext {
         load.mode = mode(&load, replay.is_some());
         Ok(load)
     }
+}
+
+/// A number of the run that is the same on all nodes. Two runs hardly share one, and if they do, one of them has to be run
+/// again.
+fn number(request: Request<'_>) -> i32 {
+    let mut hash = Sha256::new();
+    for text in [
+        request.definition,
+        request.file,
+        request.base,
+        &format!("{:?}", request.params),
+    ] {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.update(request.started.0.to_be_bytes());
+    let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
+    i32::from_be_bytes([a, b, c, d])
 }
 
 /// How a load publishes. What a replay brings is added to what stands, whatever the mode: by key, if there is one.

@@ -45,8 +45,12 @@ pub(crate) async fn run(
             Ok(report)
         }
         StepKind::Publish => {
+            if !context.is_replay() {
+                context.end_snapshots().await;
+            }
             let mut report = destination.publish(&load, expected).await?;
             report.columns = receipt::columns(&load);
+            report.detail.push_str(&watermarks::held_back(&load.advances));
             Ok(report)
         }
         StepKind::Cleanup => destination.cleanup(&load).await,

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::Toolbox;
 use super::run::RunContext;
 use crate::sink::{Destination, LoadContext};
+use crate::source::database::HELD_BACK;
 
 /// From where on a stage reads, and what becomes of the watermarks of its loads. Where they lead to is not known yet.
 pub(super) struct ReadFrom {
@@ -133,9 +134,9 @@ async fn advance(
         };
         if !what.is_empty() {
             return Err(Failure::permanent(format!(
-                "load {}: {what}, {why}; say from where on to read: haulage state set {named} VALUE; or read everything \
-                 again: haulage state forget {named}",
-                load.load
+                "load {}: {what}, {why}; say from where on to read: haulage state set {named} VALUE --column {}; or read \
+                 everything again: haulage state forget {named}",
+                load.load, how.column
             )));
         }
     }
@@ -164,6 +165,7 @@ async fn advance(
         low,
         to: None,
         of: of.to_owned(),
+        held_back: 0,
     })
 }
 
@@ -203,6 +205,31 @@ fn what_is_read(definition: &Definition, stage: &PlannedStage) -> String {
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+/// What a publish says of the rows that its incremental sources held back; nothing if they did not.
+pub(super) fn held_back(advances: &[Advance]) -> String {
+    let mut said = String::new();
+    for advance in advances.iter().filter(|advance| advance.held_back > 0) {
+        let (rows, least) = (
+            advance.held_back,
+            if advance.held_back >= HELD_BACK {
+                "at least "
+            } else {
+                ""
+            },
+        );
+        let (are, lie, wait) = if rows == 1 {
+            ("row", "lies", "waits")
+        } else {
+            ("rows", "lie", "wait")
+        };
+        said.push_str(&format!(
+            "; {least}{rows} {are} of {} {lie} in the future by `{}` and {wait} for a later run",
+            advance.source, advance.column
+        ));
+    }
+    said
 }
 
 /// Refuses to publish a load of an incremental source without its watermark, which a leader of an earlier release would

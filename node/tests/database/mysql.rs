@@ -6,7 +6,7 @@ use haulage_core::failure::Class;
 use haulage_core::ids::StageId;
 use haulage_test_support::mariadb::Mariadb;
 
-use super::reading::{Node, Row, all, read, resumes_anywhere};
+use super::reading::{Node, Row, all, read, read_at, resumes_anywhere};
 
 /// A database with these statements run, and its address.
 pub(crate) async fn database(sql: &str) -> (Arc<Mariadb>, String, String) {
@@ -282,7 +282,9 @@ async fn rows_that_change_are_read_at_most_once_or_not_gone_on_with() {
     let source = node.source("{mysql: shop, table: pair, chunk_size: 64KiB}");
     let chunk = source.discover(StageId(0)).await.unwrap().remove(0);
     let mut reader = source.open(&chunk, chunk.start).await.unwrap();
-    let at = reader.next().await.unwrap().unwrap().next;
+    let whole = read(&*source, &chunk, chunk.start).await.unwrap().rows.len();
+    let first = reader.next().await.unwrap().unwrap();
+    let (at, key) = (first.next, first.cursor.unwrap());
     drop(reader);
     server
         .execute(&name, "UPDATE pair SET pad = 'changed' WHERE a = 50")
@@ -296,6 +298,13 @@ async fn rows_that_change_are_read_at_most_once_or_not_gone_on_with() {
         refused.message.contains("the first 100 rows are not those"),
         "{refused}"
     );
+    // But behind a key it goes on, whatever has become of the rows before it.
+    let rest = read_at(&*source, &chunk, at, Some(&key)).await.unwrap().rows;
+    assert_eq!((rest.len(), rest[0].1[0].as_deref()), (whole - 100, Some("102")));
+    let Err(refused) = source.open_at(&chunk, at, Some("[\"7\"]")).await else {
+        panic!("the checkpoint of another key was taken for one of this");
+    };
+    assert!(refused.message.contains("is one of another key"), "{refused}");
 
     // And so has the key.
     server
@@ -307,4 +316,32 @@ async fn rows_that_change_are_read_at_most_once_or_not_gone_on_with() {
         panic!("another key was taken for the same");
     };
     assert!(refused.message.contains("key is another one"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_key_far_from_all_others_costs_one_chunk() {
+    let sql = format!(
+        "CREATE TABLE far (id BIGINT PRIMARY KEY, pad TEXT NOT NULL, note TEXT); {} INSERT INTO far VALUES \
+         (9000000000000000000, 'far', NULL); ANALYZE TABLE far; CREATE VIEW seen AS SELECT * FROM far",
+        filled("far", &format!("seq, {PAD}, NULL"), 3000)
+    );
+    let (_server, _, url) = database(&sql).await;
+    let node = Node::new(&[("shop", &url)]);
+    let source = node.source("{mysql: shop, table: far, chunk_size: 64KiB}");
+    let chunks = source.discover(StageId(0)).await.unwrap();
+    assert!(chunks.len() > 3, "{} chunks", chunks.len());
+    let mut sizes = Vec::new();
+    for chunk in &chunks {
+        sizes.push(read(&*source, chunk, chunk.start).await.unwrap().rows.len());
+    }
+    assert_eq!(sizes.iter().sum::<usize>(), 3001);
+    assert!(sizes.iter().all(|rows| *rows < 1500), "{sizes:?}");
+
+    // What never is without a value is said of a table, and nothing of a view.
+    let required = async |declared: &str| -> Vec<bool> {
+        let columns = node.source(declared).described().await.unwrap();
+        columns.iter().map(|column| column.required).collect()
+    };
+    assert_eq!(required("{mysql: shop, table: far}").await, [true, true, false]);
+    assert_eq!(required("{mysql: shop, table: seen}").await, [false, false, false]);
 }

@@ -1,6 +1,7 @@
 //! MySQL and MariaDB: values of every type, hostile names, and parameters.
 
 use haulage_core::ids::StageId;
+use haulage_test_support::mariadb::Mariadb;
 
 use super::mysql::{database, filled, first_column, ids};
 use super::reading::{Node, all, read};
@@ -243,4 +244,54 @@ async fn parameters_are_bound_and_never_become_sql() {
         ids(&server, &name, "SELECT CAST(count(*) AS CHAR) FROM many").await,
         ["50"]
     );
+}
+
+#[tokio::test]
+async fn a_query_means_what_it_means_on_the_server() {
+    let server = Mariadb::start().await.unwrap();
+    let sql = "CREATE TABLE t (id INT PRIMARY KEY, at DATETIME(6), c CHAR(5), day DATE); SET sql_mode = ''; INSERT INTO t VALUES \
+               (7, '2024-01-01', '', '0000-00-00')";
+    server.execute("shop", sql).await.unwrap();
+    for (mode, query, expected) in [
+        ("", r#"SELECT "id" AS v FROM t"#, "id"),
+        ("ANSI_QUOTES", r#"SELECT "id" AS v FROM t"#, "7"),
+        ("", "SELECT 'a' || 'b' AS v FROM t", "0"),
+        ("PIPES_AS_CONCAT", "SELECT 'a' || 'b' AS v FROM t", "ab"),
+        ("NO_BACKSLASH_ESCAPES", r"SELECT 'a\tb' AS v FROM t", r"a\tb"),
+        (
+            "ANSI,TRADITIONAL,NO_BACKSLASH_ESCAPES",
+            r#"SELECT "day" AS v FROM t"#,
+            "0000-00-00",
+        ),
+        (
+            "ANSI,TRADITIONAL,NO_BACKSLASH_ESCAPES",
+            "SELECT $p AS v FROM t",
+            "it's \\ \"one\"",
+        ),
+    ] {
+        server
+            .execute("shop", &format!("SET GLOBAL sql_mode = '{mode}'"))
+            .await
+            .unwrap();
+        let node = Node::new(&[("shop", &server.url("shop"))]);
+        let declared = format!("{{mysql: shop, query: {query:?}, columns: {{v: text}}}}");
+        let source = node.source_with(&declared, "p: text", &[("p", "it's \\ \"one\"")]);
+        let (rows, _) = all(&*source).await.unwrap();
+        assert_eq!(rows[0].1[0].as_deref(), Some(expected), "{mode}: {query}");
+        // Tables and windows are read in any mode.
+        let source = node.source("{mysql: shop, table: t, columns: {c: text, day: text}, incremental: at}");
+        let increment = source
+            .discover_after(StageId(0), Some("2023-12-31 00:00:00"), false)
+            .await
+            .unwrap();
+        let rows = read(&*source, &increment.chunks[0], increment.chunks[0].start)
+            .await
+            .unwrap()
+            .rows;
+        assert_eq!(
+            rows[0].1,
+            [Some(String::new()), Some("0000-00-00".to_owned())],
+            "{mode}"
+        );
+    }
 }

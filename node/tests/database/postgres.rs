@@ -393,3 +393,52 @@ async fn errors_say_what_is_wrong_and_no_secret() {
         }
     }
 }
+
+#[tokio::test]
+async fn rows_that_a_policy_finds_by_an_index_come_in_their_places() {
+    let server = Postgres::shared().await.unwrap();
+    let name = server.database().await.unwrap();
+    let sql = "CREATE ROLE seller LOGIN; ALTER ROLE seller SET enable_bitmapscan = off;
+        CREATE TABLE many (id int, owner text, pad text);
+        INSERT INTO many SELECT id, CASE WHEN id % 200 = 0 THEN 'seller' ELSE 'other' END, repeat('x', 100)
+            FROM generate_series(1, 20000) id;
+        CREATE INDEX ON many (owner, id DESC); ALTER TABLE many ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY own ON many USING (owner = current_user); GRANT SELECT ON many TO seller; ANALYZE many";
+    server.execute(&name, sql).await.unwrap();
+    let node = Node::new(&[("crm", &server.url_as("seller", &name))]);
+    let (rows, _) = all(&*node.source("{postgres: crm, table: many, columns: {id: int}}"))
+        .await
+        .unwrap();
+    let ids: Vec<u32> = rows
+        .iter()
+        .map(|(_, row)| row[0].as_deref().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(ids, (1..=100).map(|id| id * 200).collect::<Vec<u32>>());
+}
+
+#[tokio::test]
+async fn what_a_table_says_of_its_columns_is_described() {
+    let server = Postgres::shared().await.unwrap();
+    let name = server.database().await.unwrap();
+    let sql = "CREATE TABLE orders (id bigint PRIMARY KEY, amount numeric(10, 2) NOT NULL, free numeric, note text);
+        CREATE VIEW seen AS SELECT * FROM orders";
+    server.execute(&name, sql).await.unwrap();
+    let node = Node::new(&[("crm", &server.url(&name))]);
+    for (declared, expected) in [
+        (
+            "{postgres: crm, table: orders}",
+            ["bigint!", "decimal(10,2)!", "text", "text"],
+        ),
+        ("{postgres: crm, table: seen}", ["bigint", "text", "text", "text"]),
+    ] {
+        let columns = node.source(declared).described().await.unwrap();
+        let found: Vec<String> = columns
+            .iter()
+            .map(|column| {
+                let required = if column.required { "!" } else { "" };
+                format!("{}{required}", haulage_plan::types::name(&column.data_type))
+            })
+            .collect();
+        assert_eq!(found, expected, "{declared}");
+    }
+}

@@ -67,13 +67,23 @@ pub(crate) struct Read {
     pub(crate) rows: Vec<Row>,
     /// Rows that could not, with their text.
     pub(crate) unreadable: Vec<(Unreadable, String)>,
-    /// After each segment: how many rows there were, of both kinds, and where the next one starts.
-    checkpoints: Vec<(usize, usize, Position)>,
+    /// After each segment: how many rows there were, of both kinds, and where the next one starts, with its name.
+    checkpoints: Vec<(usize, usize, Position, Option<String>)>,
 }
 
 /// Reads a chunk from a place to its end.
 pub(crate) async fn read(source: &dyn Source, chunk: &ChunkSpec, from: Position) -> Result<Read, Failure> {
-    let mut reader = source.open(chunk, from).await?;
+    read_at(source, chunk, from, None).await
+}
+
+/// The same, from a place that has a name.
+pub(crate) async fn read_at(
+    source: &dyn Source,
+    chunk: &ChunkSpec,
+    from: Position,
+    cursor: Option<&str>,
+) -> Result<Read, Failure> {
+    let mut reader = source.open_at(chunk, from, cursor).await?;
     let mut read = Read::default();
     let mut last = false;
     while let Some(segment) = reader.next().await? {
@@ -102,7 +112,7 @@ pub(crate) async fn read(source: &dyn Source, chunk: &ChunkSpec, from: Position)
             read.unreadable.push((unreadable, raw));
         }
         read.checkpoints
-            .push((read.rows.len(), read.unreadable.len(), segment.next));
+            .push((read.rows.len(), read.unreadable.len(), segment.next, segment.cursor));
     }
     assert!(last, "a chunk ends with its last segment");
     Ok(read)
@@ -136,8 +146,8 @@ pub(crate) async fn resumes_anywhere(source: &dyn Source, other: &dyn Source) ->
         // All of a chunk of a few segments, and of a long one some.
         let step = whole.checkpoints.len().div_ceil(12);
         let last = whole.checkpoints.len() - 1;
-        for (rows, unreadable, at) in whole.checkpoints[..last].iter().step_by(step) {
-            let rest = read(other, chunk, *at).await.unwrap();
+        for (rows, unreadable, at, cursor) in whole.checkpoints[..last].iter().step_by(step) {
+            let rest = read_at(other, chunk, *at, cursor.as_deref()).await.unwrap();
             assert_eq!(rest.rows, whole.rows[*rows..], "after {at:?} of chunk {index}");
             let left: Vec<_> = rest.unreadable.iter().map(|(_, raw)| raw).collect();
             let expected: Vec<_> = whole.unreadable[*unreadable..].iter().map(|(_, raw)| raw).collect();

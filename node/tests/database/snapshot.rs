@@ -155,6 +155,31 @@ async fn what_no_snapshot_protects_from_waits_for_the_run() {
 }
 
 #[tokio::test]
+async fn who_waits_for_the_run_to_end_ends_it() {
+    let server = Postgres::shared().await.unwrap();
+    let name = server.database().await.unwrap();
+    server.execute(&name, TABLES).await.unwrap();
+    let node = Node::new(&[("crm", &server.url(&name))]);
+    let chunk = node.source(DECLARED).discover(StageId(0)).await.unwrap().remove(0);
+    let (altering, there) = (server.clone(), name.clone());
+    let alter = tokio::spawn(async move { altering.execute(&there, "ALTER TABLE a ADD COLUMN more int").await });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'a'::regclass";
+    let pool = server.pool(&name).await.unwrap();
+    come_true("the ALTER to wait", async || {
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&pool).await.unwrap() > 0
+    })
+    .await;
+    let failure = read(&*node.source(DECLARED), &chunk, chunk.start).await.unwrap_err();
+    assert_eq!(failure.class, Class::Permanent, "{failure}");
+    for words in ["ALTER TABLE", "of user postgres", "run again"] {
+        assert!(failure.message.contains(words), "{words}: {failure}");
+    }
+    // The end of the run lets it go on.
+    drop(node);
+    alter.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_query_in_another_order_is_not_resumed() {
     let server = Postgres::shared().await.unwrap();
     let name = server.database().await.unwrap();

@@ -38,6 +38,7 @@ fn reads(run: &str, mode: Mode, found: Option<&str>, to: &str) -> LoadContext {
         low: found.map(str::to_owned),
         to: Some(to.to_owned()),
         of: "x".to_owned(),
+        held_back: 0,
     };
     LoadContext {
         advances: vec![advance],

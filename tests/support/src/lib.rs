@@ -21,6 +21,11 @@ use tempfile::TempDir;
 
 pub use wait::{PATIENCE, until, wait_for};
 
+/// The certificate of a CA that the servers' certificates are of. They are valid until 2126, and its key is gone.
+pub const CA: &str = include_str!("../tls/ca.pem");
+/// That of another one.
+pub const OTHER_CA: &str = include_str!("../tls/other.pem");
+
 /// A folder that goes away when it is dropped; `what` stands in its name, for whoever finds one after a crash.
 pub fn folder(what: &str) -> Result<TempDir> {
     tempfile::Builder::new()

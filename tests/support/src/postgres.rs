@@ -128,6 +128,26 @@ impl Postgres {
         Ok(())
     }
 
+    /// Lets clients in by TLS, too: the server shows a certificate of [`super::CA`] for the host db.example.
+    pub async fn offer_tls(&self) -> Result<()> {
+        let data = self.folder.path().join("data");
+        for (name, text) in [
+            ("server.crt", include_str!("../tls/server.pem")),
+            ("server.key", include_str!("../tls/server.key")),
+        ] {
+            std::fs::write(data.join(name), text)?;
+            self.programs.give(&data.join(name))?;
+        }
+        self.execute("postgres", "ALTER SYSTEM SET ssl = on").await?;
+        self.execute("postgres", "SELECT pg_reload_conf()").await?;
+        until("the server to offer TLS", PATIENCE, async || {
+            let pool = self.pool("postgres").await?;
+            let on: String = sqlx::query_scalar("SHOW ssl").fetch_one(&pool).await?;
+            Ok((on == "on").then_some(()))
+        })
+        .await
+    }
+
     /// The loopback port.
     pub fn port(&self) -> u16 {
         self.port

@@ -69,12 +69,19 @@ pub(super) struct Packet {
     pub(super) data: Vec<u8>,
     pub(super) rows: Vec<Row>,
     cells: Vec<Cell>,
+    /// Where each row is to be found again, of rows that are found by a key; empty of one that isn't.
+    keys: Vec<String>,
 }
 
 impl Packet {
     /// The values of a row.
     pub(super) fn cells(&self, row: &Row, columns: usize) -> &[Cell] {
         &self.cells[row.first as usize..row.first as usize + columns]
+    }
+
+    /// What the row's key is, if it is found by one.
+    pub(super) fn key(&self, row: usize) -> Option<&str> {
+        self.keys.get(row).map(String::as_str).filter(|key| !key.is_empty())
     }
 }
 
@@ -104,9 +111,14 @@ impl Feed {
         });
     }
 
+    /// What the row that has begun is found by; every row has one then, and an empty one is none.
+    pub(super) fn key(&mut self, key: String) {
+        self.packet.keys.push(key);
+    }
+
     /// Adds a value to the row that has begun, in its form; `None` is NULL. Permanent failure if the row is too long.
     pub(super) fn value(&mut self, value: Option<&[u8]>) -> Result<(), Failure> {
-        let Packet { data, rows, cells } = &mut self.packet;
+        let Packet { data, rows, cells, .. } = &mut self.packet;
         let Some(row) = rows.last_mut() else { return Ok(()) };
         let place = cells.len() - row.first as usize;
         let form = self.forms.get(place).copied();

@@ -17,12 +17,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::arrow::array::RecordBatch;
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
-use haulage_plan::definition::{Column, DatabaseKind, DatabaseRows, DatabaseSource, QueryPart, Source as Declared};
+use haulage_plan::definition::{
+    Column, DatabaseKind, DatabaseRows, DatabaseSource, QueryPart, Source as Declared, SourceKind,
+};
 
 use super::contracted::Contracted;
 use super::files::or_null;
 use super::{Binding, Misdeclared, SegmentReader, Source};
 use crate::config::NodeConfig;
+
+pub(crate) use incremental::HELD_BACK;
 
 mod feed;
 mod form;
@@ -45,14 +49,22 @@ pub struct Databases(Option<Arc<Known>>);
 
 struct Known {
     config: NodeConfig,
+    /// A number of the run that they are of.
+    run: i32,
     servers: Mutex<HashMap<String, Arc<postgres::Server>>>,
 }
 
 impl Databases {
     /// Those that the node is configured with. Touches none.
     pub fn of(config: &NodeConfig) -> Self {
+        Self::of_run(config, 0)
+    }
+
+    /// The same, of a run: `run` is the same number on all nodes.
+    pub fn of_run(config: &NodeConfig, run: i32) -> Self {
         Self(Some(Arc::new(Known {
             config: config.clone(),
+            run,
             servers: Mutex::default(),
         })))
     }
@@ -87,10 +99,28 @@ impl Databases {
         if let Some(server) = servers.get(connection) {
             return Ok(Arc::clone(server));
         }
-        let server = postgres::Server::new(connection, &known.config.source(connection)?)?;
+        let server = postgres::Server::new(connection, &known.config.source(connection)?, known.run)?;
         let server = Arc::new(server);
         servers.insert(connection.to_owned(), Arc::clone(&server));
         Ok(server)
+    }
+}
+
+/// Ends the snapshots in which the run has read these sources, on all nodes.
+pub(crate) async fn end_snapshots(databases: &Databases, sources: impl Iterator<Item = &Declared>) {
+    let mut ended = Vec::new();
+    for source in sources.filter(|source| !source.lookup) {
+        let SourceKind::Database(declared) = &source.kind else {
+            continue;
+        };
+        if declared.kind != DatabaseKind::Postgres || ended.contains(&&declared.at) {
+            continue;
+        }
+        ended.push(&declared.at);
+        // A server that this node doesn't know keeps its snapshots until the run has ended.
+        if let Ok(server) = databases.postgres(&declared.at) {
+            server.end_snapshot().await;
+        }
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) enum Order {
     Keys,
     /// Rows are counted: [`Position::offset`] says how many there were, and [`Position::line`] what they sum up to.
     Counted,
+    /// The same, and the rows before are not read again: they begin behind the key of the last one.
+    Behind,
 }
 
 /// What stays the same for all segments of a chunk.
@@ -60,11 +62,13 @@ pub(super) struct Reader {
     /// Rows of the chunk before `at`.
     before: u64,
     passed_over: u64,
+    /// The key of the row before, if rows have one.
+    key: Option<String>,
     done: bool,
 }
 
 impl Reader {
-    /// `rows` begin where `from` says for rows with places, and at the first for others: they are passed over here.
+    /// `rows` begin where `from` says for rows with places or keys, and at the first for others: they are passed over here.
     /// Permanent failure if these are not the rows that were there before.
     pub(super) async fn open(shape: Shape, rows: Rows, from: Position) -> Result<Self, Failure> {
         let schema = schema(&shape.columns);
@@ -72,6 +76,7 @@ impl Reader {
             Order::Places => (from, from.line.saturating_sub(1)),
             Order::Keys => (from, 0),
             Order::Counted => (Position::default(), 0),
+            Order::Behind => (from, from.offset),
         };
         let mut reader = Self {
             shape,
@@ -82,6 +87,7 @@ impl Reader {
             at,
             before,
             passed_over: 0,
+            key: None,
             done: false,
         };
         if reader.shape.order == Order::Counted {
@@ -99,7 +105,8 @@ impl Reader {
         if self.at != to {
             return Err(Failure::permanent(format!(
                 "{}: the first {} rows are not those that were read before, or in another order, so the run can't go on \
-                 after them; add an ORDER BY over a unique key if it is a query, and run again",
+                 after them; a table with a primary key goes on behind it, and a query with an ORDER BY over a unique \
+                 key finds the same rows while nobody changes them; run again",
                 self.shape.object, to.offset
             )));
         }
@@ -119,6 +126,10 @@ impl Reader {
 
     /// Goes on behind the row.
     fn advance(&mut self, row: &Row) -> Result<(), Failure> {
+        match self.packet.key(self.used) {
+            Some(key) => key.clone_into(self.key.get_or_insert_default()),
+            None => self.key = None,
+        }
         self.used += 1;
         self.before += 1;
         match self.shape.order {
@@ -137,7 +148,7 @@ impl Reader {
                 self.at.offset = row.place.saturating_add(1);
                 Ok(())
             }
-            Order::Counted => {
+            Order::Counted | Order::Behind => {
                 self.at.line = self.summed(row);
                 self.at.offset += 1;
                 Ok(())
@@ -186,7 +197,7 @@ impl SegmentReader for Reader {
             rows: filling.raw.rows.len() as u64,
             bytes: filling.raw.data.len() as u64,
             next: self.at,
-            cursor: None,
+            cursor: self.key.clone(),
             last: self.done,
             raw: Box::new(filling.raw),
         }))

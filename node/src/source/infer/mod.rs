@@ -51,7 +51,7 @@ pub struct Inferred {
 /// A column.
 #[derive(Debug, Clone)]
 pub struct InferredColumn {
-    /// Its name and type; required if every row was looked at and has a value.
+    /// Its name and type; required if every row was looked at and has a value, or its table takes no row without one.
     pub column: Column,
     /// Rows without a value.
     pub empty: u64,
@@ -68,12 +68,12 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
         databases: Databases::of(config),
     };
     let mut source = bind(declared, binding.clone())?;
-    let mut columns = source.columns().await?;
+    let mut columns = source.described().await?;
     let mut lacking = false;
     if let Some(all) = of_all_files(declared, &columns) {
         // The first file may lack what others have.
         source = bind(&all, binding)?;
-        columns = source.columns().await?;
+        columns = source.described().await?;
         lacking = source
             .drift()
             .await?

@@ -1,5 +1,8 @@
 //! The text of a query in a database's own SQL, taken apart where it names a parameter (`$name`), so that the value can be
 //! bound. Text in quotes, quoted names and comments name none. Whether the rest is SQL is for the database to say.
+//!
+//! How MySQL reads quotes hangs on its SQL mode, which nobody knows here: under NO_BACKSLASH_ESCAPES a backslash is a letter,
+//! and under ANSI_QUOTES it is one between double quotes. What would name other parameters in another mode is refused.
 
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::scalar::ScalarValue;
@@ -21,8 +24,20 @@ pub(super) fn parts(
     let text = text.trim_end().trim_end_matches(';').trim_end();
     let mut parts = Vec::new();
     let mut begin = 0;
-    let mut at = 0;
-    while let Some(found) = next(kind, text, at) {
+    let [readings @ .., found] = READINGS.map(|reading| names(kind, reading, text));
+    if let Some(other) = readings.iter().find(|other| **other != found) {
+        let odd = found
+            .iter()
+            .chain(other)
+            .find(|range| !(found.contains(range) && other.contains(range)));
+        let name = odd.map_or("", |range| &text[range.clone()]);
+        report.help(
+            place,
+            format!("whether `{name}` stands in quotes in the query of {} hangs on the server's SQL mode", declared.what),
+            "write a quote within quotes twice, as in 'it''s', and no backslash before a quote; or give the text as a parameter",
+        );
+    }
+    for found in found {
         let name = &text[found.start + 1..found.end];
         match declared.params.values.get(name) {
             Some(value) => {
@@ -46,7 +61,6 @@ pub(super) fn parts(
                 report.help(place, message, help);
             }
         }
-        at = found.end;
     }
     parts.push(QueryPart::Text(text[begin..].to_owned()));
     parts
@@ -59,8 +73,27 @@ pub(super) fn written(value: &ScalarValue) -> String {
     text.unwrap_or_default()
 }
 
+/// What a backslash does in MySQL between single quotes, and between double ones: whether it takes the next letter's meaning.
+/// The last is that of a server that nobody has changed.
+const READINGS: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
+
+/// Every `$name`, with its dollar sign.
+fn names(kind: DatabaseKind, reading: (bool, bool), text: &str) -> Vec<std::ops::Range<usize>> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some(range) = next(kind, reading, text, at) {
+        at = range.end;
+        found.push(range);
+    }
+    found
+}
+
 /// The next `$name` from byte `at` on, with its dollar sign.
-fn next(kind: DatabaseKind, text: &str, mut at: usize) -> Option<std::ops::Range<usize>> {
+fn next(
+    kind: DatabaseKind,
+    (single, double): (bool, bool),
+    text: &str,
+    mut at: usize,
+) -> Option<std::ops::Range<usize>> {
     let bytes = text.as_bytes();
     let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii();
     while at < bytes.len() {
@@ -73,7 +106,7 @@ fn next(kind: DatabaseKind, text: &str, mut at: usize) -> Option<std::ops::Range
                     DatabaseKind::Postgres | DatabaseKind::Sqlite => {
                         quote == b'\'' && at > 0 && matches!(bytes[at - 1], b'e' | b'E')
                     }
-                    DatabaseKind::Mysql => quote != b'`',
+                    DatabaseKind::Mysql => (quote == b'\'' && single) || (quote == b'"' && double),
                 };
                 quoted(rest.as_bytes(), quote, escapes)
             }
@@ -152,12 +185,25 @@ mod tests {
     use super::*;
 
     fn names(kind: DatabaseKind, text: &str) -> Vec<&str> {
-        let (mut found, mut at) = (Vec::new(), 0);
-        while let Some(range) = next(kind, text, at) {
-            at = range.end;
-            found.push(&text[range]);
+        let [.., reading] = READINGS;
+        let found = super::names(kind, reading, text);
+        found.into_iter().map(|range| &text[range]).collect()
+    }
+
+    #[test]
+    fn what_hangs_on_the_mode_is_told_from_what_does_not() {
+        for (text, clear) in [
+            ("SELECT 'it''s $no', \"a \"\" $no\", $yes", true),
+            ("SELECT 'a\\nb', \"c\\d\", $yes", true),
+            ("SELECT 'it\\'s $no', $yes", false),
+            ("SELECT 'ends in \\', $what", false),
+            ("SELECT \"ends in \\\", $what, \"", false),
+            ("SELECT '\\\\', $yes", true),
+            ("SELECT 'no parameter \\' at all'", true),
+        ] {
+            let [first, rest @ ..] = READINGS.map(|reading| super::names(DatabaseKind::Mysql, reading, text));
+            assert_eq!(rest.iter().all(|found| *found == first), clear, "{text}");
         }
-        found
     }
 
     #[test]

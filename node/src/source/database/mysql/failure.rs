@@ -10,6 +10,7 @@ use haulage_core::failure::{Class, Failure};
 use sqlx::mysql::MySqlDatabaseError;
 
 use crate::source::excerpt;
+use crate::tls;
 
 /// Characters of the server's own words that an error repeats.
 const SAID: usize = 400;
@@ -74,6 +75,12 @@ impl Place {
                 "{self}: connection refused while {doing}; check that the server runs and listens there"
             ));
         }
+        if let Some(wrong) = tls::certificate(cause) {
+            return Failure::permanent(format!(
+                "{self}: no TLS connection while {doing}: {wrong}; name the file of the CA that vouches for the server with \
+                 ssl-ca in its address, and the host that its certificate is for"
+            ));
+        }
         if text.contains("lookup address") {
             let message = format!(
                 "{self}: host {} is not known ({text}); check the host in its address",
@@ -87,9 +94,11 @@ impl Place {
             };
         }
         if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) {
-            return Failure::permanent(format!(
-                "{self}: {text} while {doing}; check the socket's path in its address"
-            ));
+            let what = match self.host.starts_with('/') {
+                true => "the socket's path",
+                false => "the paths of ssl-ca, ssl-cert and ssl-key",
+            };
+            return Failure::permanent(format!("{self}: {text} while {doing}; check {what} in its address"));
         }
         Failure::transient(format!("{self}: the connection was lost while {doing} ({text})"))
     }

@@ -1,9 +1,9 @@
 //! MySQL and MariaDB as a source: a table in ranges of its key, a view or a query in one chunk.
 //!
 //! Each chunk reads in one snapshot, but no two of them in the same: the server shares none between sessions. Rows of a
-//! table come in the order of its key. Where that is one integer a checkpoint is the key behind which to go on, and what the
-//! rows before it sum up to; else rows are counted, and a resumed chunk passes over as many, which must be the same, see
-//! [`super::reader`]. So a row is read once, as long as its key stays what it is, whatever is written meanwhile.
+//! table come in the order of its key, and a checkpoint is the key behind which to go on ([`keyset`]), and what the rows
+//! before it sum up to. Rows without such a key are counted, and a resumed chunk passes over as many, which must be the same,
+//! see [`super::reader`]. So a row is read once, as long as its key stays what it is, whatever is written meanwhile.
 
 use std::sync::Arc;
 
@@ -19,9 +19,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, SqlSafeStr as _, Statement as _};
 use tokio::sync::OnceCell;
 
+use self::keyset::Keyset;
 pub(super) use self::server::Server;
 use self::server::Session;
-use self::table::{Cut, Key, Table, bounds};
+use self::table::{Cut, Key, Kind, Table, bounds};
 use self::values::{Bind, Form, Statement, column, form, named, place_of_signed, query, read, signed_of};
 use super::feed::Rows;
 use super::incremental;
@@ -31,6 +32,7 @@ use crate::sink::name::TableName;
 use crate::source::{Binding, Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
 mod failure;
+mod keyset;
 mod server;
 mod table;
 mod values;
@@ -38,6 +40,9 @@ mod window;
 
 /// More chunks than this only cost.
 const MAX_CHUNKS: u64 = 10_000;
+/// Keys for each row from which on ranges of equal width are not taken for ranges of as many rows: one key far from all
+/// others would make the rest of the table one chunk.
+const SPARSE: u64 = 8;
 
 /// A table, view or query of a MySQL or MariaDB database.
 pub(super) struct MysqlRows {
@@ -194,7 +199,7 @@ impl MysqlRows {
         chosen: &[Column],
         version: &Version,
         range: (u64, Option<u64>),
-        window: Option<&Window>,
+        (window, cursor): (Option<&Window>, Option<&str>),
     ) -> Result<Statement, Failure> {
         let within = window.map(|window| window::conditions(window, &found.columns));
         let within = within.transpose()?.unwrap_or_default();
@@ -207,6 +212,7 @@ impl MysqlRows {
                 },
                 binds: self.binds.clone(),
                 has_place: false,
+                keys: 0,
                 picked: chosen.iter().filter_map(place).collect(),
             });
         }
@@ -240,6 +246,18 @@ impl MysqlRows {
                 }
             }
         }
+        let keyset = Keyset::of(&found.table).filter(|_| !has_place);
+        let selected = keyset.as_ref().map(Keyset::selected).unwrap_or_default();
+        let keys = selected.len();
+        names.extend(selected);
+        if let Some(cursor) = cursor {
+            let behind = keyset.as_ref().and_then(|keyset| keyset.behind(cursor));
+            let (behind, more) = behind.ok_or_else(|| {
+                Failure::permanent("the checkpoint is one of another key; the table was altered, so run again")
+            })?;
+            which.push(behind);
+            binds.extend(more);
+        }
         names.extend(chosen.iter().map(|column| quote(&column.name)));
         which.extend(within);
         // A little that is new is better found by another index, and sorted.
@@ -253,11 +271,12 @@ impl MysqlRows {
             let order: Vec<String> = key.columns.iter().map(|column| quote(column)).collect();
             sql.push_str(&format!(" ORDER BY {}", order.join(", ")));
         }
-        let before = usize::from(has_place);
+        let before = usize::from(has_place) + keys;
         Ok(Statement {
             sql,
             binds,
             has_place,
+            keys,
             picked: (before..before + chosen.len()).collect(),
         })
     }
@@ -268,11 +287,11 @@ impl MysqlRows {
         object: String,
         version: &Version,
         (from, end): (Position, Option<u64>),
-        window: Option<&Window>,
+        (window, cursor): (Option<&Window>, Option<&str>),
     ) -> Result<Reader, Failure> {
         let found = self.found(&server).await?;
         let chosen = self.choose(found)?;
-        let statement = self.statement(found, &chosen, version, (from.offset, end), window);
+        let statement = self.statement(found, &chosen, version, (from.offset, end), (window, cursor));
         let statement = statement.map_err(|failure| self.named(failure))?;
         let line: Option<fn(u64) -> u64> = match version.cut {
             Cut::Places { unsigned: true } => Some(|place| place),
@@ -285,10 +304,10 @@ impl MysqlRows {
             columns: chosen,
             forms: Arc::default(),
             checkpoint_rows: self.binding.checkpoint_rows.max(1),
-            order: if statement.has_place {
-                Order::Keys
-            } else {
-                Order::Counted
+            order: match cursor {
+                _ if statement.has_place => Order::Keys,
+                Some(_) => Order::Behind,
+                None => Order::Counted,
             },
             line,
         };
@@ -301,27 +320,36 @@ impl MysqlRows {
         Reader::open(shape, rows, from).await
     }
 
-    /// Where chunks begin, by places: ranges of equal width from the least key to the greatest.
+    /// Where chunks begin, by places: ranges of equal width from the least key to the greatest, or of as many rows where most
+    /// keys have none.
     async fn places(
         &self,
         server: &Server,
         session: &mut Session,
         key: &Key,
-        (unsigned, parts): (bool, u64),
+        unsigned: bool,
+        (rows, parts): (u64, u64),
     ) -> Result<Vec<u64>, Failure> {
         let column = key.columns.first().map(|column| quote(column)).unwrap_or_default();
         let sql = format!("SELECT min({column}), max({column}) FROM {}", self.sql);
         let asking = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         let asking = asking.fetch_one(&mut session.connection);
         let row = server.patiently(session.id, "looking for its keys", asking).await?;
-        let place = |(_, text): (String, Option<String>)| match unsigned {
-            true => text?.parse().ok(),
-            false => text?.parse().ok().map(place_of_signed),
+        let place = |text: &str| match unsigned {
+            true => text.parse().ok(),
+            false => text.parse().ok().map(place_of_signed),
         };
-        let ends: Vec<u64> = named(&row).into_iter().filter_map(place).collect();
+        let ends = named(&row).into_iter();
+        let ends: Vec<u64> = ends.filter_map(|(_, text)| place(&text?)).collect();
         let mut starts = vec![0];
         if let [least, most] = ends.as_slice() {
             let keys = (most - least).saturating_add(1);
+            if parts > 1 && rows > 0 && keys / rows > SPARSE {
+                let kind = if unsigned { Kind::Unsigned } else { Kind::Signed };
+                let found = bounds(server, session, &self.along(key), &column, &kind, (rows, parts)).await?;
+                starts.extend(found.iter().filter_map(|bound| place(bound)));
+                return Ok(starts);
+            }
             let parts = parts.clamp(1, MAX_CHUNKS).min(keys);
             let step = (keys / parts).max(1);
             // The first begins at the lowest key there can be and the last ends nowhere: nothing is outside.
@@ -350,18 +378,24 @@ impl MysqlRows {
     }
 
     /// Finds the window, and cuts.
-    async fn cut(&self, stage: StageId, after: Option<(&Incremental, Option<&str>)>) -> Result<Increment, Failure> {
+    async fn cut(
+        &self,
+        stage: StageId,
+        after: Option<(&Incremental, Option<&str>, bool)>,
+    ) -> Result<Increment, Failure> {
         let server = self.server()?;
         let mut session = server.session().await.map_err(|failure| self.named(failure))?;
         let found = self.find(&server, &mut session).await;
         let found = found.map_err(|failure| self.named(failure))?;
         self.choose(&found)?;
-        let window = match after {
-            Some((how, low)) => {
-                let window = self.window(&server, &mut session, &found.columns, how, low).await;
-                Some(window.map_err(|failure| self.named(failure))?)
+        let (window, held_back) = match after {
+            Some((how, low, open)) => {
+                let columns = &found.columns;
+                let window = self.window(&server, &mut session, columns, how, (low, open)).await;
+                let (window, held_back) = window.map_err(|failure| self.named(failure))?;
+                (Some(window), held_back)
             }
-            None => None,
+            None => (None, 0),
         };
         let table = &found.table;
         let parts = table.bytes.div_ceil(self.declared.chunk_bytes);
@@ -370,7 +404,9 @@ impl MysqlRows {
         let mut chunks: Vec<(String, Version, u64, Option<u64>)> = Vec::new();
         match (&table.key, version.cut.clone()) {
             (Some(key), Cut::Places { unsigned }) => {
-                let starts = self.places(&server, &mut session, key, (unsigned, parts)).await;
+                let starts = self
+                    .places(&server, &mut session, key, unsigned, (table.rows, parts))
+                    .await;
                 let starts = starts.map_err(|failure| self.named(failure))?;
                 let ends = starts.iter().skip(1).copied().map(Some).chain([None]);
                 for (start, end) in starts.iter().copied().zip(ends) {
@@ -411,6 +447,7 @@ impl MysqlRows {
         Ok(Increment {
             chunks: (0..).zip(chunks).map(chunk).collect(),
             to: window.as_ref().and_then(|window| window.up_to.clone()),
+            held_back,
         })
     }
 }
@@ -424,6 +461,17 @@ impl Source for MysqlRows {
         Ok(self.choose(self.found(&*self.server()?).await?)?)
     }
 
+    async fn described(&self) -> Result<Vec<Column>, Failure> {
+        let server = self.server()?;
+        let table = &self.found(&server).await?.table;
+        let mut columns = self.columns().await?;
+        for column in &mut columns {
+            let there = table.columns.iter().find(|there| there.name == column.name);
+            column.required = table.is_base && there.is_some_and(|there| !there.nullable);
+        }
+        Ok(columns)
+    }
+
     async fn check(&self) -> Result<(), Misdeclared> {
         self.choose(self.found(&*self.server()?).await?).map(drop)
     }
@@ -432,13 +480,22 @@ impl Source for MysqlRows {
         self.cut(stage, None).await.map(|increment| increment.chunks)
     }
 
-    async fn discover_after(&self, stage: StageId, low: Option<&str>) -> Result<Increment, Failure> {
+    async fn discover_after(&self, stage: StageId, low: Option<&str>, open: bool) -> Result<Increment, Failure> {
         let how = self.declared.incremental.as_ref();
         let how = how.ok_or_else(|| self.named(Failure::permanent("it is not declared `incremental`")))?;
-        self.cut(stage, Some((how, low))).await
+        self.cut(stage, Some((how, low, open))).await
     }
 
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {
+        self.open_at(chunk, from, None).await
+    }
+
+    async fn open_at(
+        &self,
+        chunk: &ChunkSpec,
+        from: Position,
+        cursor: Option<&str>,
+    ) -> Result<Box<dyn SegmentReader>, Failure> {
         let server = self.server()?;
         let guarded = incremental::guarded(self.declared.incremental.as_ref(), chunk.window.as_ref());
         guarded.map_err(|failure| self.named(failure))?;
@@ -462,8 +519,14 @@ impl Source for MysqlRows {
         };
         let range = (from, chunk.end);
         Ok(Box::new(
-            self.reader(server, chunk.object.clone(), &version, range, chunk.window.as_ref())
-                .await?,
+            self.reader(
+                server,
+                chunk.object.clone(),
+                &version,
+                range,
+                (chunk.window.as_ref(), cursor),
+            )
+            .await?,
         ))
     }
 
@@ -478,7 +541,13 @@ impl Source for MysqlRows {
             ..self.found(&server).await?.version()
         };
         let location = self.declared.location.clone();
-        let reader = self.reader(server, location.clone(), &version, (Position::default(), None), None);
+        let reader = self.reader(
+            server,
+            location.clone(),
+            &version,
+            (Position::default(), None),
+            (None, None),
+        );
         whole(&self.name, &location, reader.await?).await
     }
 }

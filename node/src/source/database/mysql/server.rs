@@ -23,12 +23,18 @@ const LOOK: Duration = Duration::from_secs(12);
 /// Looks that find it idle before it is believed.
 const BELIEVED: u32 = 3;
 
-/// Settings of each session, and its snapshot. Text is read and written in one way whatever the server is set to, zero dates
-/// are values, no limit cuts rows off, and no lock is waited for longer than 30 s. A reader may stand still for an hour,
-/// while its destination is slow, before the server gives it up. Comments with a `!` are read by the servers that know
-/// what is in them: MariaDB, and MySQL from 8.0.3 on.
-const BEGIN: &str = "SET SESSION \
-    sql_mode = IF(FIND_IN_SET('ONLY_FULL_GROUP_BY', @@SESSION.sql_mode) > 0, 'ONLY_FULL_GROUP_BY', ''), \
+/// Settings of each session, and its snapshot. Text is sent and kept in one way whatever the server is set to, no limit cuts
+/// rows off, and no lock is waited for longer than 30 s. A reader may stand still for an hour, while its destination is slow,
+/// before the server gives it up. Comments with a `!` are read by the servers that know what is in them: MariaDB, and MySQL
+/// from 8.0.3 on.
+///
+/// The SQL mode is the server's, in which whoever wrote a query has tried it: quotes, `||` and backslashes mean there what
+/// they mean here, and what this module writes means the same in all modes. Only what makes values of rows others, or errors
+/// of them, is taken out: zero dates are values, and nothing is filled up with spaces.
+const BEGIN: &str = "SET SESSION sql_mode = TRIM(BOTH ',' FROM \
+    REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(CONCAT(',', @@SESSION.sql_mode, ','), ',TRADITIONAL,', ','), \
+    ',STRICT_TRANS_TABLES,', ','), ',STRICT_ALL_TABLES,', ','), ',NO_ZERO_DATE,', ','), ',NO_ZERO_IN_DATE,', ','), \
+    ',PAD_CHAR_TO_FULL_LENGTH,', ',')), \
     time_zone = '+00:00', net_write_timeout = 3600, lock_wait_timeout = 30, sql_select_limit = 18446744073709551615 \
     /*M! , max_statement_time = 0 */ /*!80003 , max_execution_time = 0, information_schema_stats_expiry = 0 */; \
     SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; \
@@ -157,7 +163,7 @@ impl Server {
             let mut connection = self.connect().await.ok()?;
             let sql =
                 "SELECT count(*) FROM information_schema.PROCESSLIST WHERE ID = ? AND COMMAND IN ('Query', 'Execute')
-                       AND coalesce(STATE, '') NOT IN ('Writing to net', 'Sending to client')";
+                       AND (STATE IS NULL OR STATE NOT IN ('Writing to net', 'Sending to client'))";
             let asking = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).bind(id);
             asking.fetch_one(&mut connection).await.ok()
         };

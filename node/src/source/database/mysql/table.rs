@@ -28,6 +28,8 @@ const MAX_BOUND: usize = 1_024;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
     pub(super) columns: Vec<Described>,
+    /// Whether it is a table and no view.
+    pub(super) is_base: bool,
     /// `None` of a view, and of a table without one.
     pub(super) key: Option<Key>,
     /// As the server estimates.
@@ -48,7 +50,7 @@ pub(super) struct Described {
     pub(super) scale: Option<u8>,
     charset: Option<String>,
     collation: Option<String>,
-    nullable: bool,
+    pub(super) nullable: bool,
 }
 
 /// A unique index without NULLs.
@@ -96,7 +98,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// `None` of what can't be put back as it was (floats), or isn't compared in the order in which it is sorted (enums).
-    fn of(column: &Described) -> Option<Self> {
+    pub(super) fn of(column: &Described) -> Option<Self> {
         let unsigned = column.column_type.contains("unsigned");
         Some(match column.data_type.as_str() {
             "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" if unsigned => Self::Unsigned,
@@ -119,7 +121,7 @@ impl Kind {
     }
 
     /// The text of a value, in SQL.
-    fn kept(&self, column: &str) -> String {
+    pub(super) fn kept(&self, column: &str) -> String {
         match self {
             Self::Bytes | Self::Text { .. } => format!("HEX({column})"),
             Self::Signed | Self::Unsigned | Self::Decimal(..) | Self::Date | Self::Datetime | Self::Time => {
@@ -165,6 +167,7 @@ impl Table {
         Ok(Self {
             key: key(&columns, statistics),
             columns,
+            is_base: tables.first().and_then(|table| table.text("table_type")) == Some("BASE TABLE"),
             bytes: number("data_length"),
             rows: number("table_rows"),
         })

@@ -48,6 +48,9 @@ pub(super) struct Statement {
     pub(super) binds: Vec<Bind>,
     /// Whether the first column is the place of a row, which is an integer.
     pub(super) has_place: bool,
+    /// How many of the first columns are what the row is found by: the texts of its key's values, and whether each of them
+    /// is the value again when it is put back.
+    pub(super) keys: usize,
     /// Which of the columns are values, in order; the place isn't.
     pub(super) picked: Vec<usize>,
 }
@@ -63,6 +66,7 @@ pub(super) async fn read(
         sql,
         binds,
         has_place,
+        keys,
         picked,
     } = statement;
     let id = session.id;
@@ -85,6 +89,9 @@ pub(super) async fn read(
                 .ok_or_else(|| wrong("its key is no integer"))?;
         }
         feed.begin(place);
+        if keys > 0 {
+            feed.key(key_of(&row, &forms, keys));
+        }
         for at in &picked {
             let form = forms.get(*at).ok_or_else(|| wrong("it has too few columns"))?;
             match raw(&row, *at) {
@@ -101,6 +108,20 @@ pub(super) async fn read(
     }
     drop(rows);
     Ok(feed)
+}
+
+/// What a row is found by, from its first columns; empty if its key can't be put back.
+fn key_of(row: &MySqlRow, forms: &[Form], keys: usize) -> String {
+    let text = |at: usize| {
+        let mut text = Vec::new();
+        write(raw(row, at)?, *forms.get(at)?, &mut text)?;
+        String::from_utf8(text).ok()
+    };
+    let values: Option<Vec<String>> = (0..keys).map(text).collect();
+    match values.as_deref() {
+        Some([values @ .., same]) if same == "1" => serde_json::to_string(values).unwrap_or_default(),
+        _ => String::new(),
+    }
 }
 
 /// The values of a row as text, by the names of their columns in lower case.

@@ -29,6 +29,8 @@ use crate::sink::postgres::connect::Lease;
 use crate::source::{Binding, Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source};
 
 mod copied;
+mod describe;
+mod locks;
 mod rows;
 mod server;
 mod window;
@@ -38,7 +40,8 @@ const MAX_CHUNKS: u64 = 10_000;
 /// The first version that reads a range of pages without looking at the others.
 const TID_RANGE_SCANS: i32 = 140_000;
 
-/// An index may give other rows first than those that lie first.
+/// An index may give other rows first than those that lie first: that of a watermark column, or of what a policy of the
+/// table asks for.
 const NO_INDEX: &str = "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; \
                         SET LOCAL enable_bitmapscan = off";
 
@@ -114,10 +117,20 @@ impl PostgresRows {
         }
     }
 
+    fn is_table(&self) -> bool {
+        matches!(self.declared.rows, DatabaseRows::Table(_))
+    }
+
     /// The columns that are there.
     async fn found(&self, server: &Server) -> Result<&Vec<Column>, Failure> {
         let find = || async {
             let mut lease = server.connect().await?;
+            if self.is_table() {
+                server
+                    .soon("looking at its columns", lease.run("BEGIN READ ONLY"))
+                    .await?;
+                server.lock(&mut lease, &self.from).await?;
+            }
             let sql = format!("SELECT * FROM {}", self.from);
             let preparing = lease.connection().prepare(AssertSqlSafe(sql).into_sql_str());
             let statement = server.soon("looking at its columns", preparing).await?;
@@ -244,7 +257,7 @@ impl PostgresRows {
         let is_sorted =
             range.is_some_and(|(_, end)| end.is_none()) && window.is_some_and(|window| window.after.is_some());
         let mut lease = lease;
-        if window.is_some() && range.is_some() && !is_sorted {
+        if range.is_some() && !is_sorted {
             server.soon("preparing to read", lease.run(NO_INDEX)).await?;
         }
         let named = |failure| of_source(&self.name, failure);
@@ -261,8 +274,8 @@ impl PostgresRows {
             conditions.extend(end.map(|end| format!("ctid < '{}'::tid", tid(end))));
         }
         if let Some(window) = window {
-            let condition = window::condition(window, self.found(&server).await?);
-            conditions.push(condition.map_err(named)?);
+            let of = window::conditions(window, self.found(&server).await?);
+            conditions.extend(of.map_err(named)?);
         }
         if !conditions.is_empty() {
             sql.push_str(&format!(" WHERE {}", conditions.join(" AND ")));
@@ -289,7 +302,11 @@ impl PostgresRows {
     }
 
     /// Takes the snapshot, finds the window in it, and cuts.
-    async fn cut(&self, stage: StageId, after: Option<(&Incremental, Option<&str>)>) -> Result<Increment, Failure> {
+    async fn cut(
+        &self,
+        stage: StageId,
+        after: Option<(&Incremental, Option<&str>, bool)>,
+    ) -> Result<Increment, Failure> {
         let server = self.server()?;
         let columns = self.columns_of(&server).await?;
         let named = |failure| of_source(&self.name, failure);
@@ -301,6 +318,9 @@ impl PostgresRows {
             failure
         };
         let named = |failure| named(given_up(failure));
+        if self.is_table() {
+            server.lock(&mut session, &self.from).await.map_err(named)?;
+        }
         // A cursor that is declared has locked all that it would read, until the transaction ends.
         let sql = format!(
             "DECLARE haulage NO SCROLL CURSOR FOR SELECT {} FROM {}",
@@ -313,9 +333,13 @@ impl PostgresRows {
         declared.map_err(named)?;
         server.soon(doing, session.run("CLOSE haulage")).await.map_err(named)?;
         let lie = self.lie(&server, &mut session).await.map_err(named)?;
-        let window = match after {
-            Some((how, low)) => Some(self.window(&server, &mut session, how, low).await.map_err(given_up)?),
-            None => None,
+        let (window, held_back) = match after {
+            Some((how, low, open)) => {
+                let found = self.window(&server, &mut session, how, (low, open)).await;
+                let (window, held_back) = found.map_err(named)?;
+                (Some(window), held_back)
+            }
+            None => (None, 0),
         };
         let small = match (&window, &lie) {
             (Some(window), Some(lie)) if lie.by_page && lie.in_ranges => {
@@ -345,6 +369,7 @@ impl PostgresRows {
         let increment = |chunks| Increment {
             chunks,
             to: window.as_ref().and_then(|window| window.up_to.clone()),
+            held_back,
         };
         let location = &self.declared.location;
         let Some(lie) = lie.filter(|lie| lie.by_page && lie.in_ranges && lie.pages > 0) else {
@@ -386,6 +411,16 @@ impl Source for PostgresRows {
         Ok(self.columns_of(&*self.server()?).await?)
     }
 
+    async fn described(&self) -> Result<Vec<Column>, Failure> {
+        let mut columns = self.columns().await?;
+        if self.is_table() {
+            describe::describe(&*self.server()?, &self.from, &mut columns)
+                .await
+                .map_err(|failure| of_source(&self.name, failure))?;
+        }
+        Ok(columns)
+    }
+
     async fn check(&self) -> Result<(), Misdeclared> {
         self.columns_of(&*self.server()?).await.map(drop)
     }
@@ -394,13 +429,13 @@ impl Source for PostgresRows {
         self.cut(stage, None).await.map(|increment| increment.chunks)
     }
 
-    async fn discover_after(&self, stage: StageId, low: Option<&str>) -> Result<Increment, Failure> {
+    async fn discover_after(&self, stage: StageId, low: Option<&str>, open: bool) -> Result<Increment, Failure> {
         let how = self
             .declared
             .incremental
             .as_ref()
             .ok_or_else(|| Failure::permanent(format!("source {}: it is not declared `incremental`", self.name)))?;
-        self.cut(stage, Some((how, low))).await
+        self.cut(stage, Some((how, low, open))).await
     }
 
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {
@@ -422,6 +457,9 @@ impl Source for PostgresRows {
                 server.place(),
                 keeper.id()
             ))));
+        }
+        if self.is_table() {
+            server.lock(&mut lease, &self.from).await.map_err(named)?;
         }
         let range = version.places.then_some((from, chunk.end));
         let from = match version.places {

@@ -21,11 +21,12 @@ use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::locks::ADVISORY;
 use crate::sink::postgres::connect::{Connections, Lease};
 use crate::sink::postgres::failure::{Place, code};
 
 /// Longest wait for what a server does in a moment.
-const MOMENT: Duration = Duration::from_secs(60);
+pub(super) const MOMENT: Duration = Duration::from_secs(60);
 /// Between two looks at a server that sends nothing.
 pub(super) const LOOK: Duration = Duration::from_secs(12);
 /// Looks that find it idle before it is believed.
@@ -36,7 +37,7 @@ const PULSE: Duration = Duration::from_secs(30);
 /// cut off while its run came to an end was never told.
 const PULSES: u32 = 720;
 /// What such sessions are called in `pg_stat_activity`, before the snapshot's mark and its name there.
-const KEEPER: &str = "haulage snapshot";
+pub(super) const KEEPER: &str = "haulage snapshot";
 
 /// Settings of each reading transaction, as far as the server knows them: values are written in one way, rows come in the
 /// order in which they lie, and nothing ends a transaction that takes long. A session whose node is gone is noticed.
@@ -52,6 +53,8 @@ const SETTINGS: &str = "SELECT set_config(v.name, v.setting, true) FROM (VALUES
 pub(in crate::source::database) struct Server {
     connections: Connections,
     keeper: Mutex<Option<Arc<Keeper>>>,
+    /// A number of the run, by which its sessions that keep a snapshot are known to all nodes.
+    run: i32,
 }
 
 /// A session that keeps a snapshot.
@@ -69,7 +72,7 @@ pub(super) struct Keeper {
 
 impl Server {
     /// Reads the address; connects to nothing. Permanent failure, without the address, if it can't be read.
-    pub(in crate::source::database) fn new(connection: &str, address: &str) -> Result<Self, Failure> {
+    pub(in crate::source::database) fn new(connection: &str, address: &str, run: i32) -> Result<Self, Failure> {
         let what = format!("connection {connection}");
         if !address.starts_with("postgres://") && !address.starts_with("postgresql://") {
             return Err(Failure::permanent(format!(
@@ -79,7 +82,17 @@ impl Server {
         Ok(Self {
             connections: Connections::open(&what, address, 1)?,
             keeper: Mutex::default(),
+            run,
         })
+    }
+
+    pub(super) fn run(&self) -> i32 {
+        self.run
+    }
+
+    /// The session that keeps the snapshot here, if there is one; nobody finds it here any more.
+    pub(super) async fn take_keeper(&self) -> Option<Arc<Keeper>> {
+        self.keeper.lock().await.take()
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -163,7 +176,10 @@ impl Server {
         let mark = self.begin(&mut lease, import).await?;
         let exporting = sqlx::query_scalar::<_, String>("SELECT pg_export_snapshot()").fetch_one(lease.connection());
         let id = self.soon("exporting a snapshot", exporting).await?;
-        let naming = lease.run(format!("SET LOCAL application_name = '{KEEPER} {mark} {id}'"));
+        let naming = lease.run(format!(
+            "SELECT pg_advisory_xact_lock_shared({ADVISORY}, {}); SET LOCAL application_name = '{KEEPER} {mark} {id}'",
+            self.run
+        ));
         self.soon("naming a session", naming).await?;
         let (lease, lost) = (Arc::new(Mutex::new(lease)), Arc::new(AtomicBool::new(false)));
         let users = Arc::default();
@@ -306,6 +322,13 @@ impl Keeper {
         self.lost.store(true, Ordering::Relaxed);
     }
 
+    /// Ends the session's transaction; the session goes with its last user.
+    pub(super) async fn end(&self) {
+        self.give_up();
+        // An error means that it has ended already.
+        drop(timeout(MOMENT, self.session().await.run("ROLLBACK")).await);
+    }
+
     fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
@@ -316,7 +339,14 @@ async fn pulse(lease: Arc<Mutex<Lease>>, lost: Arc<AtomicBool>, users: Arc<()>, 
     while idle < PULSES {
         sleep(PULSE).await;
         let mut lease = lease.lock().await;
-        if !matches!(timeout(MOMENT, lease.run("SELECT 1")).await, Ok(Ok(_))) {
+        let sign = timeout(MOMENT, lease.run("SELECT 1")).await;
+        if let Ok(Err(error)) = &sign
+            && code(error) == Some("57P01")
+        {
+            tracing::debug!("{place}: the session that kept a run's snapshot here was ended");
+            break;
+        }
+        if !matches!(sign, Ok(Ok(_))) {
             tracing::warn!("{place}: the session that keeps a run's snapshot here is lost");
             break;
         }

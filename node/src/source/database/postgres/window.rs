@@ -1,57 +1,82 @@
-//! The window of an incremental source: rows above its watermark, less the lag, and up to the highest value that the
-//! run's snapshot holds. Both ends are found once, at discovery, so that every chunk and every attempt reads the same.
+//! The window of an incremental source: rows above its watermark, less the lag, and up to the highest value of a row of the
+//! run's snapshot that doesn't lie in the future. Both ends are found once, at discovery, so that every chunk and every
+//! attempt reads the same. A window that is open has no upper end: what it reads is read again, and the watermark stays.
 
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
-use haulage_core::watermark::{Window, is_sound};
-use haulage_plan::definition::{Column, Incremental, Lag, QueryPart};
-use sqlx::AssertSqlSafe;
+use haulage_core::watermark::{Form, Window, is_sound};
+use haulage_plan::definition::{Column, Incremental, Lag};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row as _};
 
-use super::{Lie, PostgresRows, Server, of_source};
+use super::rows::bound;
+use super::{Lie, PostgresRows, Server};
 use crate::sink::name::quote;
 use crate::sink::postgres::connect::Lease;
-use crate::source::database::incremental;
+use crate::source::database::incremental::{self, HELD_BACK, Values};
 
 /// An increment of at most so many chunks' bytes is one chunk, which the server finds by an index if there is one.
 const SMALL: u64 = 4;
 /// Bytes of a row where the server knows no better.
 const ROW_BYTES: u64 = 256;
 
-/// How the server calls a type whose values can be a watermark.
-fn kind(data_type: &DataType) -> Option<&'static str> {
-    Some(match data_type {
-        DataType::Int16 | DataType::Int32 | DataType::Int64 => "bigint",
-        DataType::Date32 => "date",
-        DataType::Timestamp(_, None) => "timestamp",
-        DataType::Timestamp(_, Some(_)) => "timestamptz",
+/// In which zone the server and its sessions write times without one: that of the database, of the configuration where it
+/// may be seen, or of the server's log, which is set together with it. This session's own is another.
+const ZONE: &str = "SELECT coalesce(
+    (SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) AS setting WHERE setrole = 0
+        AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND lower(setting) LIKE 'timezone=%' LIMIT 1),
+    current_setting('log_timezone'))";
+const MAY_SEE: &str = "has_table_privilege('pg_catalog.pg_file_settings', 'SELECT')
+        AND has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE')
+        AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) AS setting WHERE setrole = 0
+        AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND lower(setting) LIKE 'timezone=%')";
+const CONFIGURED: &str =
+    "SELECT (SELECT setting FROM pg_catalog.pg_file_settings WHERE lower(name) = 'timezone' AND applied
+    ORDER BY seqno DESC LIMIT 1)";
+
+/// How the server calls a type whose values can be a watermark, and what they are.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    sql: &'static str,
+    values: Values,
+}
+
+fn kind(data_type: &DataType) -> Option<Kind> {
+    let (sql, values) = match data_type {
+        DataType::Int16 | DataType::Int32 | DataType::Int64 => ("bigint", Values::Numbers(19)),
+        DataType::Date32 => ("date", Values::Dates),
+        DataType::Timestamp(_, None) => ("timestamp", Values::Times),
+        DataType::Timestamp(_, Some(_)) => ("timestamptz", Values::Moments),
         _ => return None,
-    })
+    };
+    Some(Kind { sql, values })
 }
 
 /// A watermark as a value in SQL.
-fn value(of: &str, kind: &str) -> Result<String, Failure> {
-    match is_sound(of) {
-        true => Ok(format!("'{of}'::{kind}")),
-        false => Err(incremental::unsound(of)),
-    }
+fn value(of: &str, column: &str, kind: Kind) -> Result<String, Failure> {
+    kind.values.read(of, column)?;
+    Ok(format!("'{of}'::{}", kind.sql))
 }
 
-/// The condition that holds for the rows of the window, if it isn't all of them.
-pub(super) fn condition(window: &Window, found: &[Column]) -> Result<String, Failure> {
+/// The conditions that hold for the rows of the window: none of them if it is all.
+pub(super) fn conditions(window: &Window, found: &[Column]) -> Result<Vec<String>, Failure> {
     let kind = kind_of(&window.column, found)?;
     let column = quote(&window.column);
     let mut all = Vec::new();
     if let Some(after) = &window.after {
-        all.push(format!("{column} > {}", value(after, kind)?));
+        all.push(format!("{column} > {}", value(after, &window.column, kind)?));
     }
     match &window.up_to {
-        Some(up_to) => all.push(format!("{column} <= {}", value(up_to, kind)?)),
+        _ if window.open => {}
+        Some(up_to) => all.push(format!("{column} <= {}", value(up_to, &window.column, kind)?)),
         None => all.push("false".to_owned()),
     }
-    Ok(all.join(" AND "))
+    Ok(all)
 }
 
-fn kind_of(name: &str, found: &[Column]) -> Result<&'static str, Failure> {
+fn kind_of(name: &str, found: &[Column]) -> Result<Kind, Failure> {
     let Some(column) = found.iter().find(|column| column.name == name) else {
         return Err(incremental::missing(name, found));
     };
@@ -59,67 +84,131 @@ fn kind_of(name: &str, found: &[Column]) -> Result<&'static str, Failure> {
 }
 
 impl PostgresRows {
-    /// The window after `low`. Permanent failure if the column can't be a watermark, or a row has no value there.
+    /// The window after `low`, and how many rows it leaves out because they lie in the future. Permanent failure if the
+    /// column can't be a watermark, or a row has no value there.
     pub(super) async fn window(
         &self,
         server: &Server,
         session: &mut Lease,
         how: &Incremental,
-        low: Option<&str>,
-    ) -> Result<Window, Failure> {
-        let named = |failure| of_source(&self.name, failure);
-        let found = self.found(server).await?;
-        let kind = kind_of(&how.column, found).map_err(named)?;
-        let column = quote(&how.column);
-        let doing = "looking for what is new";
+        (low, open): (Option<&str>, bool),
+    ) -> Result<(Window, u64), Failure> {
+        let kind = kind_of(&how.column, self.found(server).await?)?;
+        let (column, sql_kind, from) = (quote(&how.column), kind.sql, &self.from);
+        let (times, dates) = (kind.values.are_times(), kind.values == Values::Dates);
         let low_value = match low {
-            Some(low) => value(low, kind).map_err(named)?,
-            None => format!("NULL::{kind}"),
+            Some(low) => value(low, &how.column, kind)?,
+            None => format!("NULL::{sql_kind}"),
         };
-        incremental::fits(&how.column, how.lag, kind != "bigint", kind == "date").map_err(named)?;
+        incremental::fits(&how.column, how.lag, times, dates)?;
         let lagging = match how.lag {
             _ if low.is_none() => low_value.clone(),
             Lag::None => low_value.clone(),
             Lag::Count(count) => format!("greatest({low_value}::numeric - {count}, -9223372036854775808)::bigint"),
             // In whole units: a date less some hours is a date.
-            Lag::Seconds(seconds) => format!("({low_value} - interval '{seconds} seconds')::{kind}"),
+            Lag::Seconds(seconds) => format!("({low_value} - interval '{seconds} seconds')::{sql_kind}"),
         };
-        // What lies in the future waits for its time: a watermark there would leave out all that comes before.
-        let most = match kind {
-            "bigint" => "most".to_owned(),
-            _ => format!("least(most, now()::{kind})"),
+        let now = match kind.values {
+            Values::Numbers(_) => None,
+            Values::Moments => self.text(server, session, "SELECT now()::text").await?,
+            Values::Times | Values::Dates => self.local_time(server, session, sql_kind).await?,
+        };
+        let ahead = match &now {
+            Some(now) => format!("coalesce(most > '{now}'::{sql_kind}, false)"),
+            None => "false".to_owned(),
         };
         let sql = format!(
-            "SELECT ({lagging})::text, greatest({low_value}, {most})::text, most::text,
-                    EXISTS (SELECT FROM {from} WHERE {column} IS NULL)
-             FROM (SELECT max({column})::{kind} AS most FROM {from}) AS found",
-            from = self.from
+            "SELECT ({lagging})::text, most::text, {ahead}, EXISTS (SELECT FROM {from} WHERE {column} IS NULL)
+             FROM (SELECT max({column})::{sql_kind} AS most FROM {from}) AS found"
         );
-        // A query's parameters stand in it twice, under the same numbers.
-        let asking = sqlx::query_as::<_, (Option<String>, Option<String>, Option<String>, bool)>(AssertSqlSafe(sql));
-        let asking = self
-            .params()
-            .iter()
-            .fold(asking.persistent(false), |asking, part| match part {
-                QueryPart::Param { value, .. } => asking.bind(value.clone()),
-                QueryPart::Text(_) => asking,
-            });
-        let pid = server.pid(session).await.map_err(named)?;
-        let (after, up_to, most, has_null) = server
-            .patiently(doing, pid, asking.fetch_one(session.connection()))
-            .await
-            .map_err(named)?;
+        let row = self.ask(server, session, sql).await?;
+        let wrong = |error| server.failure("looking for what is new", error);
+        let after: Option<String> = row.try_get(0).map_err(wrong)?;
+        let mut highest: Option<String> = row.try_get(1).map_err(wrong)?;
+        let (ahead, has_null): (bool, bool) = (row.try_get(2).map_err(wrong)?, row.try_get(3).map_err(wrong)?);
         if has_null {
-            return Err(named(incremental::without_value(&how.column)));
+            return Err(incremental::without_value(&how.column));
         }
-        if let Some(odd) = most.as_deref().filter(|value| !is_sound(value)) {
-            return Err(named(incremental::endless(&how.column, odd)));
+        if let Some(odd) = highest.as_deref().filter(|value| Form::of(value).is_none()) {
+            return Err(incremental::endless(&how.column, odd));
         }
-        Ok(Window {
+        // What lies in the future waits for its time: a watermark there would leave out all that comes before. It is always
+        // the value of a row: one of the clock would leave out what is committed late, under an earlier time.
+        let mut held_back = 0;
+        let highest_where = |which: String| format!("SELECT max({column})::{sql_kind}::text FROM {from} WHERE {which}");
+        if let Some(now) = &now {
+            if ahead {
+                let future = format!("{column} > '{now}'::{sql_kind}");
+                if !open {
+                    let sql =
+                        format!("SELECT count(*) FROM (SELECT FROM {from} WHERE {future} LIMIT {HELD_BACK}) AS held");
+                    let row = self.ask(server, session, sql).await?;
+                    held_back = row.try_get::<i64, _>(0).map_err(wrong)?.max(0) as u64;
+                }
+                let sql = highest_where(format!("{column} <= '{now}'::{sql_kind}"));
+                highest = self.ask(server, session, sql).await?.try_get(0).map_err(wrong)?;
+            }
+            // Rows of this very second may still come, under the same time: they are the next run's, with those that are there.
+            if let Some(edge) = highest
+                .as_deref()
+                .filter(|highest| !dates && incremental::is_open(highest, now))
+            {
+                let sql = highest_where(format!("{column} < '{edge}'::{sql_kind}"));
+                highest = self.ask(server, session, sql).await?.try_get(0).map_err(wrong)?;
+            }
+        }
+        if let Some(odd) = highest.as_deref().filter(|value| !is_sound(value)) {
+            return Err(incremental::endless(&how.column, odd));
+        }
+        // Never back, though rows may have gone.
+        let up_to = match &highest {
+            Some(highest) => {
+                let sql = format!("SELECT greatest({low_value}, '{highest}'::{sql_kind})::text");
+                self.text(server, session, &sql).await?
+            }
+            None => low.map(str::to_owned),
+        };
+        let window = Window {
             column: how.column.clone(),
             after,
             up_to,
-        })
+            open,
+        };
+        Ok((window, held_back))
+    }
+
+    /// What the clock shows where times have no zone.
+    async fn local_time(&self, server: &Server, session: &mut Lease, kind: &str) -> Result<Option<String>, Failure> {
+        let mut zone = self.text(server, session, ZONE).await?;
+        let may_see = self.text(server, session, &format!("SELECT ({MAY_SEE})::text")).await?;
+        if may_see.as_deref() == Some("true")
+            && let Some(configured) = self.text(server, session, CONFIGURED).await?
+        {
+            zone = Some(configured);
+        }
+        let sql = format!("SELECT (now() AT TIME ZONE $1)::{kind}::text");
+        let asking = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false);
+        let asking = asking
+            .bind(zone.unwrap_or("UTC".to_owned()))
+            .fetch_one(session.connection());
+        server.soon("asking for the time", asking).await
+    }
+
+    /// One text, of what the server knows by itself.
+    async fn text(&self, server: &Server, session: &mut Lease, sql: &str) -> Result<Option<String>, Failure> {
+        let asking = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).persistent(false);
+        server
+            .soon("looking for what is new", asking.fetch_one(session.connection()))
+            .await
+    }
+
+    /// One row, over all rows of the source.
+    async fn ask(&self, server: &Server, session: &mut Lease, sql: String) -> Result<PgRow, Failure> {
+        // A query's parameters may stand in it twice, under the same numbers.
+        let asking = bound(sqlx::query(AssertSqlSafe(sql)).persistent(false), self.params());
+        let pid = server.pid(session).await?;
+        let asking = asking.fetch_one(session.connection());
+        server.patiently("looking for what is new", pid, asking).await
     }
 
     /// Whether what is new is so little of the table that one chunk reads it, and its bytes, as far as they can be told.
@@ -143,10 +232,13 @@ impl PostgresRows {
         };
         // Counted no further than to where it is much.
         let few = SMALL.saturating_mul(self.declared.chunk_bytes) / row + 1;
+        let mut which = conditions(window, self.found(server).await?)?.join(" AND ");
+        if which.is_empty() {
+            "true".clone_into(&mut which);
+        }
         let sql = format!(
-            "SELECT count(*) FROM (SELECT FROM {} WHERE {} LIMIT {few}) AS new",
-            self.from,
-            condition(window, self.found(server).await?)?
+            "SELECT count(*) FROM (SELECT FROM {} WHERE {which} LIMIT {few}) AS new",
+            self.from
         );
         let asking = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).persistent(false);
         let pid = server.pid(session).await?;
@@ -185,8 +277,18 @@ mod tests {
             column: column.to_owned(),
             after: after.map(str::to_owned),
             up_to: up_to.map(str::to_owned),
+            open: false,
         };
-        let sql = |window| condition(&window, &found).map_err(|failure| failure.message);
+        let sql = |window| {
+            conditions(&window, &found)
+                .map(|all| all.join(" AND "))
+                .map_err(|failure| failure.message)
+        };
+        let open = Window {
+            open: true,
+            ..window("at", Some("2013-01-31"), None)
+        };
+        assert_eq!(sql(open).unwrap(), r#""at" > '2013-01-31'::timestamp"#);
         assert_eq!(
             sql(window("i\"d", Some("7"), Some("9"))).unwrap(),
             r#""i""d" > '7'::bigint AND "i""d" <= '9'::bigint"#
@@ -199,7 +301,7 @@ mod tests {
         assert!(
             sql(window("at", Some("x' OR '1"), None))
                 .unwrap_err()
-                .contains("can't be a watermark")
+                .contains("can't be the watermark")
         );
         assert!(
             sql(window("name", None, None))
