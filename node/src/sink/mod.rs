@@ -13,11 +13,13 @@
 //!
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
+mod aside;
 mod fence;
 pub(crate) mod files;
 mod kept;
 pub(crate) mod name;
 pub(crate) mod postgres;
+pub(crate) mod question;
 pub mod registry;
 pub(crate) mod sqlite;
 mod staged;
@@ -39,6 +41,8 @@ use haulage_plan::contract::Evolution;
 use haulage_plan::definition::{Layout, Mode};
 use serde::{Deserialize, Serialize};
 
+pub use self::aside::Aside;
+pub use self::question::Question;
 pub use self::standing::{Publication, Rows, Standing};
 
 /// Everything a destination has to know about one load of one run.
@@ -329,6 +333,14 @@ fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
     )
 }
 
+/// Such a destination was refused when the run was planned.
+fn sets_nothing_aside(load: &LoadContext) -> Failure {
+    Failure::permanent(format!(
+        "load {}: its destination can't set rows aside; write `on_fail: fail` or `warn`",
+        load.load
+    ))
+}
+
 /// A place that rows are published to. One value serves every load of every run on this node.
 #[async_trait]
 pub trait Destination: Send + Sync {
@@ -366,8 +378,45 @@ pub trait Destination: Send + Sync {
 
     /// The one row that a SELECT gives over `staged`, the rows of a verified load; all its values have to be texts. Can't
     /// write, whatever the question holds. Permanent failure if it can't be answered; `StagingLost` as of verify.
-    async fn ask(&self, load: &LoadContext, expected: Expected, question: &str)
-    -> Result<Vec<Option<String>>, Failure>;
+    async fn ask(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        question: &Question,
+    ) -> Result<Vec<Option<String>>, Failure>;
+
+    /// Takes no more chunks from here on, as verify does at its beginning. What was set aside from the load, if anything
+    /// was: it isn't done twice.
+    async fn seal(&self, load: &LoadContext, expected: Expected) -> Result<Option<Aside>, Failure> {
+        let _ = expected;
+        Err(sets_nothing_aside(load))
+    }
+
+    /// Notes which rows of a sealed load each condition over `staged` names; how many those are, for each. What was noted
+    /// before is forgotten. `StagingLost` as of verify.
+    async fn name_rows(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        conditions: &[Question],
+    ) -> Result<Vec<u64>, Failure> {
+        let _ = (expected, conditions);
+        Err(sets_nothing_aside(load))
+    }
+
+    /// A query for the rows that were noted, each once, with the numbers of the conditions that name it as text in a last
+    /// column called `why`: `0,2`.
+    fn named_rows(&self, load: &LoadContext, why: &str) -> Result<String, Failure> {
+        let _ = why;
+        Err(sets_nothing_aside(load))
+    }
+
+    /// Takes the rows that were noted out of the staging area, and writes into the record what they were, in one transaction.
+    /// What the record says then: an earlier attempt may have done it. Transient failure if it isn't so many rows.
+    async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
+        let _ = (expected, what);
+        Err(sets_nothing_aside(load))
+    }
 
     /// Makes the load visible in one transaction; says so again when it already is. Waits while the target is kept for
     /// another run that may take back what it published there; transient failure that names it if that takes long.

@@ -13,7 +13,9 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 use haulage_core::receipt::Looked;
-use haulage_node::sink::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing, registry};
+use haulage_node::sink::{
+    Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing, registry,
+};
 use haulage_node::store::S3Settings;
 use haulage_plan::definition::Mode;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -103,7 +105,7 @@ impl Destination for ForFiles {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         self.0.ask(&of_files(load), expected, question).await
     }

@@ -27,6 +27,7 @@ use super::place::TablePlace;
 use super::rows::{constant, stored};
 use super::state::{File, State, Table, ended};
 use super::verify::sealed;
+use crate::sink::question::{KEYS, Question, Value};
 use crate::sink::{Expected, LoadContext};
 
 /// What questions know the records as.
@@ -37,7 +38,7 @@ impl Files {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         let place = TablePlace::parse(&load.table)?;
         let table = self.table(&place).await?.value;
@@ -61,7 +62,7 @@ impl Files {
         load: &LoadContext,
         place: &TablePlace,
         files: &[File],
-        question: &str,
+        question: &Question,
     ) -> Result<Option<Vec<Option<String>>>, Failure> {
         let table = self.table(place).await?.value;
         let wrong = |error: DataFusionError| said(load, &error);
@@ -83,11 +84,29 @@ impl Files {
         let records = records(load, &table).map_err(|error| wrong(error.into()))?;
         let records = MemTable::try_new(records.schema(), vec![vec![records]]).map_err(wrong)?;
         context.register_table(RECORDS, Arc::new(records)).map_err(wrong)?;
+        let mut params = Vec::new();
+        for value in &question.values {
+            match value {
+                Value::Param(name, value) => params.push((name.clone(), value.clone())),
+                Value::Keys(keys) => {
+                    let keys = RecordBatch::try_from_iter([("k", Arc::clone(keys))]);
+                    let keys = keys.map_err(|error| wrong(error.into()))?;
+                    let keys = MemTable::try_new(keys.schema(), vec![vec![keys]]).map_err(wrong)?;
+                    context.register_table(KEYS, Arc::new(keys)).map_err(wrong)?;
+                }
+            }
+        }
         let only_reads = SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)
             .with_allow_statements(false);
-        let answer = context.sql_with_options(question, only_reads).await.map_err(wrong)?;
+        let mut answer = context
+            .sql_with_options(&question.sql, only_reads)
+            .await
+            .map_err(wrong)?;
+        if !params.is_empty() {
+            answer = answer.with_param_values(params).map_err(wrong)?;
+        }
         let mut batches = answer.execute_stream().await.map_err(wrong)?;
         let mut row = None;
         while let Some(batch) = batches.next().await {

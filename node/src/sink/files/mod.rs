@@ -44,7 +44,7 @@ pub(crate) use self::ask::RECORDS;
 use self::objects::{Local, Objects, S3};
 pub(crate) use self::place::folder;
 use super::kept::{patience, patiently};
-use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
+use super::{Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing};
 use crate::store::S3Settings;
 
 /// What questions about staged rows may take of memory, all at once.
@@ -122,7 +122,7 @@ impl Destination for Files {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         self.ask_load(load, expected, question).await
     }

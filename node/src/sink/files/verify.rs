@@ -155,7 +155,7 @@ impl Files {
             values.join(", "),
             names.join(", ")
         );
-        let Some(double) = self.question(load, place, files, &question).await? else {
+        let Some(double) = self.question(load, place, files, &question.into()).await? else {
             return Ok(());
         };
         let values: Vec<String> = double

@@ -12,7 +12,8 @@
 //! Only `staged` takes chunks; `sealed` may be published; `reverted` and `discarded` are tombstones that fence every late
 //! writer of that run. Staging itself is three tables a load, named by [`area`](crate::sink::name::area): `stage_` the
 //! rows, `marks_` the markers, with the same persistence as the rows so that a crash which truncates one truncates the
-//! other, and after a publish `prev_` or `before_` and `keys_` for a revert. `settled_at` says that the whole run is
+//! other, `aside_` while checks set rows aside, and
+//! after a publish `prev_` or `before_` and `keys_` for a revert. `settled_at` says that the whole run is
 //! published, so that nothing but a revert on purpose needs them any more; `cleaned_at` that they are gone. `recalled` says
 //! that a revert on purpose has begun, and the how many-th. Of a record that is not settled or is recalled the publish may
 //! still be taken back, and other runs' publishes wait. `let_go` is the last revert that was refused after all. `epoch` and
@@ -29,6 +30,7 @@ use tokio::time::sleep;
 
 use super::connect::{BEGIN, Lease};
 use super::failure::code;
+use crate::sink::aside::{self, Aside};
 use crate::sink::fence::Dealt;
 use crate::sink::name::area;
 use crate::sink::{ColumnChange, LoadContext};
@@ -81,7 +83,8 @@ ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
     ADD COLUMN IF NOT EXISTS let_go integer NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS attempts jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS advances jsonb NOT NULL DEFAULT '[]',
-    ADD COLUMN IF NOT EXISTS evolved text NOT NULL DEFAULT '[]';
+    ADD COLUMN IF NOT EXISTS evolved text NOT NULL DEFAULT '[]',
+    ADD COLUMN IF NOT EXISTS set_aside text;
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
@@ -201,6 +204,8 @@ pub(super) struct Record {
     pub(super) round: u32,
     /// What publishing has made of the columns of a target that stayed.
     pub(super) evolved: Vec<ColumnChange>,
+    /// What checks have set aside of the staged rows.
+    pub(super) set_aside: Option<Aside>,
 }
 
 /// The tables of a load's staging area.
@@ -210,6 +215,7 @@ pub(super) struct Area {
     pub(super) id: String,
     pub(super) stage: String,
     pub(super) marks: String,
+    pub(super) aside: String,
     pub(super) prev: String,
     pub(super) before: String,
     pub(super) keys: String,
@@ -225,6 +231,7 @@ impl Area {
         Self {
             stage: format!("haulage.stage_{id}"),
             marks: format!("haulage.marks_{id}"),
+            aside: format!("haulage.aside_{id}"),
             prev: format!("haulage.prev_{id}"),
             before: format!("haulage.before_{id}"),
             keys: format!("haulage.keys_{id}"),
@@ -280,8 +287,8 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 /// Whether the schema is there, as this release makes it.
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
-        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 2 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved') AND NOT attisdropped)",
+        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 3 FROM pg_attribute
+         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved', 'set_aside') AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
     .await
@@ -309,15 +316,15 @@ pub(super) enum Lock {
 pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
     let sql = match lock {
         Lock::None => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, set_aside ",
             "FROM haulage.loads WHERE run = $1 AND load = $2"
         ),
         Lock::Share => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, set_aside ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
         ),
         Lock::Update => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, set_aside ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
         ),
     };
@@ -346,6 +353,7 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
         staged_until: row.try_get(10)?,
         round: row.try_get::<i32, _>(11)? as u32,
         evolved: serde_json::from_str(row.try_get(13)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        set_aside: aside::read(row.try_get(14)?)?,
     })
 }
 

@@ -8,6 +8,7 @@ use haulage_plan::definition::Mode;
 use sqlx::Row;
 
 use super::file::Writer;
+use crate::sink::aside::{self, Aside};
 use crate::sink::fence::Dealt;
 use crate::sink::name::area;
 use crate::sink::{ColumnChange, LoadContext};
@@ -21,6 +22,7 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     recalled INTEGER, let_go INTEGER NOT NULL DEFAULT 0, attempts TEXT NOT NULL DEFAULT '{}',
     advances TEXT NOT NULL DEFAULT '[]',
     evolved TEXT NOT NULL DEFAULT '[]',
+    set_aside TEXT,
     PRIMARY KEY (run, load)
 );
 CREATE TABLE IF NOT EXISTS _haulage_fences (
@@ -41,7 +43,7 @@ CREATE TABLE IF NOT EXISTS _haulage_watermarks (
 );";
 
 /// Columns that later releases have added, and to which table.
-const MORE: [(&str, &str, &str); 8] = [
+const MORE: [(&str, &str, &str); 9] = [
     ("_haulage_loads", "settled_at", "TEXT"),
     ("_haulage_loads", "round", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "recalled", "INTEGER"),
@@ -49,6 +51,7 @@ const MORE: [(&str, &str, &str); 8] = [
     ("_haulage_loads", "attempts", "TEXT NOT NULL DEFAULT '{}'"),
     ("_haulage_loads", "advances", "TEXT NOT NULL DEFAULT '[]'"),
     ("_haulage_loads", "evolved", "TEXT NOT NULL DEFAULT '[]'"),
+    ("_haulage_loads", "set_aside", "TEXT"),
     ("_haulage_fences", "epoch", "INTEGER NOT NULL DEFAULT 0"),
 ];
 
@@ -105,12 +108,16 @@ pub(super) struct Record {
     pub(super) round: u32,
     /// What publishing has made of the columns of a target that stayed.
     pub(super) evolved: Vec<ColumnChange>,
+    /// What checks have set aside of the staged rows.
+    pub(super) set_aside: Option<Aside>,
 }
 
 /// The tables of a load's staging area.
 #[derive(Debug, Clone)]
 pub(super) struct Area {
     pub(super) stage: String,
+    /// Which rows checks have named, until they are set aside.
+    pub(super) aside: String,
     pub(super) before: String,
     pub(super) keys: String,
 }
@@ -124,6 +131,7 @@ impl Area {
     pub(super) fn named(id: &str) -> Self {
         Self {
             stage: format!("_haulage_stage_{id}"),
+            aside: format!("_haulage_aside_{id}"),
             before: format!("_haulage_before_{id}"),
             keys: format!("_haulage_keys_{id}"),
         }
@@ -189,7 +197,7 @@ pub(super) async fn hold(
 pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT state, epoch, method, created, coalesce(rows, 0), coalesce(detail, ''), coalesce(sequence, 0),
-                cleaned_at IS NOT NULL, round, attempts, evolved
+                cleaned_at IS NOT NULL, round, attempts, evolved, set_aside
          FROM _haulage_loads WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
@@ -209,6 +217,7 @@ pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<
             cleaned: row.try_get(7)?,
             round: row.try_get::<i64, _>(8)? as u32,
             evolved: serde_json::from_str(row.try_get(10)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            set_aside: aside::read(row.try_get(11)?)?,
         })
     })
     .transpose()
