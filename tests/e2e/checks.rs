@@ -21,6 +21,7 @@ pub(super) struct Stage {
 pub(super) enum Warehouse {
     Postgres(Postgres, PgPool),
     Sqlite(PathBuf),
+    Files(PathBuf),
 }
 
 /// Ten rows that are read and one that is rejected. `price` has two values apart, `v` one that is far from the rest.
@@ -50,6 +51,23 @@ impl Stage {
         let stage = Self::on(Warehouse::Sqlite(PathBuf::new()))?;
         let warehouse = Warehouse::Sqlite(stage.folder.path().join("warehouse.db"));
         Ok(Self { warehouse, ..stage })
+    }
+
+    /// Files in a folder.
+    pub(super) fn files() -> Result<Self> {
+        let stage = Self::on(Warehouse::Files(PathBuf::new()))?;
+        let lake = stage.folder.path().join("lake");
+        std::fs::create_dir(&lake)?;
+        let warehouse = Warehouse::Files(lake);
+        Ok(Self { warehouse, ..stage })
+    }
+
+    /// The folder of its tables, if they are files.
+    pub(super) fn lake(&self) -> Option<&Path> {
+        match &self.warehouse {
+            Warehouse::Postgres(..) | Warehouse::Sqlite(_) => None,
+            Warehouse::Files(lake) => Some(lake),
+        }
     }
 
     fn on(warehouse: Warehouse) -> Result<Self> {
@@ -88,6 +106,7 @@ impl Stage {
         let url = match &self.warehouse {
             Warehouse::Postgres(postgres, _) => postgres.url("warehouse"),
             Warehouse::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Warehouse::Files(lake) => format!("file://{}", lake.display()),
         };
         Verb::new(self.path())
             .args(args.iter().copied())
@@ -115,6 +134,7 @@ impl Stage {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
                 connection.close().await?;
             }
+            Warehouse::Files(_) => anyhow::bail!("files know no SQL"),
         }
         Ok(())
     }
@@ -131,19 +151,30 @@ impl Stage {
                 connection.close().await?;
                 texts
             }
+            Warehouse::Files(_) => anyhow::bail!("files know no SQL"),
         })
     }
 
-    /// The tables of staging areas.
+    /// The tables of staging areas, or their files.
     pub(super) async fn staging(&self) -> Result<Vec<String>> {
-        self.texts(match &self.warehouse {
+        let query = match &self.warehouse {
             Warehouse::Postgres(..) => {
                 "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND (relname LIKE 'stage_%' OR relname LIKE 'marks_%' \
                  OR relname LIKE 'aside_%')"
             }
-            Warehouse::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE name LIKE '_haulage_stage_%' OR name LIKE '_haulage_aside_%'",
-        })
-        .await
+            Warehouse::Sqlite(_) => {
+                "SELECT name FROM sqlite_schema WHERE name LIKE '_haulage_stage_%' OR name LIKE '_haulage_aside_%'"
+            }
+            Warehouse::Files(lake) => {
+                let loads = std::fs::read_dir(lake.join("out/_haulage/loads"));
+                let left = loads
+                    .into_iter()
+                    .flatten()
+                    .map(|entry| Ok(entry?.path().display().to_string()));
+                return left.collect();
+            }
+        };
+        self.texts(query).await
     }
 }
 

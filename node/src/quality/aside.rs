@@ -11,7 +11,10 @@
 //! Of `unique` all rows that share their values go: nobody knows which of them is right. A row that several checks name goes
 //! once, with the reason of the first of them in the file.
 
+use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::util::display::array_value_to_string;
+use futures::StreamExt as _;
 use haulage_core::event::CheckResult;
 use haulage_core::failure::Failure;
 use haulage_core::quarantine::{Form, Kept, Reject, SetAside};
@@ -22,9 +25,9 @@ use haulage_plan::definition::Column;
 
 use super::{Checking, of, one};
 use crate::receipt::{Digest, read_as_text};
-use crate::sink::{Aside, Question};
+use crate::sink::{Aside, Named, Question};
 use crate::source::database;
-use crate::source::{RawRows, Segment, printable};
+use crate::source::{RawRows, printable};
 use crate::store::rejects;
 use crate::work::Toolbox;
 use crate::work::quarantine::RAW_BYTES;
@@ -135,42 +138,64 @@ impl<'a> Writer<'a> {
     }
 
     async fn write(mut self, tools: &Toolbox) -> Result<SetAside, Failure> {
-        let load = self.checking.load;
-        let query = self.checking.destination.named_rows(load, WHY)?;
+        let (load, expected) = (self.checking.load, self.checking.expected);
+        let mut digest = Digest::default();
+        let is_whole = match self.checking.destination.named_rows(load, expected, WHY).await? {
+            Named::Query(query) => self.read(tools, &query, &mut digest).await?,
+            Named::Batches(mut batches) => {
+                while let Some(batch) = batches.next().await {
+                    let batch = batch?;
+                    self.add(&batch, &mut digest)?;
+                    for row in 0..batch.num_rows() {
+                        let texts = batch.columns().iter().map(|column| text(column, row));
+                        self.take(tools, texts.collect()).await?;
+                    }
+                }
+                true
+            }
+        };
+        self.flush(tools).await?;
+        self.set.checksum = is_whole.then(|| digest.finish());
+        Ok(self.set)
+    }
+
+    /// Reads them with a query. Says whether all of them could be read as what they are.
+    async fn read(&mut self, tools: &Toolbox, query: &str, digest: &mut Digest) -> Result<bool, Failure> {
         let loads = &self.checking.context.definition().loads;
-        let to = loads.get(&load.load).map(|load| load.to.as_str()).unwrap_or_default();
+        let to = loads.get(&self.checking.load.load).map(|load| load.to.as_str());
         let mut columns = self.columns.clone();
         columns.push(Column {
             name: WHY.to_owned(),
             data_type: DataType::Utf8,
             required: false,
         });
-        let mut reader = database::read_back(tools.config(), to, &query, columns).await?;
-        let mut digest = Digest::default();
+        let mut reader = database::read_back(tools.config(), to.unwrap_or_default(), query, columns).await?;
         let mut is_whole = true;
         while let Some(segment) = reader.next().await? {
             is_whole &= segment.unreadable.is_empty();
             for batch in &segment.batches {
-                let shown = batch.project(&self.summed);
-                digest.add(&shown.map_err(|error| Failure::permanent(error.to_string()))?)?;
+                self.add(batch, digest)?;
             }
-            self.take(tools, &segment).await?;
+            for row in 0..segment.rows {
+                self.take(tools, values(segment.raw.as_ref(), row)).await?;
+            }
         }
-        self.flush(tools).await?;
-        self.set.checksum = is_whole.then(|| digest.finish());
-        Ok(self.set)
+        Ok(is_whole)
     }
 
-    async fn take(&mut self, tools: &Toolbox, segment: &Segment) -> Result<(), Failure> {
-        for row in 0..segment.rows {
-            let reject = self.reject(segment.raw.as_ref(), row)?;
-            *self.set.reasons.entry(reject.reason.clone()).or_default() += 1;
-            self.set.rows += 1;
-            self.bytes += reject.raw.len();
-            self.rows.push(reject);
-            if self.rows.len() >= OBJECT_ROWS || self.bytes >= OBJECT_BYTES {
-                self.flush(tools).await?;
-            }
+    fn add(&self, batch: &RecordBatch, digest: &mut Digest) -> Result<(), Failure> {
+        let shown = batch.project(&self.summed);
+        digest.add(&shown.map_err(|error| Failure::permanent(error.to_string()))?)
+    }
+
+    async fn take(&mut self, tools: &Toolbox, values: Vec<Option<String>>) -> Result<(), Failure> {
+        let reject = self.reject(values)?;
+        *self.set.reasons.entry(reject.reason.clone()).or_default() += 1;
+        self.set.rows += 1;
+        self.bytes += reject.raw.len();
+        self.rows.push(reject);
+        if self.rows.len() >= OBJECT_ROWS || self.bytes >= OBJECT_BYTES {
+            self.flush(tools).await?;
         }
         Ok(())
     }
@@ -187,9 +212,9 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn reject(&self, raw: &dyn RawRows, row: u64) -> Result<Reject, Failure> {
+    /// A row as it is kept, from its values and the numbers of what names it.
+    fn reject(&self, mut values: Vec<Option<String>>) -> Result<Reject, Failure> {
         let load = self.checking.load;
-        let mut values = values(raw, row);
         let why = values.pop().flatten().unwrap_or_default();
         let named: Vec<&Check> = why
             .split(',')
@@ -263,6 +288,12 @@ fn values(raw: &dyn RawRows, row: u64) -> Vec<Option<String>> {
     let (_, bytes) = raw.row(row).unwrap_or((0, b""));
     let value = |value: &[u8]| (value != b"\\N").then(|| printable(value));
     bytes.split(|byte| *byte == b'\t').map(value).collect()
+}
+
+/// A value as text.
+fn text(column: &ArrayRef, row: usize) -> Option<String> {
+    let shown = || array_value_to_string(column, row).ok();
+    if column.is_null(row) { None } else { shown() }
 }
 
 /// A row as an object of JSON, in the order of its columns.

@@ -63,28 +63,22 @@ pub(crate) struct Checking<'a> {
     pub(crate) judged: Option<Judged>,
 }
 
-/// Checks of a load that its destination can't make at all, each with its place: to be said before a row moves.
+/// Checks of a load that its destination can't answer at all, each with its place: to be said before a row moves.
 pub(crate) fn unanswerable(definition: &Definition, load: &LoadName, dialect: Dialect) -> Vec<(Place, String)> {
-    if dialect != Dialect::DataFusion {
-        return Vec::new();
-    }
-    let refused = |check: &Check| match (&check.rule, check.on_fail) {
-        (_, OnFail::Quarantine) => Some(format!(
-            "the check `{}` can't set rows aside: the destination of load {load} is one of files; write `on_fail: fail` or \
-             `warn`, or reject such rows in a step",
-            check.name
-        )),
-        (
-            Rule::References {
-                of: Referred::Table(_), ..
-            },
-            OnFail::Fail,
-        ) => Some(questions::no_references(load)),
-        _ => None,
+    let of_a_table = |check: &&Check| {
+        let of = match &check.rule {
+            Rule::References { of, .. } => Some(of),
+            _ => None,
+        };
+        matches!(of, Some(Referred::Table(_)))
     };
-    let checks = definition.checks.iter().filter(|check| check.load == *load);
-    checks
-        .filter_map(|check| refused(check).map(|why| (check.place, why)))
+    let refused = match dialect {
+        Dialect::Postgres | Dialect::Sqlite => return Vec::new(),
+        Dialect::DataFusion => definition.checks.iter().filter(of_a_table),
+    };
+    refused
+        .filter(|check| check.load == *load && check.on_fail != OnFail::Warn)
+        .map(|check| (check.place, questions::no_references(load)))
         .collect()
 }
 

@@ -12,7 +12,7 @@ use haulage_plan::checks::placeholders;
 use haulage_plan::types;
 
 use crate::sink::files::RECORDS;
-use crate::sink::name::{TableName, quote, quote_all};
+use crate::sink::name::{TableName, quote, quote_all, same_key};
 use crate::sink::question::{KEYS, Value};
 use crate::sink::sqlite::moment;
 use crate::sink::{Destination, Dialect, Expected, LoadContext, Question, postgres};
@@ -90,11 +90,17 @@ impl Asker<'_> {
         let names = quote_all(columns);
         let some = columns.iter().map(|column| format!("{} IS NOT NULL", quote(column)));
         let some = some.collect::<Vec<_>>().join(" AND ");
-        let values = match columns {
-            [_] => names.clone(),
-            _ => format!("({names})"),
+        let shared = format!("SELECT {names} FROM staged WHERE {some} GROUP BY {names} HAVING count(*) > 1");
+        let condition = match (self.dialect(), columns) {
+            (_, [_]) => format!("{names} IN ({shared})"),
+            (Dialect::Postgres | Dialect::Sqlite, _) => format!("({names}) IN ({shared})"),
+            // It compares no rows of values.
+            (Dialect::DataFusion, _) => format!(
+                "EXISTS (SELECT 1 FROM ({shared}) AS other WHERE {})",
+                same_key("other", "staged", columns)
+            ),
         };
-        format!("{values} IN (SELECT {names} FROM staged WHERE {some} GROUP BY {names} HAVING count(*) > 1)").into()
+        condition.into()
     }
 
     /// Values that are there more than once, the rows that have them, and one of the values.

@@ -31,6 +31,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use futures::stream::BoxStream;
 use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
@@ -333,7 +334,15 @@ fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
     )
 }
 
-/// Such a destination was refused when the run was planned.
+/// Rows that were noted to be set aside.
+pub enum Named {
+    /// What a query of the destination gives.
+    Query(String),
+    /// These.
+    Batches(BoxStream<'static, Result<RecordBatch, Failure>>),
+}
+
+/// What a destination says that knows nothing of it.
 fn sets_nothing_aside(load: &LoadContext) -> Failure {
     Failure::permanent(format!(
         "load {}: its destination can't set rows aside; write `on_fail: fail` or `warn`",
@@ -404,10 +413,10 @@ pub trait Destination: Send + Sync {
         Err(sets_nothing_aside(load))
     }
 
-    /// A query for the rows that were noted, each once, with the numbers of the conditions that name it as text in a last
-    /// column called `why`: `0,2`.
-    fn named_rows(&self, load: &LoadContext, why: &str) -> Result<String, Failure> {
-        let _ = why;
+    /// Where the rows that were noted can be read, each once, with the numbers of the conditions that name it as text in a
+    /// last column called `why`: `0,2`.
+    async fn named_rows(&self, load: &LoadContext, expected: Expected, why: &str) -> Result<Named, Failure> {
+        let _ = (expected, why);
         Err(sets_nothing_aside(load))
     }
 

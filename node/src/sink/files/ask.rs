@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
@@ -64,6 +64,32 @@ impl Files {
         files: &[File],
         question: &Question,
     ) -> Result<Option<Vec<Option<String>>>, Failure> {
+        let mut batches = self.asked(load, place, files, question, None).await?;
+        let mut row = None;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|error| said(load, &error))?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            if batch.num_rows() > 1 || row.is_some() {
+                return Err(Failure::permanent(
+                    "its query gives several rows; it has to give one value",
+                ));
+            }
+            row = Some(texts(&batch).map_err(|error| said(load, &error.into()))?);
+        }
+        Ok(row)
+    }
+
+    /// What a query gives. `number` is a column of `staged` with the number of each row, from 0, in the order of the files.
+    pub(super) async fn asked(
+        &self,
+        load: &LoadContext,
+        place: &TablePlace,
+        files: &[File],
+        question: &Question,
+        number: Option<&str>,
+    ) -> Result<SendableRecordBatchStream, Failure> {
         let table = self.table(place).await?.value;
         let wrong = |error: DataFusionError| said(load, &error);
         // One after the other: what comes first stays first.
@@ -71,11 +97,15 @@ impl Files {
             .with_target_partitions(1)
             .with_information_schema(false);
         let context = SessionContext::new_with_config_rt(config, self.runtime.clone());
-        let schema = stored(&load.schema);
+        let rows = stored(&load.schema);
+        let mut fields: Vec<Field> = rows.fields().iter().map(|field| field.as_ref().clone()).collect();
+        fields.extend(number.map(|name| Field::new(name, DataType::UInt64, false)));
+        let schema = Arc::new(Schema::new(fields));
         let staged = Scan {
             files: self.clone(),
             place: place.clone(),
             load: load.clone(),
+            rows,
             schema: schema.clone(),
             list: files.to_vec().into(),
         };
@@ -107,21 +137,7 @@ impl Files {
         if !params.is_empty() {
             answer = answer.with_param_values(params).map_err(wrong)?;
         }
-        let mut batches = answer.execute_stream().await.map_err(wrong)?;
-        let mut row = None;
-        while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(wrong)?;
-            if batch.num_rows() == 0 {
-                continue;
-            }
-            if batch.num_rows() > 1 || row.is_some() {
-                return Err(Failure::permanent(
-                    "its query gives several rows; it has to give one value",
-                ));
-            }
-            row = Some(texts(&batch).map_err(|error| wrong(error.into()))?);
-        }
-        Ok(row)
+        answer.execute_stream().await.map_err(wrong)
     }
 }
 
@@ -178,7 +194,7 @@ fn records(load: &LoadContext, table: &Table) -> Result<RecordBatch, datafusion:
 }
 
 /// What DataFusion says, or what a file's read has failed with.
-fn said(load: &LoadContext, error: &DataFusionError) -> Failure {
+pub(super) fn said(load: &LoadContext, error: &DataFusionError) -> Failure {
     match error.find_root() {
         DataFusionError::External(inner) => match inner.downcast_ref::<Failure>() {
             Some(failure) => failure.clone(),
@@ -202,6 +218,9 @@ struct Scan {
     files: Files,
     place: TablePlace,
     load: LoadContext,
+    /// The columns of the rows.
+    rows: SchemaRef,
+    /// The same, perhaps with each row's number behind them.
     schema: SchemaRef,
     list: Arc<[File]>,
 }
@@ -222,9 +241,11 @@ impl PartitionStream for Scan {
             self.files.clone(),
             self.place.clone(),
             self.load.clone(),
-            self.schema.clone(),
+            self.rows.clone(),
         );
         let list = Arc::clone(&self.list);
+        let numbered = (self.schema.fields().len() > self.rows.fields().len()).then(|| self.schema.clone());
+        let mut first = 0;
         let batches = stream::iter(0..list.len())
             .then(move |n| {
                 let (files, place, load, schema) = (files.clone(), place.clone(), load.clone(), schema.clone());
@@ -235,14 +256,23 @@ impl PartitionStream for Scan {
                 }
             })
             .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
-            .try_flatten();
+            .try_flatten()
+            .map(move |batch: Result<RecordBatch, DataFusionError>| {
+                let batch = batch?;
+                let Some(schema) = &numbered else { return Ok(batch) };
+                let numbers = UInt64Array::from_iter_values(first..first + batch.num_rows() as u64);
+                first += batch.num_rows() as u64;
+                let mut columns = batch.columns().to_vec();
+                columns.push(Arc::new(numbers));
+                Ok(RecordBatch::try_new(schema.clone(), columns)?)
+            });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
     }
 }
 
 impl Files {
     /// The rows of a staged file, with all columns. A segment has few.
-    async fn read(
+    pub(super) async fn read(
         &self,
         place: &TablePlace,
         load: &LoadContext,

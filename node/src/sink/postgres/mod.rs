@@ -51,7 +51,7 @@ use haulage_core::watermark::{Advance, Watermark};
 use self::connect::{Connections, Room};
 pub(crate) use self::types::column_type;
 use super::kept::{patience, patiently};
-use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing};
+use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Named, Question, SegmentWriter, Standing};
 
 /// A PostgreSQL database. Cheap to clone.
 #[derive(Clone)]
@@ -148,8 +148,8 @@ impl Destination for Postgres {
         .await
     }
 
-    fn named_rows(&self, load: &LoadContext, why: &str) -> Result<String, Failure> {
-        Ok(aside::named_rows(load, why))
+    async fn named_rows(&self, load: &LoadContext, _: Expected, why: &str) -> Result<Named, Failure> {
+        Ok(Named::Query(aside::named_rows(load, why)))
     }
 
     async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {

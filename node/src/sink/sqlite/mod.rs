@@ -46,7 +46,7 @@ use haulage_core::watermark::{Advance, Watermark};
 use self::file::File;
 pub(crate) use self::rows::moment;
 use super::kept::{patience, patiently};
-use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing};
+use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Named, Question, SegmentWriter, Standing};
 
 /// A SQLite file. Cheap to clone.
 #[derive(Clone)]
@@ -116,8 +116,8 @@ impl Destination for Sqlite {
         self.name_staged(load, expected, conditions).await
     }
 
-    fn named_rows(&self, load: &LoadContext, why: &str) -> Result<String, Failure> {
-        aside::named_rows(load, why)
+    async fn named_rows(&self, load: &LoadContext, _: Expected, why: &str) -> Result<Named, Failure> {
+        Ok(Named::Query(aside::named_rows(load, why)?))
     }
 
     async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
