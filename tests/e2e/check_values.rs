@@ -133,10 +133,12 @@ async fn parameters_are_bound_over_files() -> Result<()> {
 }
 
 /// A lookup's column of another type, what stands in it, the load's column, and what is said of its two values.
-const LOOKUPS: [(&str, &str, &str, &str); 13] = [
+const LOOKUPS: [(&str, &str, &str, &str); 14] = [
     ("int", "1\n2\n\n", "id", "0 rows"),
     ("int", "1\n", "id", "1 row whose value isn't there: 2"),
-    ("text", "1\n02\nx\n", "id", "1 row whose value isn't there: 2"),
+    // In a column of integers `02` is 2, and what is no integer is none of its values.
+    ("text", "1\n02\nx\n", "id", "0 rows"),
+    ("text", "1\n2.5\nx\n", "id", "1 row whose value isn't there: 2"),
     ("bigint", "1\n5000000000\n2\n", "id", "0 rows"),
     ("text", "ann\n\"o'neil; DROP TABLE keep\"\n", "name", "0 rows"),
     (

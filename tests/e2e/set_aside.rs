@@ -38,8 +38,11 @@ async fn ids(stage: &Stage) -> Result<Vec<i64>> {
     if let Some(lake) = stage.lake() {
         return ids_of_files(&lake.join("out"));
     }
-    let texts = stage.texts("SELECT CAST(id AS text) FROM out ORDER BY id").await?;
-    texts.iter().map(|text| text.parse().context("an id")).collect()
+    let texts = stage.texts("SELECT CAST(id AS text) FROM out").await?;
+    let ids = texts.iter().map(|text| text.parse::<i64>().context("an id"));
+    let mut ids = ids.collect::<Result<Vec<_>>>()?;
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// Those that the newest version's manifest leads to; no other file of rows is there.
@@ -323,8 +326,12 @@ async fn a_lost_answer_sets_nothing_aside_twice(stage: &Stage) -> Result<()> {
         (None, true) => stage.texts("SELECT set_aside FROM haulage.loads").await?,
         (None, false) => stage.texts("SELECT set_aside FROM _haulage_loads").await?,
     };
+    let records: Vec<String> = records
+        .iter()
+        .map(|record| record.split_whitespace().collect())
+        .collect();
     ensure!(
-        records.len() == 1 && records[0].contains("\"outliers v mad 3.5\",\"holds\":false"),
+        records.len() == 1 && records[0].contains("\"set\":{\"rows\":3,"),
         "{records:?}"
     );
     // The same fault is still there, and finds nothing to do.

@@ -17,6 +17,12 @@ crate::on_all!(
     a_discard_leaves_nothing,
 );
 
+crate::on_files!(
+    an_earlier_attempt_sets_nothing_aside,
+    a_number_that_is_not_right_sets_nothing_aside,
+    a_later_round_begins_with_all_rows,
+);
+
 const ROWS: &[TestRow] = &[
     (1, Some("one"), 1.5),
     (2, None, 2.5),
@@ -76,9 +82,8 @@ async fn rows_go_once_and_the_others_are_published(world: &World) {
             let verified = world.destination.verify(&again, expected).await.expect("verified");
             assert_eq!(verified.rows, 2, "{}", verified.detail);
         }
-        let left = world
-            .destination
-            .ask(&again, expected, &"SELECT CAST(count(*) AS text) FROM staged".into());
+        let question = "SELECT CAST(count(*) AS text) FROM staged".into();
+        let left = world.destination.ask(&again, expected, &question);
         assert_eq!(left.await, Ok(vec![Some("2".to_owned())]));
         for _ in 0..2 {
             let published = world.destination.publish(&again, expected).await.expect("published");

@@ -14,7 +14,7 @@ use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 use haulage_core::receipt::Looked;
 use haulage_node::sink::{
-    Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing, registry,
+    Aside, Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing, registry,
 };
 use haulage_node::store::S3Settings;
 use haulage_plan::definition::Mode;
@@ -108,6 +108,23 @@ impl Destination for ForFiles {
         question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         self.0.ask(&of_files(load), expected, question).await
+    }
+
+    async fn seal(&self, load: &LoadContext, expected: Expected) -> Result<Option<Aside>, Failure> {
+        self.0.seal(&of_files(load), expected).await
+    }
+
+    async fn name_rows(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        conditions: &[Question],
+    ) -> Result<Vec<u64>, Failure> {
+        self.0.name_rows(&of_files(load), expected, conditions).await
+    }
+
+    async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
+        self.0.set_aside(&of_files(load), expected, what).await
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {

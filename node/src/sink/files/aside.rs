@@ -6,9 +6,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BooleanArray, BooleanBufferBuilder, RecordBatch, StringArray,
-};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, BooleanArray, BooleanBufferBuilder, RecordBatch, StringArray};
 use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt64Type};
