@@ -115,7 +115,7 @@ fn one(report: &mut Report, check: &Check, facts: &Facts<'_>) {
                 let message = format!("`{word}` names `{to}`, which the lookup `{name}` doesn't have");
                 return report.maybe(place, message, did_you_mean(to, names));
             };
-            if !can_cast_types(there.data_type(), &data_type) {
+            if !compare(there.data_type(), &data_type) {
                 let message = format!(
                     "`{word}` compares `{column}`, which is {}, with `{to}` of `{name}`, which is {}",
                     types::name(&data_type),
@@ -160,6 +160,19 @@ fn value(report: &mut Report, check: &Check, column: &str, data_type: &DataType,
             None
         }
     }
+}
+
+/// Whether values of the two types say the same things: a text is read as the other. What Arrow casts beyond that has another
+/// meaning there, such as a number that is taken for a time.
+fn compare(there: &DataType, here: &DataType) -> bool {
+    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_time = |kind: &DataType| matches!(kind, DataType::Date32 | DataType::Timestamp(..));
+    let alike = is_text(there)
+        || is_text(here)
+        || there.is_numeric() && here.is_numeric()
+        || is_time(there) && is_time(here)
+        || there == here;
+    alike && can_cast_types(there, here)
 }
 
 /// Whether every `$name` is a parameter.

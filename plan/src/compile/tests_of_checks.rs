@@ -113,7 +113,7 @@ fn what_is_wrong_with_a_check_is_said_at_its_place() {
         ),
         (
             "{sql: SELECT count(*) FROM staged WHERE at > $1}",
-            "names the unknown parameter `$1`: write `$name`, and declare it",
+            "names the unknown parameter `$1`: there is: day, least",
         ),
         ("{sql: \"SELECT 1; -- done\"}", "ends with a semicolon and a comment"),
         (
