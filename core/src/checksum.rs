@@ -10,7 +10,7 @@
 //! changes for sums that are in a ledger.
 
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,18 @@ impl Checksum {
         names.sort_unstable();
         names.dedup();
         names
+    }
+}
+
+impl SubAssign<&Checksum> for Checksum {
+    /// Takes away rows that are among its own.
+    fn sub_assign(&mut self, other: &Checksum) {
+        self.rows = self.rows.saturating_sub(other.rows);
+        self.sum = self.sum.wrapping_sub(other.sum);
+        for (column, sum) in &other.columns {
+            let mine = self.columns.entry(column.clone()).or_default();
+            *mine = mine.wrapping_sub(*sum);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{ChunkReport, ChunkSpec};
 use crate::failure::Failure;
 use crate::ids::{Attempt, LoadName, Millis, NodeName, RunId, StageId, StepId, Work};
+use crate::quarantine::SetAside;
 use crate::submission::Submission;
 use crate::watermark::Advance;
 use crate::words::counted;
@@ -287,6 +288,9 @@ pub struct StepReport {
     /// Of a published load: its columns with their types, in order, so that its rows can be read again without its sources.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<(String, String)>,
+    /// Of a verified load: the staged rows that its checks have set aside, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<SetAside>,
 }
 
 /// What a check of the staged rows found.
@@ -300,6 +304,13 @@ pub struct CheckResult {
     pub blocks: bool,
     /// What was found, for a person.
     pub found: String,
+    /// Rows that it has named to be set aside. One that several checks name counts for each.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub set_aside: u64,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 impl Event {

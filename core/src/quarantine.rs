@@ -1,7 +1,10 @@
 //! Quarantine: a row that did not make it, with everything needed to find out why.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::checksum::Checksum;
 use crate::ids::{LoadName, RunId};
 
 /// One rejected row, as it is kept in the checkpoint store (one JSON object a line).
@@ -46,6 +49,34 @@ pub struct Kept {
     pub columns: Option<Vec<String>>,
     /// How it is kept.
     pub form: Form,
+}
+
+/// The rows of a load that its checks have set aside before it was published: rejected rows of the run, which were staged.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SetAside {
+    /// How many.
+    pub rows: u64,
+    /// By reason, `check:NAME`: that of the first check of the file that names the row. Together they are `rows`.
+    pub reasons: BTreeMap<String, u64>,
+    /// What the keys of their objects in the checkpoint store begin with.
+    pub prefix: String,
+    /// How many objects there are.
+    pub objects: u32,
+    /// What the rows come to, as they were when they were staged; `None` if some of them can't be read as their types.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+}
+
+impl SetAside {
+    /// The keys of their objects in the checkpoint store, in order.
+    pub fn keys(&self) -> impl Iterator<Item = String> {
+        (0..self.objects).map(|number| Self::key(&self.prefix, number))
+    }
+
+    /// The key of an object.
+    pub fn key(prefix: &str, number: u32) -> String {
+        format!("{prefix}{number}.rejects.jsonl.zst")
+    }
 }
 
 /// How a row is kept.

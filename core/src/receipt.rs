@@ -36,8 +36,10 @@ pub struct LoadReceipt {
     pub outline: LoadOutline,
     /// The staged chunks that feed it, in order.
     pub chunks: Vec<ChunkReceipt>,
-    /// The sum over them.
+    /// The sum over them. Its checksum is that of the rows that were not set aside: those to be visible.
     pub total: Entry,
+    /// Staged rows that checks have set aside.
+    pub set_aside: u64,
     /// The publish, if it is done.
     pub published: Option<Published>,
 }
@@ -159,11 +161,22 @@ fn load(
             });
         }
     }
+    let aside = state.set_aside().get(&outline.name);
+    if let Some(aside) = aside {
+        total.checksum = match (total.checksum.take(), &aside.checksum) {
+            (Some(mut all), Some(gone)) => {
+                all -= gone;
+                Some(all)
+            }
+            _ => None,
+        };
+    }
     let published = state.step_report(StepKind::Publish, &outline.name);
     LoadReceipt {
         outline: outline.clone(),
         chunks,
         total,
+        set_aside: aside.map_or(0, |aside| aside.rows),
         published: published.map(|report| Published {
             rows: report.rows,
             detail: report.detail.clone(),

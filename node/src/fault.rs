@@ -7,6 +7,7 @@
 //!   it is committed: the worst moment, since everything is done and nothing stands.
 //! - `slow@segment:200ms` waits that long in every segment.
 //! - `abort@chunk:0.1` takes the whole process down, at the same moment in any segment of that chunk: poison.
+//! - `abort@aside` takes the whole process down when rows have been set aside, before anybody hears of it.
 //! - `slow@compensation:200ms` waits that long before every compensation.
 //! - `again@compensation` loses the answer to every compensation once, after it has taken effect: it is done again.
 //! - `deaf@lease` lets work go on that was cancelled, because its lease has run out or for another reason: what is left is
@@ -27,7 +28,7 @@ pub const VARIABLE: &str = "HAULAGE_FAULT";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "HAULAGE_FAULT: {0:?} is no fault; expected panic@chunk:STAGE.INDEX:segment:N, slow@segment:MILLISECONDSms, \
-     abort@chunk:STAGE.INDEX, slow@compensation:MILLISECONDSms, again@compensation or deaf@lease"
+     abort@chunk:STAGE.INDEX, abort@aside, slow@compensation:MILLISECONDSms, again@compensation or deaf@lease"
 )]
 pub struct Error(String);
 
@@ -38,6 +39,7 @@ pub struct Fault {
     panicked: Arc<AtomicBool>,
     slow: Option<Duration>,
     abort: Vec<ChunkId>,
+    abort_aside: bool,
     slow_compensation: Option<Duration>,
     again: bool,
     deaf: bool,
@@ -66,6 +68,8 @@ impl Fault {
                 fault.abort.push(chunk_of(chunk).ok_or_else(wrong)?);
             } else if let Some(time) = part.strip_prefix("slow@compensation:") {
                 fault.slow_compensation = Some(duration_of(time).ok_or_else(wrong)?);
+            } else if part == "abort@aside" {
+                fault.abort_aside = true;
             } else if part == "again@compensation" {
                 fault.again = true;
             } else if part == "deaf@lease" {
@@ -87,6 +91,13 @@ impl Fault {
         }
         if self.panic == Some((chunk, segment)) && !self.panicked.swap(true, Ordering::SeqCst) {
             panic!("the fault that {VARIABLE} asked for, at segment {segment} of chunk {chunk}");
+        }
+    }
+
+    /// Called when rows have been set aside from a load, and not before they stand in its record.
+    pub(crate) fn after_set_aside(&self) {
+        if self.abort_aside {
+            std::process::abort();
         }
     }
 

@@ -2,6 +2,8 @@
 //! and in S3; what only PostgreSQL has: swaps under readers, other people's objects on the target, lost answers and crashes;
 //! and what only files have.
 
+#[path = "sink/aside.rs"]
+mod aside;
 #[path = "sink/contract.rs"]
 mod contract;
 #[path = "sink/errors.rs"]

@@ -1,8 +1,11 @@
 //! Checks: what must hold of the rows that a load has staged before any of it is published.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use haulage_core::ids::LoadName;
 
 use crate::definition::{Place, Sql};
@@ -30,6 +33,9 @@ pub enum OnFail {
     Fail,
     /// It is said, and the run goes on.
     Warn,
+    /// The rows that it names are set aside as rejected rows of the run, and the others are published. Only of a rule that
+    /// [names rows](Rule::names_rows).
+    Quarantine,
 }
 
 /// What must hold of the staged rows.
@@ -74,13 +80,13 @@ pub enum Rule {
         /// How old it may be.
         within: Duration,
     },
-    /// Every value of the column stands in a column of a table of the destination; NULL passes.
+    /// Every value of the column stands in a column of something else; NULL passes.
     References {
         /// The column.
         column: String,
-        /// `table` or `schema.table`.
-        table: String,
-        /// Its column.
+        /// What it refers to.
+        of: Referred,
+        /// The column there.
         to: String,
     },
     /// How many values lie unusually far from the rest. With `%`, of the rows that have a value.
@@ -94,13 +100,23 @@ pub enum Rule {
         /// How many may be.
         allowed: Bound,
     },
-    /// A query in the destination's SQL over `staged`; its first value must be so. NULL never is.
+    /// A query in the destination's SQL over `staged`, where `$name` is a parameter; its first value must be so. NULL never
+    /// is.
     Sql {
         /// The query.
         query: Sql,
         /// What its value must be.
         expect: Bound,
     },
+}
+
+/// What a column refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Referred {
+    /// A table of the destination: `table` or `schema.table`.
+    Table(String),
+    /// A lookup of the pipeline.
+    Lookup(String),
 }
 
 /// How far a value is from the rest.
@@ -236,6 +252,23 @@ impl Rule {
         }
     }
 
+    /// Whether it says of each row by itself whether it fails, so that rows can be set aside.
+    pub fn names_rows(&self) -> bool {
+        match self {
+            Self::NotNull(_)
+            | Self::Unique(_)
+            | Self::Accepted { .. }
+            | Self::Range { .. }
+            | Self::References { .. }
+            | Self::Outliers { .. } => true,
+            Self::RowCount(_)
+            | Self::RowCountNear { .. }
+            | Self::Rejects(_)
+            | Self::Fresh { .. }
+            | Self::Sql { .. } => false,
+        }
+    }
+
     /// The columns of the load that it names.
     pub fn columns(&self) -> &[String] {
         match self {
@@ -265,13 +298,53 @@ impl fmt::Display for Rule {
                 max.as_deref().unwrap_or_default()
             ),
             Self::Fresh { column, within } => write!(f, "{column} within {}", humantime::format_duration(*within)),
-            Self::References { column, table, to } => write!(f, "{column} in {table}.{to}"),
+            Self::References { column, of, to } => match of {
+                Referred::Table(table) => write!(f, "{column} in {table}.{to}"),
+                Referred::Lookup(name) => write!(f, "{column} in lookup {name}.{to}"),
+            },
             Self::Outliers {
                 column, method, beyond, ..
             } => write!(f, "{column} {} {beyond}", method.word()),
             Self::Sql { expect, .. } => write!(f, "{expect}"),
         }
     }
+}
+
+impl Check {
+    /// The reason that rows have which it sets aside.
+    pub fn reason(&self) -> String {
+        format!("check:{}", self.name)
+    }
+}
+
+/// Where a query names parameters: the bytes of each `$name`, in order. Text in quotes, quoted names and comments name none.
+/// `Err` says why it can't be read.
+pub fn placeholders(query: &str) -> Result<Vec<(Range<usize>, String)>, String> {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, query).tokenize_with_location();
+    let tokens = tokens.map_err(|error| error.message)?;
+    // A location is a line and a place among its characters, both from 1.
+    let lines: Vec<usize> = std::iter::once(0)
+        .chain(query.match_indices('\n').map(|(at, _)| at + 1))
+        .collect();
+    let byte = |line: u64, column: u64| {
+        let start = *lines.get(usize::try_from(line).ok()?.checked_sub(1)?)?;
+        let nth = usize::try_from(column).ok()?.checked_sub(1)?;
+        let rest = query.get(start..)?;
+        Some(rest.char_indices().nth(nth).map_or(query.len(), |(at, _)| start + at))
+    };
+    let mut found = Vec::new();
+    for token in tokens {
+        let Token::Placeholder(name) = &token.token else {
+            continue;
+        };
+        let start = byte(token.span.start.line, token.span.start.column);
+        let range = start.map(|start| start..start + name.len());
+        match range {
+            Some(range) if query.get(range.clone()) == Some(name.as_str()) => found.push((range, name.clone())),
+            Some(_) | None => return Err(format!("names `{name}` at a place that can't be told")),
+        }
+    }
+    Ok(found)
 }
 
 impl Method {
@@ -297,6 +370,16 @@ impl Method {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_found_where_they_are_and_nowhere_else() {
+        let query = "SELECT '$no', \"$no\" -- $no\n, 'ü' || $day /* $no */\nFROM staged WHERE é = $n1 AND b=$day";
+        let found = placeholders(query).expect("readable");
+        let texts: Vec<&str> = found.iter().map(|(range, _)| &query[range.clone()]).collect();
+        assert_eq!(texts, ["$day", "$n1", "$day"]);
+        let names: Vec<&str> = found.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, texts);
+    }
 
     #[test]
     fn bounds_are_read_and_written_and_hold_at_their_edges() {

@@ -106,6 +106,8 @@ pub struct CheckNode {
     pub rule: &'static str,
     /// Whether the run fails if it doesn't hold.
     pub blocks: bool,
+    /// Whether rows that it names are set aside.
+    pub sets_aside: bool,
 }
 
 /// A stage.
@@ -188,6 +190,7 @@ fn checks_of(definition: &Definition, load: &LoadName) -> Vec<CheckNode> {
         name: check.name.clone(),
         rule: check.rule.word(),
         blocks: check.on_fail == OnFail::Fail,
+        sets_aside: check.on_fail == OnFail::Quarantine,
     };
     checks.map(node).collect()
 }
@@ -260,7 +263,11 @@ impl fmt::Display for Plan {
                     writeln!(f, "      {} {}{null}", column.name, column.type_name)?;
                 }
                 for check in &load.checks {
-                    let warns = if check.blocks { "" } else { "  (warns)" };
+                    let warns = match (check.blocks, check.sets_aside) {
+                        (true, _) => "",
+                        (false, true) => "  (sets rows aside)",
+                        (false, false) => "  (warns)",
+                    };
                     writeln!(f, "      check {}{warns}", check.name)?;
                 }
             }

@@ -41,7 +41,10 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
         loads: submission
             .map(|submission| loads(state, submission, &total))
             .unwrap_or_default(),
-        counts: Some(counts(&total)),
+        counts: Some(v1::Counts {
+            set_aside: state.set_aside().values().map(|aside| aside.rows).sum(),
+            ..counts(&total)
+        }),
         retries: state.retries(),
         trace_id: submission
             .map(|submission| trace_id(&submission.traceparent))
@@ -117,6 +120,7 @@ pub fn counts(counts: &Counts) -> v1::Counts {
         bytes: counts.bytes,
         rejected_by_reason: counts.rejected.clone().into_iter().collect(),
         multiplied: sum(|load| load.multiplied),
+        set_aside: 0,
     }
 }
 
@@ -249,6 +253,7 @@ fn check(result: &CheckResult) -> v1::Check {
         holds: result.holds,
         blocks: result.blocks,
         found: result.found.clone(),
+        set_aside: result.set_aside,
     }
 }
 
@@ -269,6 +274,7 @@ fn loads(state: &State, submission: &Submission, total: &Counts) -> Vec<v1::Load
             rejected: counts.rejected,
             multiplied: counts.multiplied,
             checks: state.checks(&outline.name).iter().map(check).collect(),
+            set_aside: state.set_aside().get(&outline.name).map_or(0, |aside| aside.rows),
         }
     };
     submission.loads.iter().map(load).collect()

@@ -37,6 +37,7 @@ fn load(load: &LoadReceipt) -> v1::LoadReceipt {
         total: Some(entry(&load.total)),
         published: published.map_or(0, |published| published.rows),
         published_at: published.map_or(0, |published| published.at.0),
+        set_aside: load.set_aside,
         detail: published.map(|published| published.detail.clone()).unwrap_or_default(),
     }
 }

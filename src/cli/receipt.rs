@@ -18,7 +18,7 @@ Examples:
 
 For each chunk: the object and the part of it, rows read, filtered, rejected and staged, and a checksum over the staged
 rows. Checksums hang neither on the order of rows nor on how they were cut: those of chunks add up to the load's. They
-are made as rows are written; `haulage verify RUN` makes them again from the table.";
+are made as rows are written, and those of rows that checks set aside are taken off the load's; `haulage verify RUN` makes them again from the table.";
 
 /// Arguments of `receipt`.
 #[derive(Debug, clap::Args)]
@@ -118,6 +118,12 @@ fn show(load: &LoadReceipt, output: Output) -> std::io::Result<()> {
     let total = load.total.clone().unwrap_or_default();
     rows.push(line(["total".to_owned(), String::new(), String::new()], &total));
     output.line(render(&columns, rows))?;
+    if load.set_aside > 0 {
+        output.line(format!(
+            "{} of the staged set aside by checks; the total's checksum is that of the others",
+            human::counted(load.set_aside, "row")
+        ))?;
+    }
     if load.published_at > 0 {
         output.line(format!(
             "published {}: {}",
@@ -136,6 +142,7 @@ fn document(receipt: &Receipt) -> Value {
             "table": load.table,
             "chunks": load.chunks.iter().map(chunk).collect::<Vec<_>>(),
             "total": load.total.as_ref().map(entry),
+            "set_aside": load.set_aside,
             "published": load.published,
             "published_at": (load.published_at > 0).then_some(load.published_at),
             "detail": load.detail,

@@ -2,12 +2,14 @@
 //!
 //! In a home nothing is started for it: the ledger is only read, so it also works while `haulage run` is at work there.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail};
 use haulage_core::event::Event;
-use haulage_core::ids::Work;
+use haulage_core::ids::{StepKind, Work};
 use haulage_core::quarantine;
 use haulage_node::store;
-use haulage_proto::v1::{GetRunRequest, GetRunResponse, ListRejectsRequest, Reject, Run};
+use haulage_proto::v1::{GetRunRequest, GetRunResponse, ListRejectsRequest, Reject, Run, RunEvent};
 
 use crate::api::{self, Client, Explain as _};
 use crate::cli::{Globals, reach};
@@ -24,7 +26,7 @@ Examples:
   haulage replay flights-0a1b2c3d4e pipeline.yaml     reads them again, once the pipeline is corrected
 
 Reasons are the names of the pipeline's reject rules, and words like ragged, bad_int, bad_utf8 or null_in_required for
-rows that could not be read.";
+rows that could not be read. Rows that a check has set aside have the reason check:NAME; their text is the row of the load.";
 
 /// The header of CSV: the names that JSON has.
 const COLUMNS: [&str; 10] = [
@@ -117,10 +119,13 @@ async fn from_home(globals: &Globals, response: &GetRunResponse, printer: &mut P
     Ok(())
 }
 
-/// The keys of the quarantine objects that the run's finished chunks reported, in the order of chunks.
+/// The keys of the quarantine objects that the run's finished chunks reported, in the order of chunks, and behind them those
+/// of the rows that checks have set aside.
 fn keys(response: &GetRunResponse) -> Result<Vec<String>> {
     let mut chunks = Vec::new();
-    for event in response.events.iter().filter(|event| event.kind == "chunk_staged") {
+    let mut loads = BTreeMap::new();
+    let tells = |event: &&RunEvent| matches!(event.kind.as_str(), "chunk_staged" | "step_done");
+    for event in response.events.iter().filter(tells) {
         let parsed: Event = serde_json::from_str(&event.json)
             .with_context(|| format!("event {} of the ledger can't be read by this release", event.seq))?;
         if let Event::ChunkStaged {
@@ -130,10 +135,19 @@ fn keys(response: &GetRunResponse) -> Result<Vec<String>> {
         } = parsed
         {
             chunks.push((chunk, report.rejects));
+        } else if let Event::StepDone { step, report, .. } = parsed
+            && step.kind == StepKind::Verify
+        {
+            // One that was staged again is verified again.
+            loads.insert(step.load, report.set_aside);
         }
     }
     chunks.sort_by_key(|(chunk, _)| *chunk);
-    Ok(chunks.into_iter().flat_map(|(_, keys)| keys).collect())
+    let of_chunks = chunks.into_iter().flat_map(|(_, keys)| keys);
+    let of_loads = loads.into_values().flatten();
+    Ok(of_chunks
+        .chain(of_loads.flat_map(|aside| aside.keys().collect::<Vec<_>>()))
+        .collect())
 }
 
 fn shown(reject: quarantine::Reject) -> Reject {
@@ -230,17 +244,18 @@ fn lines(reject: &Reject, output: Output) -> [String; 2] {
         why.push_str(&format!("  {}", visible(&reject.detail)));
     }
     let raw = output.paint(Tone::Faint, &visible(&reject.raw));
-    [
-        format!("{}:{}  {why}", visible(&reject.file), reject.line),
-        format!("    {raw}"),
-    ]
+    let place = match reject.line {
+        // Of a row of a load.
+        0 => visible(&reject.file),
+        line => format!("{}:{line}", visible(&reject.file)),
+    };
+    [format!("{place}  {why}"), format!("    {raw}")]
 }
 
 #[cfg(test)]
 mod tests {
     use haulage_core::checkpoint::{ChunkReport, Counts};
     use haulage_core::ids::{Attempt, ChunkId, Millis, StageId};
-    use haulage_proto::v1::RunEvent;
 
     use super::*;
 

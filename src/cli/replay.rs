@@ -19,7 +19,7 @@ use crate::config::{self, Home};
 use crate::embedded::{self, Embedded};
 use crate::exit::Exit;
 use crate::follow::{self, OnSignal};
-use crate::output::{json as to_json, note};
+use crate::output::{human, json as to_json, note};
 use crate::pipeline::Document;
 use crate::signals::Signals;
 
@@ -160,12 +160,24 @@ async fn drive(
     };
     let output = globals.output();
     let replayed = &response.replayed;
+    if response.left > 0 {
+        note(format!(
+            "{} that checks have set aside stay rejected: they are rows of a load, and no source gives them; `haulage rejects \
+             {replayed}` shows them (reasons check:...)",
+            human::counted(response.left, "row")
+        ));
+    }
     let Some(submitted) = response.submitted else {
         if output.is_json() {
-            let value = json!({"run_id": null, "replayed": replayed, "disposition": "nothing_left"});
+            let value =
+                json!({"run_id": null, "replayed": replayed, "disposition": "nothing_left", "left": response.left});
             output.json(&to_json::typed("submitted", value))?;
-        } else {
+        } else if response.left == 0 {
             note(format!("nothing to replay: run {replayed} has no rejected rows"));
+        } else {
+            note(format!(
+                "nothing else to replay: run {replayed} has no other rejected rows"
+            ));
         }
         return Ok(Exit::Success);
     };

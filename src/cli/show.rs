@@ -129,15 +129,16 @@ fn stages(run: &Run, output: Output) -> std::io::Result<()> {
 fn checks(run: &Run, output: Output) -> std::io::Result<()> {
     let rows = run.loads.iter().flat_map(|load| {
         load.checks.iter().map(|check| {
-            let word = match (check.holds, check.blocks) {
-                (true, _) => "holds",
-                (false, true) => "FAILED",
-                (false, false) => "warning",
+            let word = match (check.holds, check.blocks, check.set_aside) {
+                (true, _, _) => "holds".to_owned(),
+                (false, true, _) => "FAILED".to_owned(),
+                (false, false, 0) => "warning".to_owned(),
+                (false, false, rows) => format!("{} set aside", human::count(rows)),
             };
             vec![
                 load.name.clone(),
                 one_line(&check.name).to_string(),
-                word.to_owned(),
+                word,
                 visible(&check.found).to_string(),
             ]
         })

@@ -7,7 +7,10 @@ use super::human;
 
 /// Rows that the run made visible; what it only staged isn't loaded.
 pub(crate) fn loaded(run: &Run) -> u64 {
-    let staged = run.counts.as_ref().map_or(0, |counts| counts.loaded);
+    let staged = run
+        .counts
+        .as_ref()
+        .map_or(0, |counts| counts.loaded - counts.set_aside.min(counts.loaded));
     if run.state() == RunState::Published { staged } else { 0 }
 }
 
@@ -60,6 +63,7 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
                     "rejected": load.rejected,
                     "multiplied": load.multiplied,
                 },
+                "set_aside": load.set_aside,
                 "checks": load.checks.iter().map(check).collect::<Vec<_>>(),
             })
         })
@@ -76,6 +80,7 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
             "read": counts.read,
             "loaded": loaded(run),
             "staged": counts.loaded,
+            "set_aside": counts.set_aside,
             "rejected": counts.rejected,
             "filtered": counts.filtered,
             "multiplied": counts.multiplied,
@@ -98,7 +103,13 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
 }
 
 fn check(check: &Check) -> Value {
-    json!({"name": check.name, "holds": check.holds, "blocks": check.blocks, "found": check.found})
+    json!({
+        "name": check.name,
+        "holds": check.holds,
+        "blocks": check.blocks,
+        "found": check.found,
+        "set_aside": check.set_aside,
+    })
 }
 
 /// An event; the ledger's own form under `event`, where it can be read.

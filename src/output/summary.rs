@@ -2,7 +2,7 @@
 
 use haulage_proto::v1::{Check, Load, Run, RunState};
 
-use super::json::{elapsed_ms, sorted, state};
+use super::json::{elapsed_ms, loaded, sorted, state};
 use super::table::{one_line, visible};
 use super::{Output, Tone, human};
 
@@ -53,7 +53,7 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         ),
     );
     if run.state() == RunState::Published {
-        row("loaded", format!("{}{in_all}", human::counted(counts.loaded, "row")));
+        row("loaded", format!("{}{in_all}", human::counted(loaded(run), "row")));
     } else {
         row(
             "staged",
@@ -121,7 +121,11 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
 
 /// What a check that doesn't hold has found.
 fn check_line(check: &Check) -> String {
-    let word = if check.blocks { "failed" } else { "warning" };
+    let word = match (check.blocks, check.set_aside) {
+        (true, _) => "failed",
+        (false, 0) => "warning",
+        (false, _) => "set aside",
+    };
     format!("{word}: {}: {}", one_line(&check.name), visible(&check.found))
 }
 
@@ -140,6 +144,10 @@ fn account(load: &Load) -> String {
     );
     if load.multiplied > 0 {
         text.push_str(&format!("; {}", multiplied(load.multiplied)));
+    }
+    if load.set_aside > 0 {
+        let rows = human::counted(load.set_aside, "row");
+        text.push_str(&format!("; {rows} of the staged set aside by checks"));
     }
     text
 }

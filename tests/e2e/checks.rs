@@ -12,19 +12,20 @@ use super::support::postgres::Postgres;
 use super::support::process::{Output, Verb, newest_run};
 
 /// A folder with data, and the warehouse that its runs publish to.
-struct Stage {
+pub(super) struct Stage {
     folder: tempfile::TempDir,
     warehouse: Warehouse,
     submissions: AtomicU32,
 }
 
-enum Warehouse {
+pub(super) enum Warehouse {
     Postgres(Postgres, PgPool),
     Sqlite(PathBuf),
+    Files(PathBuf),
 }
 
 /// Ten rows that are read and one that is rejected. `price` has two values apart, `v` one that is far from the rest.
-const ROWS: &str = "\
+pub(super) const ROWS: &str = "\
 id,name,v,price,kind,day,at,x,f,w
 1,ann,1,10.50,a,2024-01-01,2024-01-01T00:00:00,5,0.1,1
 2,bob,2,10.50,a,2024-01-02,2024-01-02T00:00:00,5,0.1,1
@@ -46,16 +47,33 @@ const MORE: &str = "CAST(9007199254740992 + id AS decimal(20,0)) AS big, CAST(6 
     CASE id WHEN 9 THEN 1e-200 WHEN 10 THEN 1e200 ELSE id END AS huge, now() + INTERVAL '3 days' AS ahead";
 
 impl Stage {
-    async fn postgres() -> Result<Self> {
+    pub(super) async fn postgres() -> Result<Self> {
         let postgres = Postgres::start().await?;
         let pool = postgres.create("warehouse").await?;
         Self::on(Warehouse::Postgres(postgres, pool))
     }
 
-    fn sqlite() -> Result<Self> {
+    pub(super) fn sqlite() -> Result<Self> {
         let stage = Self::on(Warehouse::Sqlite(PathBuf::new()))?;
         let warehouse = Warehouse::Sqlite(stage.folder.path().join("warehouse.db"));
         Ok(Self { warehouse, ..stage })
+    }
+
+    /// Files in a folder.
+    pub(super) fn files() -> Result<Self> {
+        let stage = Self::on(Warehouse::Files(PathBuf::new()))?;
+        let lake = stage.folder.path().join("lake");
+        std::fs::create_dir(&lake)?;
+        let warehouse = Warehouse::Files(lake);
+        Ok(Self { warehouse, ..stage })
+    }
+
+    /// The folder of its tables, if they are files.
+    pub(super) fn lake(&self) -> Option<&Path> {
+        match &self.warehouse {
+            Warehouse::Postgres(..) | Warehouse::Sqlite(_) => None,
+            Warehouse::Files(lake) => Some(lake),
+        }
     }
 
     fn on(warehouse: Warehouse) -> Result<Self> {
@@ -68,7 +86,7 @@ impl Stage {
         })
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -86,22 +104,33 @@ impl Stage {
             list("  - ", checks)
         );
         std::fs::write(self.path().join("pipeline.yaml"), text)?;
+        self.verb(&["run", "pipeline.yaml"]).output().await
+    }
+
+    /// A call that knows the warehouse.
+    pub(super) fn verb(&self, args: &[&str]) -> Verb {
         let url = match &self.warehouse {
             Warehouse::Postgres(postgres, _) => postgres.url("warehouse"),
             Warehouse::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Warehouse::Files(lake) => format!("file://{}", lake.display()),
         };
-        let verb = Verb::new(self.path()).args(["run", "pipeline.yaml"]);
-        verb.env("HAULAGE_DESTINATION_WAREHOUSE", url).output().await
+        Verb::new(self.path())
+            .args(args.iter().copied())
+            .env("HAULAGE_DESTINATION_WAREHOUSE", url)
+    }
+
+    pub(super) fn is_postgres(&self) -> bool {
+        matches!(self.warehouse, Warehouse::Postgres(..))
     }
 
     /// The newest run, as `show` has it.
-    async fn shown(&self) -> Result<Value> {
+    pub(super) async fn shown(&self) -> Result<Value> {
         let run = newest_run(self.path()).await?;
         let shown = Verb::new(self.path()).args(["show", &run, "--output", "json"]);
         shown.output().await?.success()?.json()
     }
 
-    async fn execute(&self, sql: &str) -> Result<()> {
+    pub(super) async fn execute(&self, sql: &str) -> Result<()> {
         match &self.warehouse {
             Warehouse::Postgres(_, pool) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await?;
@@ -111,12 +140,13 @@ impl Stage {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
                 connection.close().await?;
             }
+            Warehouse::Files(_) => anyhow::bail!("files know no SQL"),
         }
         Ok(())
     }
 
     /// The texts that a query gives.
-    async fn texts(&self, sql: &str) -> Result<Vec<String>> {
+    pub(super) async fn texts(&self, sql: &str) -> Result<Vec<String>> {
         let query = sqlx::query_scalar(AssertSqlSafe(sql));
         Ok(match &self.warehouse {
             Warehouse::Postgres(_, pool) => query.fetch_all(pool).await?,
@@ -127,18 +157,30 @@ impl Stage {
                 connection.close().await?;
                 texts
             }
+            Warehouse::Files(_) => anyhow::bail!("files know no SQL"),
         })
     }
 
-    /// The tables of staging areas.
-    async fn staging(&self) -> Result<Vec<String>> {
-        self.texts(match &self.warehouse {
+    /// The tables of staging areas, or their files.
+    pub(super) async fn staging(&self) -> Result<Vec<String>> {
+        let query = match &self.warehouse {
             Warehouse::Postgres(..) => {
-                "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND (relname LIKE 'stage_%' OR relname LIKE 'marks_%')"
+                "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND (relname LIKE 'stage_%' OR relname LIKE 'marks_%' \
+                 OR relname LIKE 'aside_%')"
             }
-            Warehouse::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE name LIKE '_haulage_stage_%'",
-        })
-        .await
+            Warehouse::Sqlite(_) => {
+                "SELECT name FROM sqlite_schema WHERE name LIKE '_haulage_stage_%' OR name LIKE '_haulage_aside_%'"
+            }
+            Warehouse::Files(lake) => {
+                let loads = std::fs::read_dir(lake.join("out/_haulage/loads"));
+                let left = loads
+                    .into_iter()
+                    .flatten()
+                    .map(|entry| Ok(entry?.path().display().to_string()));
+                return left.collect();
+            }
+        };
+        self.texts(query).await
     }
 }
 

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_rows;
 mod chaos;
+mod check_values;
 mod checks;
 mod cluster;
 mod databases;
@@ -34,6 +35,7 @@ mod restaged;
 mod retention;
 mod revert;
 mod saga;
+mod set_aside;
 mod shop;
 mod strangers;
 mod support;

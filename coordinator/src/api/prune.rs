@@ -154,7 +154,7 @@ impl Pruner {
         if replaying.is_some_and(|replay| !replay.published) {
             return Ok(false);
         }
-        let has_rejects = log.state.chunk_reports().any(|(_, report)| !report.rejects.is_empty());
+        let has_rejects = log.state.reject_keys().next().is_some();
         let Some((outcome, since)) = log.state.finished() else {
             return Ok(false);
         };

@@ -32,11 +32,7 @@ pub(super) async fn list(
     let run = RunId::new(request.run_id);
     let log = api.read(&run).await?;
     prune::refuse_pruned(&run, &log)?;
-    let keys: Vec<String> = log
-        .state
-        .chunk_reports()
-        .flat_map(|(_, report)| report.rejects.iter().cloned())
-        .collect();
+    let keys: Vec<String> = log.state.reject_keys().collect();
     if keys.is_empty() {
         return Ok(Box::pin(futures::stream::empty()));
     }

@@ -47,15 +47,18 @@ pub(super) async fn replay(
                 disposition: Disposition::AlreadyPublished.into(),
             }),
             replayed: last.replayed.0.clone(),
+            left: 0,
         });
     }
     let log = api.read(&end.run).await?;
     prune::refuse_pruned(&end.run, &log)?;
     let objects = objects(&log.state);
+    let left = log.state.set_aside().values().map(|aside| aside.rows).sum();
     if objects.is_empty() && log.state.phase() == Phase::AtRest(Outcome::Published) {
         return Ok(ReplayResponse {
             submitted: None,
             replayed: end.run.0,
+            left,
         });
     }
     fits(&end.run, &objects, &definition)?;
@@ -69,6 +72,7 @@ pub(super) async fn replay(
     Ok(ReplayResponse {
         submitted: Some(submit::enter(leader, &submission, false).await?),
         replayed: end.run.0,
+        left,
     })
 }
 

@@ -1,11 +1,14 @@
 //! What the checks of the staged rows found, and that a run whose rows are not as they must be publishes nothing.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::event::CheckResult;
 use crate::failure::Failure;
 use crate::ids::{LoadName, StepKind};
+use crate::quarantine::SetAside;
 use crate::watermark::Advance;
 use crate::words::counted;
 
@@ -43,6 +46,18 @@ impl State {
     /// What the checks of a load found, in the order of the file; also once the run has failed on account of them.
     pub fn checks(&self, load: &LoadName) -> &[CheckResult] {
         self.checks.get(load).map_or(&[], Vec::as_slice)
+    }
+
+    /// The rows that checks have set aside, by load.
+    pub fn set_aside(&self) -> &BTreeMap<LoadName, SetAside> {
+        &self.set_aside
+    }
+
+    /// Where the run's rejected rows are in the checkpoint store: those of the chunks in their order, then those that
+    /// checks have set aside.
+    pub fn reject_keys(&self) -> impl Iterator<Item = String> {
+        let of_chunks = self.reports.values().flat_map(|report| report.rejects.iter().cloned());
+        of_chunks.chain(self.set_aside.values().flat_map(SetAside::keys))
     }
 
     /// Why nothing may be published, once every load is verified, so that one run finds everything.

@@ -35,6 +35,7 @@ use crate::checkpoint::{ChunkReport, Counts};
 use crate::event::{CheckResult, Event, Outcome, PlannedStage, StepReport, StuckDecision};
 use crate::failure::{Class, Failure};
 use crate::ids::{Attempt, ChunkId, LoadName, Millis, NodeName, RunId, StageId, StepId, StepKind, Work};
+use crate::quarantine::SetAside;
 use crate::saga::Saga;
 use crate::submission::Submission;
 
@@ -118,6 +119,7 @@ pub struct State {
     given_up: BTreeSet<Work>,
     saga: Saga,
     checks: BTreeMap<LoadName, Vec<CheckResult>>,
+    set_aside: BTreeMap<LoadName, SetAside>,
     cancel: Option<String>,
     rollback: Option<Failure>,
     rollback_by_cancel: bool,
@@ -195,6 +197,10 @@ impl State {
                 self.saga.finish(step, report.clone());
                 if step.kind == StepKind::Verify {
                     self.checks.insert(step.load.clone(), report.checks.clone());
+                    match &report.set_aside {
+                        Some(rows) => self.set_aside.insert(step.load.clone(), rows.clone()),
+                        None => self.set_aside.remove(&step.load),
+                    };
                 }
             }
             Event::Compensated { step, .. } => {
@@ -320,6 +326,8 @@ impl State {
                 self.forgive(&Work::Chunk(spec.chunk));
             }
             for load in &stage.loads {
+                // They are staged again, with all others.
+                self.set_aside.remove(load);
                 for kind in [StepKind::Prepare, StepKind::Verify, StepKind::Publish] {
                     let step = StepId {
                         kind,
@@ -435,11 +443,14 @@ impl State {
         })
     }
 
-    /// The sum over every staged chunk.
+    /// The sum over every staged chunk, with the rows that checks have set aside among the rejected ones.
     pub fn counts(&self) -> Counts {
         let mut total = Counts::default();
         for report in self.reports.values() {
             total += &report.counts;
+        }
+        for (reason, rows) in self.set_aside.values().flat_map(|aside| &aside.reasons) {
+            *total.rejected.entry(reason.clone()).or_default() += rows;
         }
         total
     }

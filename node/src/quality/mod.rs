@@ -3,9 +3,15 @@
 //! They are asked of the destination in its own SQL, over the rows exactly as they would become visible: what spans chunks
 //! (uniqueness, quantiles) takes no memory here, and nothing is checked that isn't published. A run whose rows changed
 //! between the check and the publish can't exist, since a verified staging area takes no rows.
+//!
+//! Checks that set rows aside come first, see [`aside`]: all of them are asked of the same rows, so their order says nothing.
+//! The others are then asked of the rows that are left, which are those to be visible.
 
+pub(crate) mod aside;
 mod decimal;
+mod keys;
 mod questions;
+mod spread;
 
 use std::time::Duration;
 
@@ -14,73 +20,99 @@ use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::LoadName;
 use haulage_core::run::Judged;
 use haulage_core::words::counted;
-use haulage_plan::checks::{Check, Method, OnFail, Rule};
+use haulage_plan::checks::{Check, Method, OnFail, Referred, Rule};
 use haulage_plan::definition::{Definition, Place};
 
-use crate::sink::{Destination, Dialect, Expected, LoadContext};
-use questions::{Asker, Spread};
+use crate::sink::{Aside, Destination, Dialect, Expected, LoadContext, Question};
+use crate::work::run::RunContext;
+use questions::Asker;
+use spread::Spread;
 
 /// What one check found.
 struct Found {
     holds: bool,
     words: String,
+    /// Which rows fail, where it names some.
+    rows: Option<Question>,
 }
 
 impl Found {
+    /// About the whole load.
+    fn of_all(holds: bool, words: String) -> Self {
+        Self {
+            holds,
+            words,
+            rows: None,
+        }
+    }
+
     /// Of so many rows, none may be.
-    fn none(rows: u64, what: &str) -> Self {
+    fn none(rows: u64, what: &str, which: Question) -> Self {
         Self {
             holds: rows == 0,
             words: format!("{} {what}", counted(rows, "row")),
+            rows: Some(which),
         }
     }
 }
 
+/// The load whose checks are made.
+pub(crate) struct Checking<'a> {
+    pub(crate) context: &'a RunContext,
+    pub(crate) destination: &'a dyn Destination,
+    pub(crate) load: &'a LoadContext,
+    /// What its chunks reported.
+    pub(crate) expected: Expected,
+    pub(crate) judged: Option<Judged>,
+}
+
 /// Checks of a load that its destination can't answer at all, each with its place: to be said before a row moves.
 pub(crate) fn unanswerable(definition: &Definition, load: &LoadName, dialect: Dialect) -> Vec<(Place, String)> {
-    let references = |check: &&Check| matches!(check.rule, Rule::References { .. });
+    let of_a_table = |check: &&Check| {
+        let of = match &check.rule {
+            Rule::References { of, .. } => Some(of),
+            _ => None,
+        };
+        matches!(of, Some(Referred::Table(_)))
+    };
     let refused = match dialect {
         Dialect::Postgres | Dialect::Sqlite => return Vec::new(),
-        Dialect::DataFusion => definition.checks.iter().filter(references),
+        Dialect::DataFusion => definition.checks.iter().filter(of_a_table),
     };
     refused
-        .filter(|check| check.load == *load && check.on_fail == OnFail::Fail)
+        .filter(|check| check.load == *load && check.on_fail != OnFail::Warn)
         .map(|check| (check.place, questions::no_references(load)))
         .collect()
 }
 
-/// Makes the checks of a load that is verified. What they find is no failure; that one can't be made is.
-pub(crate) async fn check(
-    definition: &Definition,
-    destination: &dyn Destination,
-    load: &LoadContext,
-    expected: Expected,
-    judged: Option<Judged>,
-) -> Result<Vec<CheckResult>, Failure> {
-    let of_load = |check: &&Check| check.load == load.load;
-    let checks: Vec<&Check> = definition.checks.iter().filter(of_load).collect();
+/// Makes the checks of a load that is verified, of the rows that are left of it. What they find is no failure; that one
+/// can't be made is.
+pub(crate) async fn check(checking: &Checking<'_>, aside: Option<&Aside>) -> Result<Vec<CheckResult>, Failure> {
+    let checks = checking.checks();
     if checks.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(judged) = judged else {
+    let Some(mut judged) = checking.judged else {
         return Err(Failure::transient(
             "the leader is of a release that would publish whatever checks find; upgrade every coordinator",
         ));
     };
-    let asker = Asker {
-        destination,
-        load,
-        expected,
-    };
+    let gone = aside.map_or(0, |aside| aside.set.rows);
+    judged.rejected += gone;
+    let asker = checking.asker(checking.expected.rows.saturating_sub(gone));
     let mut results = Vec::new();
+    let mut made = aside.map(|aside| aside.checks.as_slice()).unwrap_or_default().iter();
     for check in checks {
+        if check.on_fail == OnFail::Quarantine {
+            results.extend(made.next().cloned());
+            continue;
+        }
         let found = match one(&asker, check, judged).await {
             Ok(found) => found,
             // Whoever only wants to be warned wants the rows all the same.
-            Err(failure) if failure.class == Class::Permanent && check.on_fail == OnFail::Warn => Found {
-                holds: false,
-                words: format!("it can't be made: {}", failure.message),
-            },
+            Err(failure) if failure.class == Class::Permanent && check.on_fail == OnFail::Warn => {
+                Found::of_all(false, format!("it can't be made: {}", failure.message))
+            }
             Err(failure) => return Err(of(check, failure)),
         };
         results.push(CheckResult {
@@ -88,9 +120,29 @@ pub(crate) async fn check(
             holds: found.holds,
             blocks: check.on_fail == OnFail::Fail,
             found: found.words,
+            set_aside: 0,
         });
     }
     Ok(results)
+}
+
+impl Checking<'_> {
+    /// The load's checks, in the order of the file.
+    fn checks(&self) -> Vec<&Check> {
+        let checks = self.context.definition().checks.iter();
+        checks.filter(|check| check.load == self.load.load).collect()
+    }
+
+    /// Who asks about so many rows.
+    fn asker(&self, rows: u64) -> Asker<'_> {
+        Asker {
+            context: self.context,
+            destination: self.destination,
+            load: self.load,
+            expected: self.expected,
+            rows,
+        }
+    }
 }
 
 /// A failure that says which check could not be made, if that is what is wrong.
@@ -107,54 +159,52 @@ fn of(check: &Check, failure: Failure) -> Failure {
 async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, Failure> {
     Ok(match &check.rule {
         Rule::NotNull(columns) => {
-            let rows = asker.without_value(columns).await?;
-            Found::none(rows, "without a value there")
+            let which = asker.without_value(columns);
+            Found::none(asker.count(&which).await?, "without a value there", which)
         }
         Rule::Unique(columns) => {
             let (groups, rows, example) = asker.doubles(columns).await?;
-            match example {
-                None => Found {
-                    holds: true,
-                    words: "no value is there twice".to_owned(),
-                },
-                Some(example) => Found {
-                    holds: groups == 0,
-                    words: format!(
-                        "{} share {}, such as {example}",
-                        counted(rows, "row"),
-                        counted(groups, "value")
-                    ),
-                },
+            let words = match example {
+                None => "no value is there twice".to_owned(),
+                Some(example) => format!(
+                    "{} share {}, such as {example}",
+                    counted(rows, "row"),
+                    counted(groups, "value")
+                ),
+            };
+            Found {
+                holds: groups == 0,
+                words,
+                rows: Some(asker.shared(columns)),
             }
         }
-        Rule::RowCount(bound) => Found {
-            holds: bound.holds(asker.expected.rows as f64),
-            words: counted(asker.expected.rows, "row"),
-        },
+        Rule::RowCount(bound) => Found::of_all(bound.holds(asker.rows as f64), counted(asker.rows, "row")),
         Rule::RowCountNear { percent, runs } => row_count_near(asker, *percent, *runs).await?,
-        Rule::Rejects(bound) => Found {
-            holds: bound.holds_of(judged.rejected, judged.read),
-            words: format!("{} of {} rejected", judged.rejected, counted(judged.read, "row")),
-        },
+        Rule::Rejects(bound) => Found::of_all(
+            bound.holds_of(judged.rejected, judged.read),
+            format!("{} of {} rejected", judged.rejected, counted(judged.read, "row")),
+        ),
         Rule::Accepted { column, values } => {
-            let (rows, examples) = asker.outside(column, &asker.accepted(column, values)?).await?;
-            Found::none(rows, &format!("with another value{examples}"))
+            let which = asker.accepted(column, values)?;
+            let (rows, examples) = asker.outside(column, &which).await?;
+            Found::none(rows, &format!("with another value{examples}"), which)
         }
         Rule::Range { column, min, max } => {
-            let outside = asker.out_of_range(column, min.as_deref(), max.as_deref())?;
-            let (rows, examples) = asker.outside(column, &outside).await?;
-            Found::none(rows, &format!("out of range{examples}"))
+            let which = asker.out_of_range(column, min.as_deref(), max.as_deref())?;
+            let (rows, examples) = asker.outside(column, &which).await?;
+            Found::none(rows, &format!("out of range{examples}"), which)
         }
         Rule::Fresh { column, within } => match asker.age(column).await? {
-            None => Found {
-                holds: false,
-                words: "there is no value".to_owned(),
-            },
+            None => Found::of_all(false, "there is no value".to_owned()),
             Some(age) => how_old(age, *within, asker.ahead(column)),
         },
-        Rule::References { column, table, to } => {
-            let (rows, examples) = asker.outside(column, &asker.dangling(column, table, to)?).await?;
-            Found::none(rows, &format!("whose value isn't there{examples}"))
+        Rule::References { column, of, to } => {
+            let which = match of {
+                Referred::Table(table) => asker.dangling(column, table, to)?,
+                Referred::Lookup(name) => asker.unknown(column, keys::of(asker, name, to, column).await?),
+            };
+            let (rows, examples) = asker.outside(column, &which).await?;
+            Found::none(rows, &format!("whose value isn't there{examples}"), which)
         }
         Rule::Outliers {
             column,
@@ -165,12 +215,10 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
             let spread = asker.spread(column).await?;
             let all = spread.all;
             let Some((low, high)) = fences(asker, &spread, *method, *beyond).await? else {
-                return Ok(Found {
-                    holds: true,
-                    words: "too few values to tell".to_owned(),
-                });
+                return Ok(Found::of_all(true, "too few values to tell".to_owned()));
             };
-            let (rows, examples) = asker.outside(column, &asker.beyond(column, low, high)).await?;
+            let which = asker.beyond(column, low, high);
+            let (rows, examples) = asker.outside(column, &which).await?;
             Found {
                 holds: allowed.holds_of(rows, all),
                 words: format!(
@@ -179,18 +227,13 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
                     shown(low),
                     shown(high)
                 ),
+                rows: Some(which),
             }
         }
-        Rule::Sql { query, expect } => match asker.custom(&query.text).await? {
-            None => Found {
-                holds: false,
-                words: "the query gave NULL".to_owned(),
-            },
+        Rule::Sql { query, expect } => match asker.custom(&query.text, &asker.context.definition().params).await? {
+            None => Found::of_all(false, "the query gave NULL".to_owned()),
             Some(text) => match text.trim().parse::<f64>() {
-                Ok(value) => Found {
-                    holds: expect.holds(value),
-                    words: format!("the query gave {}", text.trim()),
-                },
+                Ok(value) => Found::of_all(expect.holds(value), format!("the query gave {}", text.trim())),
                 Err(_) => {
                     let shown: String = text.chars().take(40).collect();
                     return Err(Failure::permanent(format!(
@@ -203,21 +246,18 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
 }
 
 async fn row_count_near(asker: &Asker<'_>, percent: f64, runs: u32) -> Result<Found, Failure> {
-    let rows = asker.expected.rows as f64;
+    let rows = asker.rows as f64;
     Ok(match asker.earlier_runs(runs).await? {
-        (0, _) => Found {
-            holds: true,
-            words: format!("{}, and no earlier run", counted(asker.expected.rows, "row")),
-        },
-        (found, sum) => Found {
-            holds: is_near(rows, found as f64, sum, percent),
-            words: format!(
+        (0, _) => Found::of_all(true, format!("{}, and no earlier run", counted(asker.rows, "row"))),
+        (found, sum) => Found::of_all(
+            is_near(rows, found as f64, sum, percent),
+            format!(
                 "{} beside {:.1} in the mean of {}",
-                counted(asker.expected.rows, "row"),
+                counted(asker.rows, "row"),
                 sum / found as f64,
                 counted(found, "earlier run")
             ),
-        },
+        ),
     })
 }
 
@@ -234,18 +274,13 @@ fn how_old(age: f64, within: Duration, ahead: Duration) -> Found {
     let whole = Duration::try_from_secs_f64(age.abs().floor()).unwrap_or(Duration::MAX);
     let whole = humantime::format_duration(whole);
     if -age > ahead.as_secs_f64() {
-        return Found {
-            holds: false,
-            words: format!("the newest lies {whole} ahead"),
-        };
+        return Found::of_all(false, format!("the newest lies {whole} ahead"));
     }
-    Found {
-        holds: age <= within.as_secs_f64(),
-        words: match age < 0.0 {
-            true => "the newest is 0s old".to_owned(),
-            false => format!("the newest is {whole} old"),
-        },
-    }
+    let words = match age < 0.0 {
+        true => "the newest is 0s old".to_owned(),
+        false => format!("the newest is {whole} old"),
+    };
+    Found::of_all(age <= within.as_secs_f64(), words)
 }
 
 /// A fence, for a person.

@@ -1,71 +1,73 @@
 //! What is asked of a destination: one query over `staged` each, in SQL that both understand but for the few words of a
 //! [`Dialect`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::scalar::ScalarValue;
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
+use haulage_plan::checks::placeholders;
 use haulage_plan::types;
 
 use super::decimal;
 use crate::sink::files::RECORDS;
-use crate::sink::name::{TableName, quote, quote_all};
+use crate::sink::name::{TableName, quote, quote_all, same_key};
+use crate::sink::question::{KEYS, Value};
 use crate::sink::sqlite::moment;
-use crate::sink::{Destination, Dialect, Expected, LoadContext};
+use crate::sink::{Destination, Dialect, Expected, LoadContext, Question, postgres};
+use crate::work::run::RunContext;
 
 /// Values that a result names as examples, and how long each may be.
 const EXAMPLES: usize = 3;
 const EXAMPLE: usize = 40;
 
-/// The square of this has room in double precision, and so has that of its inverse.
-const LARGE: f64 = 1e100;
-
-/// The numbers of a column, for arithmetic.
-pub(super) struct Spread {
-    /// How many there are. NaN is none.
-    pub(super) all: u64,
-    /// Of these, how many are finite.
-    pub(super) count: u64,
-    /// A number divided by `scale`, in SQL. Of numbers that are far apart the small ones are 0.
-    number: String,
-    /// A number divided by `fine`, in SQL, for distances between two: no number is lost.
-    single: String,
-    /// Where there is one that is finite, in SQL.
-    finite: String,
-    /// 1, unless arithmetic with the numbers as they are would leave double precision.
-    pub(super) scale: f64,
-    /// The same, for a distance between two of them.
-    pub(super) fine: f64,
-}
-
 /// Who asks, of which rows.
 pub(super) struct Asker<'a> {
+    pub(super) context: &'a RunContext,
     pub(super) destination: &'a dyn Destination,
     pub(super) load: &'a LoadContext,
+    /// What the chunks reported.
     pub(super) expected: Expected,
+    /// How many of these rows are staged now.
+    pub(super) rows: u64,
 }
 
 impl Asker<'_> {
-    fn dialect(&self) -> Dialect {
+    pub(super) fn dialect(&self) -> Dialect {
         self.destination.dialect()
     }
 
     /// Asks for some values of one row, of which each is cast to text.
     async fn ask(&self, values: &[&str], rest: &str) -> Result<Vec<Option<String>>, Failure> {
         let question = select(values, rest, |value| format!("CAST({value} AS text)"));
+        self.put(question.into()).await
+    }
+
+    async fn put(&self, question: Question) -> Result<Vec<Option<String>>, Failure> {
         self.destination.ask(self.load, self.expected, &question).await
     }
 
     /// The same, where every value is a number; none is 0.
-    async fn numbers<const N: usize>(&self, values: [&str; N], rest: &str) -> Result<[f64; N], Failure> {
+    pub(super) async fn numbers<const N: usize>(
+        &self,
+        values: [&str; N],
+        rest: impl Into<Question>,
+    ) -> Result<[f64; N], Failure> {
+        let Question { sql, values: bound } = rest.into();
+        let rest = sql.as_str();
         let question = match self.dialect() {
             Dialect::Postgres | Dialect::DataFusion => select(&values, rest, |value| format!("CAST({value} AS text)")),
             // Its cast cuts a number after 15 digits, which is another number.
             Dialect::Sqlite => select(&values, rest, |value| format!("printf('%!.17g', {value})")),
         };
-        let found = self.destination.ask(self.load, self.expected, &question).await?;
+        let question = Question {
+            sql: question,
+            values: bound,
+        };
+        let found = self.put(question).await?;
         let mut numbers = [0.0; N];
         for (number, text) in numbers.iter_mut().zip(found) {
             let Some(text) = text else { continue };
@@ -76,14 +78,35 @@ impl Asker<'_> {
         Ok(numbers)
     }
 
-    pub(super) async fn without_value(&self, columns: &[String]) -> Result<u64, Failure> {
-        let null: Vec<String> = columns
-            .iter()
-            .map(|column| format!("{} IS NULL", quote(column)))
-            .collect();
-        let rest = format!("FROM staged WHERE {}", null.join(" OR "));
-        let [rows] = self.numbers(["count(*)"], &rest).await?;
+    /// Rows for which a condition is true.
+    pub(super) async fn count(&self, condition: &Question) -> Result<u64, Failure> {
+        let rest = with(condition, |condition| format!("FROM staged WHERE {condition}"));
+        let [rows] = self.numbers(["count(*)"], rest).await?;
         Ok(rows as u64)
+    }
+
+    /// Of rows without a value.
+    pub(super) fn without_value(&self, columns: &[String]) -> Question {
+        let null = columns.iter().map(|column| format!("{} IS NULL", quote(column)));
+        null.collect::<Vec<_>>().join(" OR ").into()
+    }
+
+    /// Of rows whose values here are those of another row, too.
+    pub(super) fn shared(&self, columns: &[String]) -> Question {
+        let names = quote_all(columns);
+        let some = columns.iter().map(|column| format!("{} IS NOT NULL", quote(column)));
+        let some = some.collect::<Vec<_>>().join(" AND ");
+        let shared = format!("SELECT {names} FROM staged WHERE {some} GROUP BY {names} HAVING count(*) > 1");
+        let condition = match (self.dialect(), columns) {
+            (_, [_]) => format!("{names} IN ({shared})"),
+            (Dialect::Postgres | Dialect::Sqlite, _) => format!("({names}) IN ({shared})"),
+            // It compares no rows of values.
+            (Dialect::DataFusion, _) => format!(
+                "EXISTS (SELECT 1 FROM ({shared}) AS other WHERE {})",
+                same_key("other", "staged", columns)
+            ),
+        };
+        condition.into()
     }
 
     /// Values that are there more than once, the rows that have them, and one of the values.
@@ -119,11 +142,9 @@ impl Asker<'_> {
     }
 
     /// Rows for which a condition is true, and some of the values of a column there, to go behind a word.
-    pub(super) async fn outside(&self, column: &str, condition: &str) -> Result<(u64, String), Failure> {
-        let [rows] = self
-            .numbers(["count(*)"], &format!("FROM staged WHERE {condition}"))
-            .await?;
-        if rows == 0.0 {
+    pub(super) async fn outside(&self, column: &str, condition: &Question) -> Result<(u64, String), Failure> {
+        let rows = self.count(condition).await?;
+        if rows == 0 {
             return Ok((0, String::new()));
         }
         let together = match self.dialect() {
@@ -131,23 +152,28 @@ impl Asker<'_> {
             Dialect::Sqlite => "group_concat",
         };
         // By value first, and then as texts: 10 comes behind 9.
-        let rest = format!(
-            "FROM (SELECT substr(CAST(v AS text), 1, {EXAMPLE} + 1) AS shown
-                   FROM (SELECT DISTINCT {} AS v FROM staged WHERE {condition} ORDER BY v LIMIT {EXAMPLES}) AS e) AS s",
-            quote(column)
-        );
-        let examples = self.ask(&[&format!("{together}(shown, '\n')")], &rest).await?;
+        let rest = |condition: &str| {
+            let rest = format!(
+                "FROM (SELECT substr(CAST(v AS text), 1, {EXAMPLE} + 1) AS shown
+                       FROM (SELECT DISTINCT {} AS v FROM staged WHERE {condition} ORDER BY v LIMIT {EXAMPLES}) AS e) AS s",
+                quote(column)
+            );
+            select(&[&format!("{together}(shown, '\n')")], &rest, |value| {
+                format!("CAST({value} AS text)")
+            })
+        };
+        let examples = self.put(with(condition, rest)).await?;
         let examples = examples.into_iter().next().flatten().unwrap_or_default();
         let examples: Vec<String> = examples.lines().take(EXAMPLES).map(shorten).collect();
-        Ok((rows as u64, format!(": {}", examples.join(", "))))
+        Ok((rows, format!(": {}", examples.join(", "))))
     }
 
-    pub(super) fn accepted(&self, column: &str, values: &[String]) -> Result<String, Failure> {
+    pub(super) fn accepted(&self, column: &str, values: &[String]) -> Result<Question, Failure> {
         let values: Result<Vec<String>, Failure> = values.iter().map(|value| self.literal(column, value)).collect();
-        Ok(format!("{} NOT IN ({})", quote(column), values?.join(", ")))
+        Ok(format!("{} NOT IN ({})", quote(column), values?.join(", ")).into())
     }
 
-    pub(super) fn out_of_range(&self, column: &str, min: Option<&str>, max: Option<&str>) -> Result<String, Failure> {
+    pub(super) fn out_of_range(&self, column: &str, min: Option<&str>, max: Option<&str>) -> Result<Question, Failure> {
         let mut outside = Vec::new();
         for (end, sign) in [(min, "<"), (max, ">")] {
             let Some(end) = end else { continue };
@@ -158,13 +184,13 @@ impl Asker<'_> {
         }
         // It has no place between any two numbers, and dialects put it at either end.
         outside.extend(self.is_nan(column));
-        Ok(outside.join(" OR "))
+        Ok(outside.join(" OR ").into())
     }
 
-    pub(super) fn dangling(&self, column: &str, table: &str, to: &str) -> Result<String, Failure> {
+    pub(super) fn dangling(&self, column: &str, table: &str, to: &str) -> Result<Question, Failure> {
         let named = TableName::parse(table)?;
         let (name, to, bare) = (quote(column), quote(to), quote(&named.table));
-        Ok(match (self.dialect(), named.schema.as_deref()) {
+        let condition = match (self.dialect(), named.schema.as_deref()) {
             (Dialect::Postgres, schema) => {
                 let schema = schema.map_or_else(String::new, |schema| format!("{}.", quote(schema)));
                 format!(
@@ -177,8 +203,12 @@ impl Asker<'_> {
             }
             // As a target may be written. It builds one index for IN, and none for EXISTS.
             (Dialect::Sqlite, None | Some("main" | "public")) => {
-                // A name in quotes that is no column's is a text there, unless it says whose column it would be.
-                format!("{name} NOT IN (SELECT other.{to} FROM main.{bare} AS other WHERE other.{to} IS NOT NULL)")
+                // Of an empty table also NULL is no member. A name in quotes that is no column's is a text there, unless it
+                // says whose column it would be.
+                format!(
+                    "{name} IS NOT NULL AND {name} NOT IN (SELECT other.{to} FROM main.{bare} AS other WHERE other.{to} IS \
+                     NOT NULL)"
+                )
             }
             (Dialect::Sqlite, Some(schema)) => {
                 return Err(Failure::permanent(format!(
@@ -186,13 +216,49 @@ impl Asker<'_> {
                     named.table
                 )));
             }
-        })
+        };
+        Ok(condition.into())
     }
 
-    pub(super) fn beyond(&self, column: &str, low: f64, high: f64) -> String {
+    /// Of rows whose value is none of these, which are of the column's type.
+    pub(super) fn unknown(&self, column: &str, keys: ArrayRef) -> Question {
+        let name = quote(column);
+        let kind = self.type_of(column).cloned().unwrap_or(DataType::Utf8);
+        let sql = match self.dialect() {
+            Dialect::Postgres => {
+                let there = postgres::column_type(&kind).unwrap_or_else(|| "text".to_owned());
+                // Whatever the target keeps texts as, they compare as texts.
+                let value = match there.as_str() {
+                    "text" => format!("CAST(staged.{name} AS text)"),
+                    _ => format!("staged.{name}"),
+                };
+                format!(
+                    "{name} IS NOT NULL AND NOT EXISTS (SELECT 1 FROM unnest(CAST($1 AS text[])) AS other(k) WHERE \
+                     CAST(other.k AS {there}) = {value})"
+                )
+            }
+            Dialect::Sqlite => match kind {
+                // They are kept as text, unless the target's column makes numbers of them.
+                DataType::Decimal128(..) => format!(
+                    "{name} IS NOT NULL AND CASE typeof({name}) WHEN 'text' THEN {name} NOT IN (SELECT value FROM \
+                     json_each($1)) ELSE {name} NOT IN (SELECT CAST(value AS REAL) FROM json_each($1)) END"
+                ),
+                _ => format!("{name} IS NOT NULL AND {name} NOT IN (SELECT value FROM json_each($1))"),
+            },
+            Dialect::DataFusion => format!(
+                "{name} IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {KEYS} AS other WHERE other.k = staged.{name})"
+            ),
+        };
+        Question {
+            sql,
+            values: vec![Value::Keys(keys)],
+        }
+    }
+
+    pub(super) fn beyond(&self, column: &str, low: f64, high: f64) -> Question {
         let value = self.number(column);
         let known = self.is_number(column);
-        format!("{known} AND ({value} < {low:e} OR {value} > {high:e})")
+        format!("{known} AND ({value} < {low:e} OR {value} > {high:e})").into()
     }
 
     /// How old the newest value of a column of times is, in seconds by the destination's clock. A time without a zone is
@@ -239,99 +305,20 @@ impl Asker<'_> {
                    AND target = (SELECT target FROM {records} WHERE run = {run} AND load = {load}) {collate}
                    ORDER BY sequence DESC LIMIT {runs}) AS earlier"
         );
-        let [found, sum] = self.numbers(["count(*)", "sum(n)"], &rest).await?;
+        let [found, sum] = self.numbers(["count(*)", "sum(n)"], rest).await?;
         Ok((found as u64, sum))
     }
 
-    /// The numbers of a column.
-    pub(super) async fn spread(&self, column: &str) -> Result<Spread, Failure> {
-        let (number, known) = (self.number(column), self.is_number(column));
-        // Neither infinite nor NaN, whichever end that stands at.
-        let finite = format!("{known} AND {number} BETWEEN {:e} AND {:e}", f64::MIN, f64::MAX);
-        let [all] = self
-            .numbers(["count(*)"], &format!("FROM staged WHERE {known}"))
-            .await?;
-        let largest = format!("max(abs({number}))");
-        let rest = format!("FROM staged WHERE {finite}");
-        let [count, largest] = self.numbers(["count(*)", &largest], &rest).await?;
-        let (mut single, mut fine) = (number.clone(), 1.0);
-        // Half of the way between the largest number and the smallest is one again.
-        if largest > LARGE {
-            fine = 4.0;
-            single = format!("(CASE WHEN abs({number}) < 1e-300 THEN 0.0 ELSE {number} / {fine:e} END)");
-        }
-        let (mut number, mut scale) = (number, 1.0);
-        // Squares and sums of such numbers are none any more.
-        if largest > LARGE || (largest > 0.0 && largest < 1.0 / LARGE) {
-            scale = largest;
-            let least = largest / LARGE;
-            number = format!("(CASE WHEN abs({number}) < {least:e} THEN 0.0 ELSE {number} / {scale:e} END)");
-        }
-        Ok(Spread {
-            all: all as u64,
-            count: count as u64,
-            number,
-            single,
-            finite,
-            scale,
-            fine,
-        })
-    }
-
-    /// The mean of a column of numbers.
-    pub(super) async fn mean(&self, of: &Spread) -> Result<f64, Failure> {
-        let rest = format!("FROM staged WHERE {}", of.finite);
-        let [mean] = self.numbers([&format!("avg({})", of.number)], &rest).await?;
-        Ok(mean)
-    }
-
-    /// The sum of the squares of the distances from a value.
-    pub(super) async fn sum_of_squares(&self, of: &Spread, from: f64) -> Result<f64, Failure> {
-        let distance = format!("({} - {from:e})", of.number);
-        // A distance whose square has no place is none.
-        let square = format!("CASE WHEN abs({distance}) < 1e-150 THEN 0.0 ELSE {distance} * {distance} END");
-        let rest = format!("FROM staged WHERE {}", of.finite);
-        let [sum] = self.numbers([&format!("sum({square})")], &rest).await?;
-        Ok(sum)
-    }
-
-    /// The mean of the distances from a value.
-    pub(super) async fn mean_deviation(&self, of: &Spread, from: f64) -> Result<f64, Failure> {
-        let rest = format!("FROM staged WHERE {}", of.finite);
-        let mean = format!("avg(abs({} - {from:e}))", of.number);
-        let [mean] = self.numbers([&mean], &rest).await?;
-        Ok(mean)
-    }
-
-    /// A quantile of a column of numbers, or of their distances from a value, divided by `fine`; between two neighbours it is
-    /// interpolated.
-    pub(super) async fn quantile(&self, of: &Spread, from: Option<f64>, at: f64) -> Result<f64, Failure> {
-        let (number, known) = (&of.single, &of.finite);
-        let value = from.map_or_else(|| number.clone(), |from| format!("abs({number} - {from:e})"));
-        let [quantile] = match self.dialect() {
-            Dialect::Postgres | Dialect::DataFusion => {
-                let quantile = format!("percentile_cont({at}) WITHIN GROUP (ORDER BY {value})");
-                self.numbers([&quantile], &format!("FROM staged WHERE {known}")).await?
-            }
-            // It has no such function: the value at a place between two counts as much as it is near.
-            Dialect::Sqlite => {
-                let rest = format!(
-                    "FROM (SELECT {value} AS v, row_number() OVER (ORDER BY {value}) - 1 AS i, count(*) OVER () AS n
-                           FROM staged WHERE {known}) AS o"
-                );
-                let nearness = format!("sum(v * max(0.0, 1.0 - abs(i - {at} * (n - 1))))");
-                self.numbers([&nearness], &rest).await?
-            }
-        };
-        Ok(quantile)
-    }
-
     /// What a user's own query gives.
-    pub(super) async fn custom(&self, query: &str) -> Result<Option<String>, Failure> {
+    pub(super) async fn custom(
+        &self,
+        query: &str,
+        params: &BTreeMap<String, ScalarValue>,
+    ) -> Result<Option<String>, Failure> {
+        let query = self.written(query.trim().trim_end_matches(';'), params)?;
         if self.dialect() == Dialect::DataFusion {
             // As it stands: `staged` is a table there, and one row is seen to.
-            let query = query.trim().trim_end_matches(';');
-            let values = self.destination.ask(self.load, self.expected, query).await?;
+            let values = self.put(query).await?;
             return match <[Option<String>; 1]>::try_from(values) {
                 Ok([value]) => Ok(value),
                 Err(values) => Err(Failure::permanent(format!(
@@ -341,20 +328,55 @@ impl Asker<'_> {
             };
         }
         // On lines of its own, so that a comment at its end ends.
-        let query = format!("(\n{}\n)", query.trim().trim_end_matches(';'));
+        let query = with(&query, |query| format!("(\n{query}\n)"));
         if self.dialect() == Dialect::Sqlite {
             // It would take the first row of several without a word.
-            let [rows] = self.numbers(["count(*)"], &format!("FROM {query} AS q")).await?;
+            let rest = with(&query, |query| format!("FROM {query} AS q"));
+            let [rows] = self.numbers(["count(*)"], rest).await?;
             if rows > 1.0 {
                 return Err(Failure::permanent(format!(
                     "its query gives {rows} rows; it has to give one value"
                 )));
             }
         }
-        Ok(self.ask(&[&query], "").await?.into_iter().next().flatten())
+        let question = with(&query, |query| format!("SELECT CAST({query} AS text)"));
+        Ok(self.put(question).await?.into_iter().next().flatten())
     }
 
-    fn type_of(&self, column: &str) -> Option<&DataType> {
+    /// A query with a placeholder for each parameter that it names, and their values.
+    fn written(&self, query: &str, params: &BTreeMap<String, ScalarValue>) -> Result<Question, Failure> {
+        let mut question = Question::default();
+        let mut names: Vec<&str> = Vec::new();
+        let mut from = 0;
+        let found = placeholders(query).map_err(|why| Failure::permanent(format!("its query {why}")))?;
+        for (place, written) in &found {
+            let name = written.trim_start_matches('$');
+            let Some(value) = params.get(name) else {
+                return Err(Failure::permanent(format!(
+                    "its query names the unknown parameter `{written}`"
+                )));
+            };
+            let number = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+                names.push(name);
+                question.values.push(Value::Param(name.to_owned(), value.clone()));
+                names.len() - 1
+            });
+            question.sql.push_str(&query[from..place.start]);
+            let kind = postgres::column_type(&value.data_type()).unwrap_or_else(|| "text".to_owned());
+            question.sql.push_str(&match self.dialect() {
+                // A text there, which the server reads as a value of its type.
+                Dialect::Postgres => format!("(CAST(CAST(${} AS text) AS {kind}))", number + 1),
+                Dialect::Sqlite => format!("${}", number + 1),
+                // It knows the types by the same names, and wants to know the parameter's.
+                Dialect::DataFusion => format!("CAST({written} AS {kind})"),
+            });
+            from = place.end;
+        }
+        question.sql.push_str(&query[from..]);
+        Ok(question)
+    }
+
+    pub(super) fn type_of(&self, column: &str) -> Option<&DataType> {
         self.load
             .schema
             .field_with_name(column)
@@ -388,7 +410,7 @@ impl Asker<'_> {
     }
 
     /// A column of numbers, for arithmetic.
-    fn number(&self, column: &str) -> String {
+    pub(super) fn number(&self, column: &str) -> String {
         match self.dialect() {
             Dialect::Postgres => format!("{}::double precision", quote(column)),
             Dialect::DataFusion => format!("CAST({} AS double)", quote(column)),
@@ -397,7 +419,7 @@ impl Asker<'_> {
     }
 
     /// Whether it has a value that is a number: NaN is none.
-    fn is_number(&self, column: &str) -> String {
+    pub(super) fn is_number(&self, column: &str) -> String {
         let name = quote(column);
         match self.type_of(column) {
             Some(DataType::Float32 | DataType::Float64) if self.dialect() == Dialect::DataFusion => {
@@ -451,6 +473,14 @@ pub(super) fn no_references(load: &LoadName) -> String {
         "`references` can't be made of load {load}: its destination is one of files, where no other table can be asked; join \
          that table's source as a lookup in a step, and reject what has no partner"
     )
+}
+
+/// Another question with the same values.
+fn with(question: &Question, sql: impl Fn(&str) -> String) -> Question {
+    Question {
+        sql: sql(&question.sql),
+        values: question.values.clone(),
+    }
 }
 
 fn select(values: &[&str], rest: &str, shown: impl Fn(&str) -> String) -> String {

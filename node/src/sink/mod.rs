@@ -13,12 +13,14 @@
 //!
 //! A new destination is one file here and one line in [`registry`]; the conformance suite in `tests/sink.rs` runs on all.
 
+mod aside;
 mod fence;
 pub(crate) mod files;
 mod kept;
 pub(crate) mod name;
 mod older;
 pub(crate) mod postgres;
+pub(crate) mod question;
 pub mod registry;
 pub(crate) mod sqlite;
 mod staged;
@@ -30,6 +32,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use futures::stream::BoxStream;
 use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
@@ -40,6 +43,8 @@ use haulage_plan::contract::Evolution;
 use haulage_plan::definition::{Layout, Mode};
 use serde::{Deserialize, Serialize};
 
+pub use self::aside::Aside;
+pub use self::question::Question;
 pub use self::standing::{Publication, Rows, Standing};
 
 /// Everything a destination has to know about one load of one run.
@@ -336,6 +341,22 @@ fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
     )
 }
 
+/// Rows that were noted to be set aside.
+pub enum Named {
+    /// What a query of the destination gives.
+    Query(String),
+    /// These.
+    Batches(BoxStream<'static, Result<RecordBatch, Failure>>),
+}
+
+/// What a destination says that knows nothing of it.
+fn sets_nothing_aside(load: &LoadContext) -> Failure {
+    Failure::permanent(format!(
+        "load {}: its destination can't set rows aside; write `on_fail: fail` or `warn`",
+        load.load
+    ))
+}
+
 /// A place that rows are published to. One value serves every load of every run on this node.
 #[async_trait]
 pub trait Destination: Send + Sync {
@@ -373,8 +394,45 @@ pub trait Destination: Send + Sync {
 
     /// The one row that a SELECT gives over `staged`, the rows of a verified load; all its values have to be texts. Can't
     /// write, whatever the question holds. Permanent failure if it can't be answered; `StagingLost` as of verify.
-    async fn ask(&self, load: &LoadContext, expected: Expected, question: &str)
-    -> Result<Vec<Option<String>>, Failure>;
+    async fn ask(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        question: &Question,
+    ) -> Result<Vec<Option<String>>, Failure>;
+
+    /// Takes no more chunks from here on, as verify does at its beginning. What was set aside from the load, if anything
+    /// was: it isn't done twice.
+    async fn seal(&self, load: &LoadContext, expected: Expected) -> Result<Option<Aside>, Failure> {
+        let _ = expected;
+        Err(sets_nothing_aside(load))
+    }
+
+    /// Notes which rows of a sealed load each condition over `staged` names; how many those are, for each. What was noted
+    /// before is forgotten. `StagingLost` as of verify.
+    async fn name_rows(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        conditions: &[Question],
+    ) -> Result<Vec<u64>, Failure> {
+        let _ = (expected, conditions);
+        Err(sets_nothing_aside(load))
+    }
+
+    /// Where the rows that were noted can be read, each once, with the numbers of the conditions that name it as text in a
+    /// last column called `why`: `0,2`.
+    async fn named_rows(&self, load: &LoadContext, expected: Expected, why: &str) -> Result<Named, Failure> {
+        let _ = (expected, why);
+        Err(sets_nothing_aside(load))
+    }
+
+    /// Takes the rows that were noted out of the staging area, and writes into the record what they were, in one transaction.
+    /// What the record says then: an earlier attempt may have done it. Transient failure if it isn't so many rows.
+    async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
+        let _ = (expected, what);
+        Err(sets_nothing_aside(load))
+    }
 
     /// Makes the load visible in one transaction; says so again when it already is. Waits while the target is kept for
     /// another run that may take back what it published there; transient failure that names it if that takes long.

@@ -11,7 +11,7 @@ use crate::store::rejects;
 /// The most bytes of rows in one page, as JSON.
 const PAGE_BYTES: usize = 1024 * 1024;
 /// The most bytes of a raw row that are kept. As JSON a byte may take six, and one row always fits a page.
-const RAW_BYTES: usize = 128 * 1024;
+pub(crate) const RAW_BYTES: usize = 128 * 1024;
 
 /// Where the rows of a segment come from.
 pub(crate) struct Origin<'a> {

@@ -12,8 +12,9 @@ use super::run::RunContext;
 use super::{Order, Toolbox, watermarks};
 use haulage_proto::link::message::Task;
 
+use crate::quality::{self, Checking};
+use crate::receipt;
 use crate::sink::{Destination, Expected, LoadContext};
-use crate::{quality, receipt};
 
 /// Does the step.
 pub(crate) async fn run(
@@ -39,9 +40,18 @@ pub(crate) async fn run(
     match step.kind {
         StepKind::Prepare => destination.prepare(&load).await,
         StepKind::Verify => {
+            let checking = Checking {
+                context: &context,
+                destination: destination.as_ref(),
+                load: &load,
+                expected,
+                judged,
+            };
+            // First: what is set aside needn't be a key, and is no part of what is counted.
+            let aside = quality::aside::set(tools, &checking).await?;
             let mut report = destination.verify(&load, expected).await?;
-            let checks = quality::check(context.definition(), destination.as_ref(), &load, expected, judged);
-            report.checks = checks.await?;
+            report.checks = quality::check(&checking, aside.as_ref()).await?;
+            report.set_aside = aside.map(|aside| aside.set).filter(|set| set.rows > 0);
             Ok(report)
         }
         StepKind::Publish => {

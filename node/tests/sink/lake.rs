@@ -280,7 +280,7 @@ async fn questions_read_and_write_nothing(world: &World) {
     )
     .await
     .expect("sealed");
-    let ask = async |question: &str| world.destination.ask(&load, expected, question).await;
+    let ask = async |question: &str| world.destination.ask(&load, expected, &question.into()).await;
     let answer = ask("SELECT CAST(count(*) AS text), CAST(sum(amount) AS text), min(name), NULL FROM staged").await;
     let texts = |values: &[Option<&str>]| Ok(values.iter().map(|value| value.map(str::to_owned)).collect::<Vec<_>>());
     assert_eq!(answer, texts(&[Some("3"), Some("4.5"), Some("x"), None]));

@@ -277,6 +277,7 @@ async fn records_of_an_earlier_release_are_brought_up_to_date(world: &World) {
             "provenance",
             "older",
             "advances",
+            "set_aside",
         ] {
             world.run(&format!("ALTER TABLE {records} DROP COLUMN {column}")).await;
         }

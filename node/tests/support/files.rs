@@ -13,7 +13,9 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
 use haulage_core::receipt::Looked;
-use haulage_node::sink::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing, registry};
+use haulage_node::sink::{
+    Aside, Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing, registry,
+};
 use haulage_node::store::S3Settings;
 use haulage_plan::definition::Mode;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -103,9 +105,26 @@ impl Destination for ForFiles {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         self.0.ask(&of_files(load), expected, question).await
+    }
+
+    async fn seal(&self, load: &LoadContext, expected: Expected) -> Result<Option<Aside>, Failure> {
+        self.0.seal(&of_files(load), expected).await
+    }
+
+    async fn name_rows(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        conditions: &[Question],
+    ) -> Result<Vec<u64>, Failure> {
+        self.0.name_rows(&of_files(load), expected, conditions).await
+    }
+
+    async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
+        self.0.set_aside(&of_files(load), expected, what).await
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {

@@ -1,24 +1,37 @@
 //! Whether the checks of a load fit its columns.
 
-use datafusion::arrow::datatypes::{DataType, Schema};
+use std::collections::BTreeMap;
+
+use datafusion::arrow::compute::can_cast_types;
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
-use crate::checks::{Check, Rule};
+use crate::checks::{self, Check, Referred, Rule};
 use crate::definition::{Definition, Load};
 use crate::diagnostics::{Report, did_you_mean};
 use crate::types;
 
-/// Reports what is wrong with the checks of a load that stages rows of this schema.
-pub(crate) fn check(report: &mut Report, definition: &Definition, load: &Load, schema: &Schema) {
-    for check in definition.checks.iter().filter(|check| check.load == load.name) {
-        one(report, check, schema);
+/// What the rules of checks are held against.
+pub(crate) struct Facts<'f> {
+    pub(crate) definition: &'f Definition,
+    /// The load's.
+    pub(crate) schema: &'f Schema,
+    /// The columns of the lookups that could be read.
+    pub(crate) lookups: &'f BTreeMap<String, SchemaRef>,
+}
+
+/// Reports what is wrong with the checks of a load.
+pub(crate) fn check(report: &mut Report, load: &Load, facts: &Facts<'_>) {
+    for check in facts.definition.checks.iter().filter(|check| check.load == load.name) {
+        one(report, check, facts);
     }
 }
 
-fn one(report: &mut Report, check: &Check, schema: &Schema) {
+fn one(report: &mut Report, check: &Check, facts: &Facts<'_>) {
+    let schema = facts.schema;
     let (place, word) = (check.place, check.rule.word());
     let mut known = true;
     for column in check.rule.columns() {
@@ -76,15 +89,44 @@ fn one(report: &mut Report, check: &Check, schema: &Schema) {
             }
         }
         Rule::Sql { query, .. } => {
-            if let Err(why) = one_query(&query.text) {
+            if let Err(why) = one_query(&query.text).and_then(|()| known_params(&query.text, facts.definition)) {
                 let help = "write one SELECT in the destination's SQL; `staged` are the rows: SELECT count(*) FROM staged \
                             WHERE ...";
                 report.help(query.place, format!("`sql` of a check {why}"), help);
             }
         }
-        Rule::References { table, .. } if table == "staged" => {
+        Rule::References {
+            of: Referred::Table(table),
+            ..
+        } if table == "staged" => {
             let help = "the staged rows have that name in checks: write it with its schema, `public.staged.id`";
             report.help(place, format!("`{word}` is about a table called `staged`"), help);
+        }
+        Rule::References {
+            column,
+            of: Referred::Lookup(name),
+            to,
+        } => {
+            let (Ok(data_type), Some(lookup)) = (type_of(column), facts.lookups.get(name)) else {
+                return;
+            };
+            let Ok(there) = lookup.field_with_name(to) else {
+                let names = lookup.fields().iter().map(|field| field.name().as_str());
+                let message = format!("`{word}` names `{to}`, which the lookup `{name}` doesn't have");
+                return report.maybe(place, message, did_you_mean(to, names));
+            };
+            if !compare(there.data_type(), &data_type) {
+                let message = format!(
+                    "`{word}` compares `{column}`, which is {}, with `{to}` of `{name}`, which is {}",
+                    types::name(&data_type),
+                    types::name(there.data_type())
+                );
+                report.help(
+                    place,
+                    message,
+                    "name columns that compare, or CAST one of them in a step",
+                );
+            }
         }
         Rule::NotNull(_)
         | Rule::Unique(_)
@@ -120,6 +162,37 @@ fn value(report: &mut Report, check: &Check, column: &str, data_type: &DataType,
     }
 }
 
+/// Whether values of the two types say the same things: a text is read as the other. What Arrow casts beyond that has another
+/// meaning there, such as a number that is taken for a time.
+fn compare(there: &DataType, here: &DataType) -> bool {
+    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_time = |kind: &DataType| matches!(kind, DataType::Date32 | DataType::Timestamp(..));
+    let alike = is_text(there)
+        || is_text(here)
+        || there.is_numeric() && here.is_numeric()
+        || is_time(there) && is_time(here)
+        || there == here;
+    alike && can_cast_types(there, here)
+}
+
+/// Whether every `$name` is a parameter.
+fn known_params(text: &str, definition: &Definition) -> Result<(), String> {
+    for (_, written) in checks::placeholders(text)? {
+        let declared = &definition.params;
+        if written
+            .strip_prefix('$')
+            .is_some_and(|name| declared.contains_key(name))
+        {
+            continue;
+        }
+        let bare = written.trim_start_matches(['$', '?', ':', '@']);
+        let near = did_you_mean(bare, declared.keys().map(String::as_str));
+        let near = near.unwrap_or_else(|| "write `$name`, and declare it in `params`".to_owned());
+        return Err(format!("names the unknown parameter `{written}`: {near}"));
+    }
+    Ok(())
+}
+
 /// Whether a text is one query, in whichever SQL: what it means is for the destination to say, but it has to stay within
 /// the brackets that are put around it.
 fn one_query(text: &str) -> Result<(), String> {
@@ -142,11 +215,6 @@ fn one_query(text: &str) -> Result<(), String> {
             Token::LParen => open += 1,
             Token::RParen if open == 0 => return Err("closes a bracket that it doesn't open".to_owned()),
             Token::RParen => open -= 1,
-            Token::Placeholder(name) => {
-                return Err(format!(
-                    "names `{name}`: parameters can't be used there, write the value"
-                ));
-            }
             Token::SemiColon => return Err("is more than one statement".to_owned()),
             _ => {}
         }

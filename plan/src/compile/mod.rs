@@ -344,6 +344,9 @@ struct Loaded {
 
 fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> IndexMap<LoadName, Loaded> {
     let mut loads = IndexMap::new();
+    let lookups = planner.definition.sources.iter().filter(|(_, source)| source.lookup);
+    let lookups = lookups.filter_map(|(name, _)| Some((name.clone(), Arc::clone(&planner.known.get(name)?.schema))));
+    let lookups = lookups.collect();
     for load in planner.definition.loads.values() {
         let Some(known) = planner.known.get(&load.from) else {
             continue;
@@ -377,7 +380,12 @@ fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> Index
             planner.report.help(load.place, message, help);
             continue;
         }
-        checks::check(&mut planner.report, planner.definition, load, &schema);
+        let facts = checks::Facts {
+            definition: planner.definition,
+            schema: &schema,
+            lookups: &lookups,
+        };
+        checks::check(&mut planner.report, load, &facts);
         match output::plan(from, &schema).and_then(|plan| trial(planner, plan)) {
             Ok(plan) => {
                 loads.insert(load.name.clone(), Loaded { source, schema, plan });

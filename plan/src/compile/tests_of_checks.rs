@@ -108,8 +108,12 @@ fn what_is_wrong_with_a_check_is_said_at_its_place() {
             "closes a bracket that it doesn't open",
         ),
         (
-            "{sql: SELECT count(*) FROM staged WHERE at > $day}",
-            "names `$day`: parameters can't be used there",
+            "{sql: SELECT count(*) FROM staged WHERE at > $dax}",
+            "names the unknown parameter `$dax`: did you mean `day`?",
+        ),
+        (
+            "{sql: SELECT count(*) FROM staged WHERE at > $1}",
+            "names the unknown parameter `$1`: there is: day, least",
         ),
         ("{sql: \"SELECT 1; -- done\"}", "ends with a semicolon and a comment"),
         (
@@ -124,8 +128,48 @@ fn what_is_wrong_with_a_check_is_said_at_its_place() {
         ),
         ("{unique: id, expect: \"= 1\"}", "`expect` goes with `sql` alone"),
         (
-            "{unique: id, on_fail: quarantine}",
-            "unknown `on_fail: quarantine` | name such rows in a `reject` rule",
+            "{unique: id, on_fail: reject}",
+            "unknown `on_fail: reject` | write `quarantine`",
+        ),
+        (
+            "{row_count: \">= 1\", on_fail: quarantine}",
+            "sets rows aside, and `row_count` is about a whole load and names none | write `fail` or `warn`",
+        ),
+        (
+            "{row_count: {within: 20%, of_last: 5}, on_fail: quarantine}",
+            "sets rows aside, and `row_count` is about a whole load",
+        ),
+        (
+            "{rejects: \"< 1%\", on_fail: quarantine}",
+            "sets rows aside, and `rejects` is about a whole load and names none | write `fail` or `warn`",
+        ),
+        (
+            "{fresh: {at: 2h}, on_fail: quarantine}",
+            "sets rows aside, and `fresh` is about a whole load and names none | write `fail` or `warn`",
+        ),
+        (
+            "{sql: SELECT 1, on_fail: quarantine}",
+            "sets rows aside, and `sql` is about a whole load and names none | rows that an expression names",
+        ),
+        (
+            "{references: {carrier: carrier}, lookup: airline}",
+            "the check names the lookup `airline`, which is no source | did you mean `airlines`?",
+        ),
+        (
+            "{references: {carrier: carrier}, lookup: more}",
+            "the check names `more`, which is no lookup | declare it with `lookup: true`",
+        ),
+        (
+            "{references: {carrier: carier}, lookup: airlines}",
+            "`references` names `carier`, which the lookup `airlines` doesn't have | did you mean `carrier`?",
+        ),
+        (
+            "{references: {at: seats}, lookup: planes}",
+            "`references` compares `at`, which is timestamp, with `seats` of `planes`, which is int",
+        ),
+        (
+            "{unique: id, lookup: airlines}",
+            "`lookup` goes with `references` alone",
         ),
         ("{unique: id, load: k}", "the check is about `k`, which is no load"),
         ("unique", "a check must be a mapping of names to values"),
@@ -185,4 +229,39 @@ fn checks_are_read_and_shown_in_a_plan() {
     ] {
         assert!(shown.contains(line), "{line:?} is missing in\n{shown}");
     }
+}
+
+#[test]
+fn rows_can_be_set_aside_where_a_rule_names_them_and_they_can_be_staged() {
+    for rule in [
+        "not_null: carrier",
+        "unique: [id, year]",
+        "accepted: {carrier: [AA]}",
+        "range: {delay: [0, 1]}",
+        "references: {carrier: public.airlines.carrier}",
+        "references: {carrier: carrier}, lookup: airlines",
+        "outliers: {column: delay}",
+    ] {
+        let compiled = compiled(&checked(&format!("{{{rule}, on_fail: quarantine}}"))).expect("it is right");
+        let check = &compiled.definition.checks[0];
+        assert_eq!(check.on_fail, OnFail::Quarantine, "{rule}");
+        assert_eq!(check.reason(), format!("check:{}", check.name));
+        let shown = crate::render::plan(&compiled).to_string();
+        assert!(shown.contains("(sets rows aside)"), "{shown}");
+    }
+    let keyed = file(
+        "loads:\n  l: {from: raw, to: w, table: t, mode: merge, key: [id]}\nchecks:\n  - {not_null: [carrier, id], on_fail: \
+         quarantine}\n",
+    );
+    let said = compiled(&keyed).expect_err("a key column");
+    assert!(
+        said.contains("it is a key column of load `l`") && said.contains("reject: {no_id: id IS NULL}"),
+        "{said}"
+    );
+}
+
+#[test]
+fn parameters_are_named_in_the_query_of_a_check() {
+    let text = checked("{sql: SELECT count(*) FROM staged WHERE at > $day AND id < $least}");
+    compiled(&text).expect("both are declared");
 }

@@ -5,8 +5,8 @@ use indexmap::IndexMap;
 
 use super::fields::{self, Fields};
 use super::steps::check_table;
-use crate::checks::{Bound, Check, Method, OnFail, Rule};
-use crate::definition::{Load, Place, Sql};
+use crate::checks::{Bound, Check, Method, OnFail, Referred, Rule};
+use crate::definition::{Load, Place, Source, Sql};
 use crate::diagnostics::{Report, did_you_mean};
 use crate::yaml::{Node, Value};
 
@@ -29,7 +29,7 @@ const RULES: [&str; 10] = [
     "sql",
 ];
 /// Beside its rule.
-const MORE: [&str; 4] = ["load", "on_fail", "name", "expect"];
+const MORE: [&str; 5] = ["load", "on_fail", "name", "expect", "lookup"];
 
 /// What else people call them.
 const OTHERS: [(&str, &str); 10] = [
@@ -47,8 +47,18 @@ const OTHERS: [(&str, &str); 10] = [
 
 const BOUND: &str = "write a bound such as \">= 1000\", \"< 1%\" or \"= 0\"";
 
-/// Reads the checks. `names` are all keys of `loads`, also of those that could not be read.
-pub(super) fn read(report: &mut Report, node: &Node, loads: &IndexMap<LoadName, Load>, names: &[String]) -> Vec<Check> {
+/// What checks may name: loads, and sources.
+pub(super) struct Known<'k> {
+    pub(super) loads: &'k IndexMap<LoadName, Load>,
+    /// All keys of `loads`, also of those that could not be read.
+    pub(super) load_names: &'k [String],
+    pub(super) sources: &'k IndexMap<String, Source>,
+    /// All keys of `sources` and `steps`.
+    pub(super) names: &'k [String],
+}
+
+/// Reads the checks.
+pub(super) fn read(report: &mut Report, node: &Node, known: &Known<'_>) -> Vec<Check> {
     let Value::List(items) = &node.value else {
         let help = "write a list: `checks: [{unique: id}, {row_count: \">= 1\"}]`";
         report.help(
@@ -65,7 +75,7 @@ pub(super) fn read(report: &mut Report, node: &Node, loads: &IndexMap<LoadName, 
     }
     let mut checks: Vec<Check> = Vec::new();
     for item in items {
-        let Some(check) = one(report, item, loads, names) else {
+        let Some(check) = one(report, item, known) else {
             continue;
         };
         if checks
@@ -80,7 +90,7 @@ pub(super) fn read(report: &mut Report, node: &Node, loads: &IndexMap<LoadName, 
     checks
 }
 
-fn one(report: &mut Report, item: &Node, loads: &IndexMap<LoadName, Load>, names: &[String]) -> Option<Check> {
+fn one(report: &mut Report, item: &Node, names: &Known<'_>) -> Option<Check> {
     let known: Vec<&str> = RULES.iter().chain(&MORE).copied().collect();
     let entries = fields::entries(report, item, "a check")?;
     for (key, _) in &entries {
@@ -105,16 +115,21 @@ fn one(report: &mut Report, item: &Node, loads: &IndexMap<LoadName, Load>, names
         return None;
     };
     let fields = Fields::read(report, item, "a check", &known)?;
-    let load = load(report, &fields, item.place, loads, names);
+    let load = load(report, &fields, item.place, names.loads, names.load_names);
     let on_fail = match fields.get("on_fail") {
         None => Some(OnFail::Fail),
         Some(node) => on_fail(report, node),
     };
-    let rule = rule(report, &key.text, node, &fields);
+    let rule = rule(report, &key.text, node, &fields, names);
     if let Some(key) = fields.key("expect")
         && fields.get("sql").is_none()
     {
         report.help(key.place, "`expect` goes with `sql` alone", "drop it");
+    }
+    if let Some(key) = fields.key("lookup")
+        && fields.get("references").is_none()
+    {
+        report.help(key.place, "`lookup` goes with `references` alone", "drop it");
     }
     let name = match fields.get("name") {
         Some(node) => {
@@ -127,8 +142,13 @@ fn one(report: &mut Report, item: &Node, loads: &IndexMap<LoadName, Load>, names
         None => None,
     };
     let rule = rule?;
+    let load = load?;
+    if on_fail == Some(OnFail::Quarantine) {
+        let place = fields.get("on_fail").map_or(item.place, |node| node.place);
+        may_set_aside(report, place, &rule, names.loads.get(&load))?;
+    }
     Some(Check {
-        load: load?,
+        load,
         name: name.unwrap_or_else(|| rule.to_string()),
         rule,
         on_fail: on_fail?,
@@ -167,17 +187,48 @@ fn load(
     }
 }
 
+/// Refuses to set rows aside where a rule names none, or where they don't get as far as that.
+fn may_set_aside(report: &mut Report, place: Place, rule: &Rule, load: Option<&Load>) -> Option<()> {
+    let word = rule.word();
+    if !rule.names_rows() {
+        let help = match rule {
+            Rule::Sql { .. } => {
+                "write `fail` or `warn`; rows that an expression names go to quarantine by a `reject` rule of a step"
+            }
+            _ => "write `fail` or `warn`",
+        };
+        let message =
+            format!("`on_fail: quarantine` sets rows aside, and `{word}` is about a whole load and names none");
+        report.help(place, message, help);
+        return None;
+    }
+    if let (Rule::NotNull(columns), Some(load)) = (rule, load)
+        && let Some(column) = columns.iter().find(|column| load.key.contains(column))
+    {
+        let message = format!(
+            "`on_fail: quarantine` can't set aside rows without `{column}`: it is a key column of load `{}`, and such rows \
+             can't be staged",
+            load.name
+        );
+        let help = format!("put them into quarantine by a rule of a step: `reject: {{no_{column}: {column} IS NULL}}`");
+        report.help(place, message, help);
+        return None;
+    }
+    Some(())
+}
+
 fn on_fail(report: &mut Report, node: &Node) -> Option<OnFail> {
     let (text, place) = fields::text(report, node, "`on_fail` of a check")?;
     match text {
         "fail" => Some(OnFail::Fail),
         "warn" => Some(OnFail::Warn),
+        "quarantine" => Some(OnFail::Quarantine),
         other => {
             let help = match other {
-                "quarantine" => Some("name such rows in a `reject` rule of a step: it puts them there".to_owned()),
+                "reject" | "set_aside" => Some("write `quarantine`".to_owned()),
                 "error" | "block" => Some("write `fail`".to_owned()),
                 "warning" | "continue" => Some("write `warn`".to_owned()),
-                _ => did_you_mean(other, ["fail", "warn"]),
+                _ => did_you_mean(other, ["fail", "warn", "quarantine"]),
             };
             report.maybe(place, format!("unknown `on_fail: {other}`"), help);
             None
@@ -185,7 +236,7 @@ fn on_fail(report: &mut Report, node: &Node) -> Option<OnFail> {
     }
 }
 
-fn rule(report: &mut Report, word: &str, node: &Node, fields: &Fields<'_>) -> Option<Rule> {
+fn rule(report: &mut Report, word: &str, node: &Node, fields: &Fields<'_>, names: &Known<'_>) -> Option<Rule> {
     let what = format!("`{word}` of a check");
     match word {
         "not_null" => columns(report, node, &what).map(Rule::NotNull),
@@ -214,6 +265,11 @@ fn rule(report: &mut Report, word: &str, node: &Node, fields: &Fields<'_>) -> Op
         "references" => {
             let (column, node) = of_column(report, node, &what, "{carrier: public.airlines.carrier}")?;
             let (text, place) = fields::text(report, node, &what)?;
+            if let Some(node) = fields.get("lookup") {
+                let of = Referred::Lookup(lookup(report, node, names)?);
+                let to = text.to_owned();
+                return Some(Rule::References { column, of, to });
+            }
             let Some((table, to)) = text
                 .rsplit_once('.')
                 .filter(|(table, to)| !table.is_empty() && !to.is_empty())
@@ -227,8 +283,8 @@ fn rule(report: &mut Report, word: &str, node: &Node, fields: &Fields<'_>) -> Op
                 return None;
             };
             check_table(report, "a check", table, place);
-            let (table, to) = (table.to_owned(), to.to_owned());
-            Some(Rule::References { column, table, to })
+            let (of, to) = (Referred::Table(table.to_owned()), to.to_owned());
+            Some(Rule::References { column, of, to })
         }
         "outliers" => outliers(report, node, &what),
         _ => {
@@ -245,6 +301,31 @@ fn rule(report: &mut Report, word: &str, node: &Node, fields: &Fields<'_>) -> Op
                 place,
             };
             Some(Rule::Sql { query, expect })
+        }
+    }
+}
+
+/// The lookup that a check names.
+fn lookup(report: &mut Report, node: &Node, names: &Known<'_>) -> Option<String> {
+    let (name, place) = fields::text(report, node, "`lookup` of a check")?;
+    match names.sources.get(name) {
+        Some(source) if source.lookup => Some(name.to_owned()),
+        Some(_) => {
+            let help = "if the source is small, declare it with `lookup: true`";
+            report.help(place, format!("the check names `{name}`, which is no lookup"), help);
+            None
+        }
+        // It has an error of its own.
+        None if names.names.iter().any(|known| known == name) => None,
+        None => {
+            let lookups = names.sources.iter().filter(|(_, source)| source.lookup);
+            let help = did_you_mean(name, lookups.map(|(name, _)| name.as_str()));
+            report.maybe(
+                place,
+                format!("the check names the lookup `{name}`, which is no source"),
+                help,
+            );
+            None
         }
     }
 }

@@ -130,7 +130,15 @@ fn definition(
     };
     let checks = top
         .get("checks")
-        .map(|node| checks::read(report, node, &loads, &load_names))
+        .map(|node| {
+            let known = checks::Known {
+                loads: &loads,
+                load_names: &load_names,
+                sources: &sources,
+                names: &gaps.names,
+            };
+            checks::read(report, node, &known)
+        })
         .unwrap_or_default();
     Some(Definition {
         pipeline: pipeline.unwrap_or_default(),

@@ -250,7 +250,8 @@ pub struct VerifyLoad {
     pub rows: u64,
     /// Over all of them; `None` if no release has summed them up.
     pub checksum: Option<Checksum>,
-    /// By chunk: its object, and the sum over its rows (without columns). Empty unless rows say which chunk they are from.
+    /// By chunk: its object, and the sum over its rows (without columns). Empty unless rows say which chunk they are from,
+    /// and where checks have set some aside.
     pub chunks: BTreeMap<String, (String, Checksum)>,
 }
 
@@ -258,7 +259,9 @@ impl VerifyLoad {
     /// The question about a load of a receipt.
     pub fn of(receipt: &Receipt, load: &LoadReceipt) -> Self {
         let published = load.published.as_ref();
-        let chunks = load.chunks.iter().filter_map(|chunk| {
+        // Of rows that were set aside only the load knows what they come to.
+        let chunks = load.chunks.iter().filter(|_| load.set_aside == 0);
+        let chunks = chunks.filter_map(|chunk| {
             let sum = Checksum {
                 columns: BTreeMap::new(),
                 ..chunk.entry.checksum.clone()?

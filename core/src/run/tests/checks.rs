@@ -3,6 +3,7 @@
 use super::tables::{drive, fail};
 use super::*;
 use crate::event::{CheckResult, Outcome};
+use crate::quarantine::SetAside;
 
 fn result(name: &str, holds: bool, blocks: bool) -> CheckResult {
     CheckResult {
@@ -10,6 +11,7 @@ fn result(name: &str, holds: bool, blocks: bool) -> CheckResult {
         holds,
         blocks,
         found: format!("{name} found"),
+        ..CheckResult::default()
     }
 }
 
@@ -131,4 +133,50 @@ fn more_than_a_few_are_counted() {
         message.starts_with("8 checks failed") && message.ends_with("4: 4 found; and 3 more"),
         "{message}"
     );
+}
+
+#[test]
+fn rows_that_are_set_aside_are_rejected_rows_of_the_run() {
+    let mut log = start(&["a", "b"]);
+    verify(&mut log, vec![], vec![]);
+    let aside = SetAside {
+        rows: 3,
+        reasons: [("check:x".to_owned(), 2), ("check:y".to_owned(), 1)].into(),
+        prefix: "runs/r/checks/a/".to_owned(),
+        objects: 2,
+        checksum: None,
+    };
+    for event in &mut log {
+        if let Event::StepDone { step, report, .. } = event
+            && step.load == LoadName::from("a")
+        {
+            report.set_aside = Some(aside.clone());
+        }
+    }
+    let state = State::fold(&log);
+    let mut before = start(&["a", "b"]);
+    verify(&mut before, vec![], vec![]);
+    let before = State::fold(&before).counts().rejected_total();
+    assert_eq!(state.counts().rejected_total(), before + 3);
+    assert_eq!(state.counts().rejected.get("check:x"), Some(&2));
+    assert_eq!(
+        state.reject_keys().collect::<Vec<_>>(),
+        [
+            "runs/r/checks/a/0.rejects.jsonl.zst",
+            "runs/r/checks/a/1.rejects.jsonl.zst"
+        ]
+    );
+    // Staged again, they are no longer set aside, until they are verified again.
+    let stages = state.stages().iter().map(|stage| stage.stage).collect();
+    log.push(Event::Restaged {
+        loads: vec![LoadName::from("a")],
+        stages,
+        round: 1,
+        at: Millis(0),
+    });
+    assert!(State::fold(&log).set_aside().is_empty());
+    // A log of an earlier release says nothing of it.
+    let text = r#"{"rows":3,"detail":""}"#;
+    let report: StepReport = serde_json::from_str(text).expect("readable");
+    assert_eq!(report.set_aside, None);
 }

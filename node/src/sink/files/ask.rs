@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt64Array};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::streaming::StreamingTable;
@@ -27,6 +27,7 @@ use super::place::TablePlace;
 use super::rows::{constant, stored};
 use super::state::{File, State, Table, ended};
 use super::verify::sealed;
+use crate::sink::question::{KEYS, Question, Value};
 use crate::sink::{Expected, LoadContext};
 
 /// What questions know the records as.
@@ -37,7 +38,7 @@ impl Files {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         let place = TablePlace::parse(&load.table)?;
         let table = self.table(&place).await?.value;
@@ -61,37 +62,12 @@ impl Files {
         load: &LoadContext,
         place: &TablePlace,
         files: &[File],
-        question: &str,
+        question: &Question,
     ) -> Result<Option<Vec<Option<String>>>, Failure> {
-        let table = self.table(place).await?.value;
-        let wrong = |error: DataFusionError| said(load, &error);
-        // One after the other: what comes first stays first.
-        let config = SessionConfig::new()
-            .with_target_partitions(1)
-            .with_information_schema(false);
-        let context = SessionContext::new_with_config_rt(config, self.runtime.clone());
-        let schema = stored(&load.schema);
-        let staged = Scan {
-            files: self.clone(),
-            place: place.clone(),
-            load: load.clone(),
-            schema: schema.clone(),
-            list: files.to_vec().into(),
-        };
-        let staged = StreamingTable::try_new(schema, vec![Arc::new(staged)]).map_err(wrong)?;
-        context.register_table("staged", Arc::new(staged)).map_err(wrong)?;
-        let records = records(load, &table).map_err(|error| wrong(error.into()))?;
-        let records = MemTable::try_new(records.schema(), vec![vec![records]]).map_err(wrong)?;
-        context.register_table(RECORDS, Arc::new(records)).map_err(wrong)?;
-        let only_reads = SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false);
-        let answer = context.sql_with_options(question, only_reads).await.map_err(wrong)?;
-        let mut batches = answer.execute_stream().await.map_err(wrong)?;
+        let mut batches = self.asked(load, place, files, question, None).await?;
         let mut row = None;
         while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(wrong)?;
+            let batch = batch.map_err(|error| said(load, &error))?;
             if batch.num_rows() == 0 {
                 continue;
             }
@@ -100,9 +76,68 @@ impl Files {
                     "its query gives several rows; it has to give one value",
                 ));
             }
-            row = Some(texts(&batch).map_err(|error| wrong(error.into()))?);
+            row = Some(texts(&batch).map_err(|error| said(load, &error.into()))?);
         }
         Ok(row)
+    }
+
+    /// What a query gives. `number` is a column of `staged` with the number of each row, from 0, in the order of the files.
+    pub(super) async fn asked(
+        &self,
+        load: &LoadContext,
+        place: &TablePlace,
+        files: &[File],
+        question: &Question,
+        number: Option<&str>,
+    ) -> Result<SendableRecordBatchStream, Failure> {
+        let table = self.table(place).await?.value;
+        let wrong = |error: DataFusionError| said(load, &error);
+        // One after the other: what comes first stays first.
+        let config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_information_schema(false);
+        let context = SessionContext::new_with_config_rt(config, self.runtime.clone());
+        let rows = stored(&load.schema);
+        let mut fields: Vec<Field> = rows.fields().iter().map(|field| field.as_ref().clone()).collect();
+        fields.extend(number.map(|name| Field::new(name, DataType::UInt64, false)));
+        let schema = Arc::new(Schema::new(fields));
+        let staged = Scan {
+            files: self.clone(),
+            place: place.clone(),
+            load: load.clone(),
+            rows,
+            schema: schema.clone(),
+            list: files.to_vec().into(),
+        };
+        let staged = StreamingTable::try_new(schema, vec![Arc::new(staged)]).map_err(wrong)?;
+        context.register_table("staged", Arc::new(staged)).map_err(wrong)?;
+        let records = records(load, &table).map_err(|error| wrong(error.into()))?;
+        let records = MemTable::try_new(records.schema(), vec![vec![records]]).map_err(wrong)?;
+        context.register_table(RECORDS, Arc::new(records)).map_err(wrong)?;
+        let mut params = Vec::new();
+        for value in &question.values {
+            match value {
+                Value::Param(name, value) => params.push((name.clone(), value.clone())),
+                Value::Keys(keys) => {
+                    let keys = RecordBatch::try_from_iter([("k", Arc::clone(keys))]);
+                    let keys = keys.map_err(|error| wrong(error.into()))?;
+                    let keys = MemTable::try_new(keys.schema(), vec![vec![keys]]).map_err(wrong)?;
+                    context.register_table(KEYS, Arc::new(keys)).map_err(wrong)?;
+                }
+            }
+        }
+        let only_reads = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        let mut answer = context
+            .sql_with_options(&question.sql, only_reads)
+            .await
+            .map_err(wrong)?;
+        if !params.is_empty() {
+            answer = answer.with_param_values(params).map_err(wrong)?;
+        }
+        answer.execute_stream().await.map_err(wrong)
     }
 }
 
@@ -164,7 +199,7 @@ fn records(load: &LoadContext, table: &Table) -> Result<RecordBatch, datafusion:
 }
 
 /// What DataFusion says, or what a file's read has failed with.
-fn said(load: &LoadContext, error: &DataFusionError) -> Failure {
+pub(super) fn said(load: &LoadContext, error: &DataFusionError) -> Failure {
     match error.find_root() {
         DataFusionError::External(inner) => match inner.downcast_ref::<Failure>() {
             Some(failure) => failure.clone(),
@@ -188,6 +223,9 @@ struct Scan {
     files: Files,
     place: TablePlace,
     load: LoadContext,
+    /// The columns of the rows.
+    rows: SchemaRef,
+    /// The same, perhaps with each row's number behind them.
     schema: SchemaRef,
     list: Arc<[File]>,
 }
@@ -208,9 +246,11 @@ impl PartitionStream for Scan {
             self.files.clone(),
             self.place.clone(),
             self.load.clone(),
-            self.schema.clone(),
+            self.rows.clone(),
         );
         let list = Arc::clone(&self.list);
+        let numbered = (self.schema.fields().len() > self.rows.fields().len()).then(|| self.schema.clone());
+        let mut first = 0;
         let batches = stream::iter(0..list.len())
             .then(move |n| {
                 let (files, place, load, schema) = (files.clone(), place.clone(), load.clone(), schema.clone());
@@ -221,14 +261,23 @@ impl PartitionStream for Scan {
                 }
             })
             .map_ok(|batches| stream::iter(batches.into_iter().map(Ok)))
-            .try_flatten();
+            .try_flatten()
+            .map(move |batch: Result<RecordBatch, DataFusionError>| {
+                let batch = batch?;
+                let Some(schema) = &numbered else { return Ok(batch) };
+                let numbers = UInt64Array::from_iter_values(first..first + batch.num_rows() as u64);
+                first += batch.num_rows() as u64;
+                let mut columns = batch.columns().to_vec();
+                columns.push(Arc::new(numbers));
+                Ok(RecordBatch::try_new(schema.clone(), columns)?)
+            });
         Box::pin(RecordBatchStreamAdapter::new(self.schema.clone(), batches))
     }
 }
 
 impl Files {
     /// The rows of a staged file, with all columns. A segment has few.
-    async fn read(
+    pub(super) async fn read(
         &self,
         place: &TablePlace,
         load: &LoadContext,

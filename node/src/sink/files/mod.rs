@@ -14,6 +14,7 @@
 //! A segment leaves one file a partition. Nothing merges them: a reader that wants large files wants a large
 //! `checkpoint_rows`.
 
+mod aside;
 mod ask;
 mod encode;
 mod objects;
@@ -30,7 +31,7 @@ mod target;
 mod verify;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -44,7 +45,7 @@ pub(crate) use self::ask::RECORDS;
 use self::objects::{Local, Objects, S3};
 pub(crate) use self::place::folder;
 use super::kept::{patience, patiently};
-use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
+use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Named, Question, SegmentWriter, Standing};
 use crate::store::S3Settings;
 
 /// What questions about staged rows may take of memory, all at once.
@@ -56,6 +57,8 @@ pub(super) struct Files {
     name: Arc<str>,
     objects: Arc<dyn Objects>,
     runtime: Arc<RuntimeEnv>,
+    /// Of loads that are being verified, the rows that are to be set aside.
+    marks: Arc<Mutex<Vec<Arc<aside::Marks>>>>,
 }
 
 impl Files {
@@ -78,6 +81,7 @@ impl Files {
             name: name.into(),
             objects,
             runtime,
+            marks: Arc::default(),
         })
     }
 }
@@ -122,9 +126,30 @@ impl Destination for Files {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         self.ask_load(load, expected, question).await
+    }
+
+    async fn seal(&self, load: &LoadContext, expected: Expected) -> Result<Option<Aside>, Failure> {
+        self.seal_load(load, expected).await
+    }
+
+    async fn name_rows(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        conditions: &[Question],
+    ) -> Result<Vec<u64>, Failure> {
+        self.name_staged(load, expected, conditions).await
+    }
+
+    async fn named_rows(&self, load: &LoadContext, expected: Expected, why: &str) -> Result<Named, Failure> {
+        self.named_staged(load, expected, why).await
+    }
+
+    async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
+        self.set_rows_aside(load, expected, what).await
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {

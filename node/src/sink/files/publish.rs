@@ -16,6 +16,7 @@ use super::state::{File, Head, Part, Record, Shape, State, Table, Tries, ended, 
 use super::target::{misfit, misfits};
 use super::verify::{List, sealed};
 use crate::chance;
+use crate::sink::aside::left;
 use crate::sink::kept::Publishing;
 use crate::sink::older::{Later, judge};
 use crate::sink::{Expected, LoadContext};
@@ -69,12 +70,13 @@ impl Files {
                 return Err(ended(load, "not prepared"));
             };
             same_round(load, record)?;
+            let visible = left(expected, record.set_aside.as_ref());
             match record.state {
                 State::Sealed => {}
                 State::Published => {
                     let detail = record.detail.clone();
                     if table == read.value || self.write(&place.state(), &read, &table).await? {
-                        return Ok(done(expected, detail));
+                        return Ok(done(visible, detail));
                     }
                     tries.again(&self.objects.address(&place.state())).await?;
                     continue;
@@ -114,9 +116,9 @@ impl Files {
             };
             let head = self.manifest(&place, table.version + 1, shape, entries, parts).await?;
             let manifest = head.manifest.clone();
-            let detail = make_visible(load, &mut table, head, taken, expected);
+            let detail = make_visible(load, &mut table, head, taken, visible);
             if self.write(&place.state(), &read, &table).await? {
-                return Ok(done(expected, detail));
+                return Ok(done(visible, detail));
             }
             // If that was our own write, whose answer was lost, the manifest counts: the next look says so.
             let now_there = self.table(&place).await?.value;

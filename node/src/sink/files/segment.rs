@@ -60,10 +60,19 @@ struct Segment {
 }
 
 /// A file that is yet to be written, and its staged twin.
-struct Encoded {
-    file: File,
+pub(super) struct Encoded {
+    pub(super) file: File,
     data: Bytes,
     twin: Option<Bytes>,
+}
+
+impl Files {
+    pub(super) async fn put_encoded(&self, place: &TablePlace, encoded: Encoded) -> Result<(), Failure> {
+        if let (Some(twin), Some(data)) = (&encoded.file.twin, encoded.twin) {
+            self.objects.put(&place.key(&twin.path), data).await?;
+        }
+        self.objects.put(&place.key(&encoded.file.path), encoded.data).await
+    }
 }
 
 #[async_trait]
@@ -168,18 +177,11 @@ impl Segment {
     }
 
     async fn put(&self, encoded: Vec<Encoded>) -> Result<(), Failure> {
-        let puts: Vec<_> = encoded.into_iter().map(|encoded| self.put_one(encoded)).collect();
+        let puts = encoded
+            .into_iter()
+            .map(|encoded| self.files.put_encoded(&self.place, encoded));
+        let puts: Vec<_> = puts.collect();
         stream::iter(puts).buffer_unordered(AT_ONCE).try_collect().await
-    }
-
-    async fn put_one(&self, encoded: Encoded) -> Result<(), Failure> {
-        if let (Some(twin), Some(data)) = (&encoded.file.twin, encoded.twin) {
-            self.files.objects.put(&self.place.key(&twin.path), data).await?;
-        }
-        self.files
-            .objects
-            .put(&self.place.key(&encoded.file.path), encoded.data)
-            .await
     }
 
     async fn take_away(&self, files: &[File]) {
@@ -209,14 +211,16 @@ impl Segment {
     }
 }
 
-struct Work {
-    load: LoadContext,
-    batches: Vec<RecordBatch>,
-    name: String,
+/// Rows to be encoded as files.
+pub(super) struct Work {
+    pub(super) load: LoadContext,
+    pub(super) batches: Vec<RecordBatch>,
+    /// How the files' names begin.
+    pub(super) name: String,
 }
 
 impl Work {
-    fn run(&self) -> Result<Vec<Encoded>, Refused> {
+    pub(super) fn run(&self) -> Result<Vec<Encoded>, Refused> {
         let load = &self.load;
         let failed = |error: &dyn std::fmt::Display| {
             Failure::permanent(format!(

@@ -37,6 +37,7 @@ impl Files {
                 record.round = load.round;
                 record.state = State::Staged;
                 record.part = None;
+                record.set_aside = None;
             }
             if fresh {
                 let misfits = misfits(load, head.as_ref());

@@ -21,8 +21,8 @@ use super::Files;
 use super::objects::Tag;
 use super::place::{Area, TablePlace};
 use crate::chance::Backoff;
-use crate::sink::LoadContext;
 use crate::sink::fence::Dealt;
+use crate::sink::{Aside, LoadContext};
 
 /// What this release writes, and the newest that it reads.
 const FORMAT: u32 = 1;
@@ -146,6 +146,9 @@ pub(super) struct Record {
     pub(super) recalled: Option<u32>,
     #[serde(default)]
     pub(super) let_go: u32,
+    /// What checks have set aside of the staged rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) set_aside: Option<Aside>,
 }
 
 impl Record {
@@ -212,6 +215,7 @@ impl Table {
                 cleaned: false,
                 recalled: None,
                 let_go: 0,
+                set_aside: None,
             });
         }
         match self.hold(load, step)? {

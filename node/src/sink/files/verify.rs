@@ -16,6 +16,7 @@ use super::objects::AT_ONCE;
 use super::place::{Area, TablePlace};
 use super::state::{Chunk, File, Part, Record, Segment, State, ended, json, same_round};
 use crate::chance;
+use crate::sink::aside::{left, words};
 use crate::sink::name::quote;
 use crate::sink::staged::Staged;
 use crate::sink::{Expected, LoadContext};
@@ -29,21 +30,7 @@ pub(super) struct List {
 impl Files {
     pub(super) async fn verify_load(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         let place = TablePlace::parse(&load.table)?;
-        let area = Area::of(load);
-        let record = self
-            .change(&place, |table| {
-                let Some(record) = table.hold(load, "verify")? else {
-                    return Err(ended(load, "not prepared"));
-                };
-                same_round(load, record)?;
-                match record.state {
-                    State::Staged => record.state = State::Sealing,
-                    State::Sealing | State::Sealed | State::Published => {}
-                    State::Reverted | State::Discarded => return Err(ended(load, record.state.word())),
-                }
-                Ok(record.clone())
-            })
-            .await?;
+        let record = self.seal_record(load, &place).await?;
         if record.state == State::Published {
             return Ok(StepReport {
                 rows: record.part.map_or(0, |part| part.rows),
@@ -51,27 +38,69 @@ impl Files {
                 ..StepReport::default()
             });
         }
-        let segments = self.seal(&place, &area, record.round).await?;
+        let mut files = self.sealed_files(load, &place, expected, record.round).await?;
+        if let (Some(_), Some(part)) = (&record.set_aside, &record.part) {
+            files = self.files_of(load, &place, part, expected).await?;
+            if let Some(lost) = self.lost(&place, &files).await? {
+                return Err(staged(load, expected).gone(&lost, "rows were staged"));
+            }
+        }
+        let left = left(expected, record.set_aside.as_ref());
+        let rows = files.iter().map(|file| file.rows).sum();
+        staged(load, left).counted(rows)?;
+        self.prove_key(load, &place, &files, left).await?;
+        if record.state != State::Sealed {
+            self.write_down(load, &place, files, expected).await?;
+        }
+        Ok(StepReport {
+            rows,
+            detail: format!(
+                "{} staged for {}{}",
+                counted(rows, "row"),
+                load.table,
+                words(record.set_aside.as_ref())
+            ),
+            ..StepReport::default()
+        })
+    }
+
+    /// Moves the record on, so that it takes no more chunks. What it is then.
+    pub(super) async fn seal_record(&self, load: &LoadContext, place: &TablePlace) -> Result<Record, Failure> {
+        self.change(place, |table| {
+            let Some(record) = table.hold(load, "verify")? else {
+                return Err(ended(load, "not prepared"));
+            };
+            same_round(load, record)?;
+            match record.state {
+                State::Staged => record.state = State::Sealing,
+                State::Sealing | State::Sealed | State::Published => {}
+                State::Reverted | State::Discarded => return Err(ended(load, record.state.word())),
+            }
+            Ok(record.clone())
+        })
+        .await
+    }
+
+    /// The files that chunks have staged, all of them, held against what was reported.
+    pub(super) async fn sealed_files(
+        &self,
+        load: &LoadContext,
+        place: &TablePlace,
+        expected: Expected,
+        round: u32,
+    ) -> Result<Vec<File>, Failure> {
+        let segments = self.seal(place, &Area::of(load), round).await?;
         let staged = staged(load, expected);
         staged.marked(Expected {
             rows: segments.iter().map(|segment| segment.rows).sum(),
             segments: segments.len() as u64,
         })?;
         let files: Vec<File> = segments.into_iter().flat_map(|segment| segment.files).collect();
-        if let Some(lost) = self.lost(&place, &files).await? {
+        if let Some(lost) = self.lost(place, &files).await? {
             return Err(staged.gone(&lost, "rows were staged"));
         }
-        let rows = files.iter().map(|file| file.rows).sum();
-        staged.counted(rows)?;
-        self.prove_key(load, &place, &files, expected).await?;
-        if record.state != State::Sealed {
-            self.write_down(load, &place, files, expected).await?;
-        }
-        Ok(StepReport {
-            rows,
-            detail: format!("{} staged for {}", counted(rows, "row"), load.table),
-            ..StepReport::default()
-        })
+        staged.counted(files.iter().map(|file| file.rows).sum())?;
+        Ok(files)
     }
 
     /// Seals every chunk that has begun; returns their segments, in order.
@@ -99,7 +128,8 @@ impl Files {
         Ok(segments)
     }
 
-    async fn write_down(
+    /// Writes down what is sealed: only that is ever published.
+    pub(super) async fn write_down(
         &self,
         load: &LoadContext,
         place: &TablePlace,
@@ -155,7 +185,7 @@ impl Files {
             values.join(", "),
             names.join(", ")
         );
-        let Some(double) = self.question(load, place, files, &question).await? else {
+        let Some(double) = self.question(load, place, files, &question.into()).await? else {
             return Ok(());
         };
         let values: Vec<String> = double
@@ -195,7 +225,7 @@ pub(super) fn sealed<'a>(load: &LoadContext, record: &'a Record, expected: Expec
             load.load
         )));
     };
-    staged(load, expected).marked(Expected {
+    staged(load, left(expected, record.set_aside.as_ref())).marked(Expected {
         rows: part.rows,
         segments: part.segments,
     })?;

@@ -4,9 +4,11 @@ use haulage_core::failure::Failure;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::Postgres;
+use super::aside::bound;
 use super::bookkeeping::{Area, Lock, State, ended, record};
 use super::connect::BEGIN_BRIEFLY;
 use super::verify::marked;
+use crate::sink::question::Question;
 use crate::sink::{Expected, LoadContext, staged_as};
 
 impl Postgres {
@@ -15,7 +17,7 @@ impl Postgres {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         let mut lease = self.lease().await?;
         let doing = format!("checking load {}", load.load);
@@ -29,10 +31,8 @@ impl Postgres {
         }
         // A crash of the server may have emptied it since it was verified, and no rows are easily all in order.
         marked(&mut lease, load, &area, expected, &doing).await?;
-        let row = sqlx::query(AssertSqlSafe(staged_as(load, &area.stage, question)))
-            .persistent(false)
-            .fetch_one(lease.connection())
-            .await;
+        let query = sqlx::query(AssertSqlSafe(staged_as(load, &area.stage, &question.sql))).persistent(false);
+        let row = bound(query, &question.values).fetch_one(lease.connection()).await;
         let values = row.and_then(|row| (0..row.len()).map(|at| row.try_get(at)).collect());
         values.map_err(|error| lease.place().failure(&doing, error))
     }

@@ -12,7 +12,8 @@
 //! Only `staged` takes chunks; `sealed` may be published; `reverted` and `discarded` are tombstones that fence every late
 //! writer of that run. Staging itself is three tables a load, named by [`area`](crate::sink::name::area): `stage_` the
 //! rows, `marks_` the markers, with the same persistence as the rows so that a crash which truncates one truncates the
-//! other, and after a publish `prev_` or `before_` and `keys_` for a revert. `settled_at` says that the whole run is
+//! other, `aside_` while checks set rows aside, and
+//! after a publish `prev_` or `before_` and `keys_` for a revert. `settled_at` says that the whole run is
 //! published, so that nothing but a revert on purpose needs them any more; `cleaned_at` that they are gone. `recalled` says
 //! that a revert on purpose has begun, and the how many-th. Of a record that is not settled or is recalled the publish may
 //! still be taken back, and other runs' publishes wait. `let_go` is the last revert that was refused after all. `epoch` and
@@ -30,6 +31,7 @@ use tokio::time::sleep;
 
 use super::connect::{BEGIN, Lease};
 use super::failure::code;
+use crate::sink::aside::{self, Aside};
 use crate::sink::fence::Dealt;
 use crate::sink::name::area;
 use crate::sink::{ColumnChange, LoadContext};
@@ -88,7 +90,8 @@ ALTER TABLE haulage.loads ADD COLUMN IF NOT EXISTS settled_at timestamptz,
     ADD COLUMN IF NOT EXISTS evolved text NOT NULL DEFAULT '[]',
     ADD COLUMN IF NOT EXISTS origin text,
     ADD COLUMN IF NOT EXISTS provenance boolean NOT NULL DEFAULT false,
-    ADD COLUMN IF NOT EXISTS older bigint NOT NULL DEFAULT 0;
+    ADD COLUMN IF NOT EXISTS older bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS set_aside text;
 CREATE TABLE IF NOT EXISTS haulage.fences (
     run text NOT NULL,
     load text NOT NULL,
@@ -210,6 +213,8 @@ pub(super) struct Record {
     pub(super) evolved: Vec<ColumnChange>,
     /// How many of its rows its publish did not write, since newer ones stood.
     pub(super) older: u64,
+    /// What checks have set aside of the staged rows.
+    pub(super) set_aside: Option<Aside>,
 }
 
 /// The tables of a load's staging area.
@@ -219,6 +224,7 @@ pub(super) struct Area {
     pub(super) id: String,
     pub(super) stage: String,
     pub(super) marks: String,
+    pub(super) aside: String,
     pub(super) prev: String,
     pub(super) before: String,
     pub(super) keys: String,
@@ -234,6 +240,7 @@ impl Area {
         Self {
             stage: format!("haulage.stage_{id}"),
             marks: format!("haulage.marks_{id}"),
+            aside: format!("haulage.aside_{id}"),
             prev: format!("haulage.prev_{id}"),
             before: format!("haulage.before_{id}"),
             keys: format!("haulage.keys_{id}"),
@@ -289,8 +296,8 @@ pub(super) async fn ensure_to_undo(lease: &mut Lease, known: &AtomicBool) -> Res
 /// Whether the schema is there, as this release makes it.
 async fn is_current(lease: &mut Lease) -> Result<bool, Failure> {
     sqlx::query_scalar(
-        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 3 FROM pg_attribute
-         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved', 'older') AND NOT attisdropped)",
+        "SELECT to_regclass('haulage.watermarks') IS NOT NULL AND (SELECT count(*) = 4 FROM pg_attribute
+         WHERE attrelid = to_regclass('haulage.loads') AND attname IN ('advances', 'evolved', 'older', 'set_aside') AND NOT attisdropped)",
     )
     .fetch_one(lease.connection())
     .await
@@ -318,15 +325,15 @@ pub(super) enum Lock {
 pub(super) async fn record(lease: &mut Lease, load: &LoadContext, lock: Lock) -> Result<Option<Record>, sqlx::Error> {
     let sql = match lock {
         Lock::None => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older, set_aside ",
             "FROM haulage.loads WHERE run = $1 AND load = $2"
         ),
         Lock::Share => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older, set_aside ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR SHARE"
         ),
         Lock::Update => concat!(
-            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older ",
+            "SELECT state, epoch, shape, method, created, names, rows, detail, sequence, cleaned_at IS NOT NULL, staged_until, round, attempts::text, evolved, older, set_aside ",
             "FROM haulage.loads WHERE run = $1 AND load = $2 FOR UPDATE"
         ),
     };
@@ -356,6 +363,7 @@ fn read(row: &PgRow) -> Result<Record, sqlx::Error> {
         round: row.try_get::<i32, _>(11)? as u32,
         evolved: serde_json::from_str(row.try_get(13)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
         older: row.try_get::<i64, _>(14)? as u64,
+        set_aside: aside::read(row.try_get(15)?)?,
     })
 }
 

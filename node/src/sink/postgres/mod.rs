@@ -12,6 +12,7 @@
 //! one, nothing is swapped (see [`snapshots`]), and DELETE and INSERT leave it with the rows that it has. A table that
 //! did not exist is empty to it.
 
+mod aside;
 mod ask;
 mod bookkeeping;
 pub(crate) mod connect;
@@ -49,8 +50,9 @@ use haulage_core::receipt::Looked;
 use haulage_core::watermark::{Advance, Watermark};
 
 use self::connect::{Connections, Room};
+pub(crate) use self::types::column_type;
 use super::kept::{patience, patiently};
-use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
+use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Named, Question, SegmentWriter, Standing};
 
 /// A PostgreSQL database. Cheap to clone.
 #[derive(Clone)]
@@ -122,11 +124,39 @@ impl Destination for Postgres {
         &self,
         load: &LoadContext,
         expected: Expected,
-        question: &str,
+        question: &Question,
     ) -> Result<Vec<Option<String>>, Failure> {
         self.at_length(
             load,
             |this| async move { this.ask_load(load, expected, question).await },
+        )
+        .await
+    }
+
+    async fn seal(&self, load: &LoadContext, _: Expected) -> Result<Option<Aside>, Failure> {
+        self.soon("sealing a load", self.seal_load(load)).await
+    }
+
+    async fn name_rows(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        conditions: &[Question],
+    ) -> Result<Vec<u64>, Failure> {
+        self.at_length(load, |this| async move {
+            this.name_staged(load, expected, conditions).await
+        })
+        .await
+    }
+
+    async fn named_rows(&self, load: &LoadContext, _: Expected, why: &str) -> Result<Named, Failure> {
+        Ok(Named::Query(aside::named_rows(load, why)))
+    }
+
+    async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
+        self.at_length(
+            load,
+            |this| async move { this.set_rows_aside(load, expected, what).await },
         )
         .await
     }

@@ -24,6 +24,7 @@ use super::swap::{swap_in, unchanged};
 use super::target::{Target, describe};
 use super::verify::{marked, plan};
 use super::watermarks;
+use crate::sink::aside::left;
 use crate::sink::kept::Publishing;
 use crate::sink::older::words;
 use crate::sink::{ColumnChange, Expected, LoadContext, with_columns};
@@ -167,6 +168,7 @@ async fn publish(
         return Ok(Publishing::Kept(runs));
     }
     marked(lease, load, &area, expected, doing).await?;
+    let expected = left(expected, record.set_aside.as_ref());
     lease.run(LOCK_TIMEOUT).await?;
     let done = make_visible(lease, load, &area, &record, expected, in_the_way).await?;
     let detail = format!(

@@ -76,7 +76,12 @@ impl Postgres {
         let area = Area::of(load);
         let mut tables = vec![area.stage.as_str(), area.marks.as_str()];
         if !published {
-            tables.extend([area.prev.as_str(), area.before.as_str(), area.keys.as_str()]);
+            tables.extend([
+                area.aside.as_str(),
+                area.prev.as_str(),
+                area.before.as_str(),
+                area.keys.as_str(),
+            ]);
         }
         drop_tables(&mut lease, load, &tables, &doing).await?;
         lease.give_back();

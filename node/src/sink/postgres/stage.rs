@@ -125,13 +125,18 @@ impl Postgres {
 
 /// Takes the area into a later round. Where markers and rows don't agree, neither is of any use.
 async fn open_again(lease: &mut Lease, load: &LoadContext, area: &Area, doing: &str) -> Result<(), Failure> {
-    let raised = sqlx::query("UPDATE haulage.loads SET round = $3 WHERE run = $1 AND load = $2")
-        .bind(load.run.as_str())
-        .bind(load.load.as_str())
-        .bind(load.round as i32)
-        .execute(lease.connection())
-        .await;
+    let raised = sqlx::query(
+        "UPDATE haulage.loads SET round = $3, set_aside = NULL, staged_until = NULL WHERE run = $1 AND load = $2",
+    )
+    .bind(load.run.as_str())
+    .bind(load.load.as_str())
+    .bind(load.round as i32)
+    .execute(lease.connection())
+    .await;
     raised.map_err(|error| lease.place().failure(doing, error))?;
+    lease
+        .must(doing, format!("DROP TABLE IF EXISTS {}", area.aside))
+        .await?;
     let agree = agree(lease, area).await;
     if !agree.map_err(|error| lease.place().failure(doing, error))? {
         end_stragglers(lease, area).await?;

@@ -75,7 +75,7 @@ pub(super) enum Wire {
 }
 
 /// The type of a column in a new table. `None` if PostgreSQL has no type that fits.
-pub(super) fn column_type(arrow: &DataType) -> Option<String> {
+pub(crate) fn column_type(arrow: &DataType) -> Option<String> {
     let name = match arrow {
         DataType::Boolean => "boolean",
         DataType::Int8 | DataType::Int16 | DataType::UInt8 => "smallint",

@@ -18,6 +18,7 @@ use super::fit::{Fit, fit};
 use super::snapshots::note;
 use super::stage::{alone, exists, misfit};
 use super::target::{Target, describe};
+use crate::sink::aside::{left, words};
 use crate::sink::name::{quote, quote_all};
 use crate::sink::staged::Staged;
 use crate::sink::{Expected, LoadContext};
@@ -26,7 +27,7 @@ use crate::sink::{Expected, LoadContext};
 const EXACT: u64 = 1 << 24;
 
 /// What may have made staging less than it was.
-const LOST_BY: &str = "a crash of the database server empties unlogged staging";
+pub(super) const LOST_BY: &str = "a crash of the database server empties unlogged staging";
 
 /// Sorting an index in the server's default of 64 MB spills; a load may take this much, or what the server gives anyway.
 const INDEX_MEMORY: &str = "SELECT set_config('maintenance_work_mem', greatest(setting::bigint, 262144) || 'kB', true)
@@ -42,7 +43,7 @@ impl Postgres {
             lease.give_back();
             return Ok(report);
         }
-        let staged = Staged {
+        let mut staged = Staged {
             load,
             expected,
             lost_by: LOST_BY,
@@ -60,6 +61,8 @@ impl Postgres {
             Some(_) | None => return Err(ended(load, "no longer sealed")),
         };
         marked(&mut lease, load, &area, expected, &doing).await?;
+        let expected = left(expected, record.set_aside.as_ref());
+        staged.expected = expected;
         let (target, fit, method) = plan(&mut lease, load, &record).await?;
         if record.method == Some(Method::Swap) {
             note(&mut lease, load, &doing).await?;
@@ -81,14 +84,19 @@ impl Postgres {
         lease.give_back();
         Ok(StepReport {
             rows: expected.rows,
-            detail: format!("{} staged for {}", counted(rows as u64, "row"), target.text()),
+            detail: format!(
+                "{} staged for {}{}",
+                counted(rows as u64, "row"),
+                target.text(),
+                words(record.set_aside.as_ref())
+            ),
             ..StepReport::default()
         })
     }
 }
 
 /// Seals the record. A report if the load is already published.
-async fn seal(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<Option<StepReport>, Failure> {
+pub(super) async fn seal(lease: &mut Lease, load: &LoadContext, doing: &str) -> Result<Option<StepReport>, Failure> {
     lease.must(doing, BEGIN_BRIEFLY).await?;
     let Some(record) = hold(lease, load, "verify").await? else {
         return Err(ended(load, "not prepared"));
@@ -179,7 +187,7 @@ async fn catalogued(lease: &mut Lease, area: &Area, doing: &str) -> Result<i64, 
         .map_err(|error| lease.place().failure(doing, error))
 }
 
-async fn count(lease: &mut Lease, area: &Area, doing: &str) -> Result<i64, Failure> {
+pub(super) async fn count(lease: &mut Lease, area: &Area, doing: &str) -> Result<i64, Failure> {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {}", area.stage)))
         .persistent(false)
         .fetch_one(lease.connection())

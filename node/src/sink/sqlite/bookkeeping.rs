@@ -8,6 +8,7 @@ use haulage_plan::definition::Mode;
 use sqlx::Row;
 
 use super::file::Writer;
+use crate::sink::aside::{self, Aside};
 use crate::sink::fence::Dealt;
 use crate::sink::name::area;
 use crate::sink::{ColumnChange, LoadContext};
@@ -23,6 +24,7 @@ CREATE TABLE IF NOT EXISTS _haulage_loads (
     evolved TEXT NOT NULL DEFAULT '[]',
     origin TEXT, provenance INTEGER NOT NULL DEFAULT 0,
     older INTEGER NOT NULL DEFAULT 0,
+    set_aside TEXT,
     PRIMARY KEY (run, load)
 );
 CREATE TABLE IF NOT EXISTS _haulage_fences (
@@ -43,7 +45,7 @@ CREATE TABLE IF NOT EXISTS _haulage_watermarks (
 );";
 
 /// Columns that later releases have added, and to which table.
-const MORE: [(&str, &str, &str); 11] = [
+const MORE: [(&str, &str, &str); 12] = [
     ("_haulage_loads", "settled_at", "TEXT"),
     ("_haulage_loads", "round", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "recalled", "INTEGER"),
@@ -54,6 +56,7 @@ const MORE: [(&str, &str, &str); 11] = [
     ("_haulage_loads", "origin", "TEXT"),
     ("_haulage_loads", "provenance", "INTEGER NOT NULL DEFAULT 0"),
     ("_haulage_loads", "older", "INTEGER NOT NULL DEFAULT 0"),
+    ("_haulage_loads", "set_aside", "TEXT"),
     ("_haulage_fences", "epoch", "INTEGER NOT NULL DEFAULT 0"),
 ];
 
@@ -110,12 +113,16 @@ pub(super) struct Record {
     pub(super) round: u32,
     /// What publishing has made of the columns of a target that stayed.
     pub(super) evolved: Vec<ColumnChange>,
+    /// What checks have set aside of the staged rows.
+    pub(super) set_aside: Option<Aside>,
 }
 
 /// The tables of a load's staging area.
 #[derive(Debug, Clone)]
 pub(super) struct Area {
     pub(super) stage: String,
+    /// Which rows checks have named, until they are set aside.
+    pub(super) aside: String,
     pub(super) before: String,
     pub(super) keys: String,
 }
@@ -129,6 +136,7 @@ impl Area {
     pub(super) fn named(id: &str) -> Self {
         Self {
             stage: format!("_haulage_stage_{id}"),
+            aside: format!("_haulage_aside_{id}"),
             before: format!("_haulage_before_{id}"),
             keys: format!("_haulage_keys_{id}"),
         }
@@ -194,7 +202,7 @@ pub(super) async fn hold(
 pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT state, epoch, method, created, coalesce(rows, 0), coalesce(detail, ''), coalesce(sequence, 0),
-                cleaned_at IS NOT NULL, round, attempts, evolved
+                cleaned_at IS NOT NULL, round, attempts, evolved, set_aside
          FROM _haulage_loads WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
@@ -214,6 +222,7 @@ pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<
             cleaned: row.try_get(7)?,
             round: row.try_get::<i64, _>(8)? as u32,
             evolved: serde_json::from_str(row.try_get(10)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
+            set_aside: aside::read(row.try_get(11)?)?,
         })
     })
     .transpose()

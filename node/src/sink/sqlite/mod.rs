@@ -17,6 +17,7 @@
 //! | text                   | TEXT     | text                                                                   |
 //! | Binary                 | BLOB     | blob                                                                   |
 
+mod aside;
 mod ask;
 mod asked;
 mod bookkeeping;
@@ -47,7 +48,7 @@ use haulage_core::watermark::{Advance, Watermark};
 use self::file::File;
 pub(crate) use self::rows::moment;
 use super::kept::{patience, patiently};
-use super::{Destination, Dialect, Expected, Inspection, LoadContext, SegmentWriter, Standing};
+use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Named, Question, SegmentWriter, Standing};
 
 /// A SQLite file. Cheap to clone.
 #[derive(Clone)]
@@ -100,8 +101,29 @@ impl Destination for Sqlite {
         Dialect::Sqlite
     }
 
-    async fn ask(&self, load: &LoadContext, _: Expected, question: &str) -> Result<Vec<Option<String>>, Failure> {
+    async fn ask(&self, load: &LoadContext, _: Expected, question: &Question) -> Result<Vec<Option<String>>, Failure> {
         self.ask_load(load, question).await
+    }
+
+    async fn seal(&self, load: &LoadContext, expected: Expected) -> Result<Option<Aside>, Failure> {
+        self.seal_load(load, expected).await
+    }
+
+    async fn name_rows(
+        &self,
+        load: &LoadContext,
+        expected: Expected,
+        conditions: &[Question],
+    ) -> Result<Vec<u64>, Failure> {
+        self.name_staged(load, expected, conditions).await
+    }
+
+    async fn named_rows(&self, load: &LoadContext, _: Expected, why: &str) -> Result<Named, Failure> {
+        Ok(Named::Query(aside::named_rows(load, why)?))
+    }
+
+    async fn set_aside(&self, load: &LoadContext, expected: Expected, what: &Aside) -> Result<Aside, Failure> {
+        self.set_rows_aside(load, expected, what).await
     }
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {

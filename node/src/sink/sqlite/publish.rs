@@ -14,6 +14,7 @@ use super::recall::kept_for;
 use super::target::{Existing, Fit, RUN_COLUMN, Target, create_table, describe, evolve, fit, misfit, table_name};
 use super::verify::{free_name, marked, one_key};
 use super::watermarks;
+use crate::sink::aside::left;
 use crate::sink::kept::Publishing;
 use crate::sink::name::{quote, quote_all, quote_all_of, same_key};
 use crate::sink::{Expected, LoadContext, with_columns};
@@ -28,6 +29,7 @@ impl Sqlite {
             return Err(ended(load, "not prepared"));
         };
         same_round(load, &record)?;
+        let visible = left(expected, None);
         let detail = match record.state.as_str() {
             "sealed" => {
                 let kept = kept_for(&mut writer, load, &table).await;
@@ -37,7 +39,8 @@ impl Sqlite {
                     writer.keep();
                     return Ok(Publishing::Kept(runs));
                 }
-                make_visible(&mut writer, load, &table, expected, &doing).await?
+                marked(&mut writer, load, expected, &doing).await?;
+                make_visible(&mut writer, load, &table, visible, &doing).await?
             }
             "published" => record.detail,
             "staged" => {
@@ -51,7 +54,7 @@ impl Sqlite {
         writer.must(&doing, "COMMIT").await?;
         writer.keep();
         Ok(Publishing::Done(StepReport {
-            rows: expected.rows,
+            rows: visible.rows,
             detail,
             ..StepReport::default()
         }))
@@ -65,7 +68,6 @@ async fn make_visible(
     expected: Expected,
     doing: &str,
 ) -> Result<String, Failure> {
-    marked(writer, load, expected, doing).await?;
     let target = describe(writer.connection(), table)
         .await
         .map_err(|error| writer.failure(doing, error))?;

@@ -74,7 +74,8 @@ impl Sqlite {
             drop_tables(&mut writer, load, &[&area.stage], &doing).await?;
         } else {
             set_state(&mut writer, load, "discarded", &doing).await?;
-            drop_tables(&mut writer, load, &[&area.stage, &area.before, &area.keys], &doing).await?;
+            let tables = [&area.stage, &area.aside, &area.before, &area.keys].map(String::as_str);
+            drop_tables(&mut writer, load, &tables, &doing).await?;
         }
         writer.must(&doing, "COMMIT").await?;
         writer.keep();

@@ -10,6 +10,7 @@ use super::bookkeeping::{Area, Method, begin, ended, hold, same_round, set_state
 use super::file::Writer;
 use super::stage::exists;
 use super::target::{create_index, describe, fit, misfit, table_name};
+use crate::sink::aside::{left, words};
 use crate::sink::name::{quote, quote_all};
 use crate::sink::staged::Staged;
 use crate::sink::{Expected, LoadContext};
@@ -39,7 +40,8 @@ impl Sqlite {
             other => return Err(ended(load, other)),
         }
         marked(&mut writer, load, expected, &doing).await?;
-        let staged = staged(load, expected);
+        let left = left(expected, record.set_aside.as_ref());
+        let staged = staged(load, left);
         if !exists(&mut writer, &area.stage, &doing).await? {
             return Err(staged.gone(&area.stage, "rows were staged"));
         }
@@ -51,7 +53,11 @@ impl Sqlite {
         writer.keep();
         Ok(StepReport {
             rows,
-            detail: format!("{} staged for {table}", counted(rows, "row")),
+            detail: format!(
+                "{} staged for {table}{}",
+                counted(rows, "row"),
+                words(record.set_aside.as_ref())
+            ),
             ..StepReport::default()
         })
     }
@@ -69,7 +75,7 @@ pub(super) async fn marked(
 }
 
 /// A file loses nothing in a crash.
-fn staged(load: &LoadContext, expected: Expected) -> Staged<'_> {
+pub(super) fn staged(load: &LoadContext, expected: Expected) -> Staged<'_> {
     Staged {
         load,
         expected,
