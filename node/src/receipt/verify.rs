@@ -20,8 +20,8 @@ use haulage_proto::link::message::{Examination, Examine, LookUp, VerifyLoad};
 
 use super::{Back, Digest, type_of};
 use crate::config::NodeConfig;
-use crate::sink::{LoadContext, Publication, Rows, Standing};
-use crate::source::database;
+use crate::sink::{LoadContext, Publication, ReadBack, Rows, Seen, Standing};
+use crate::source::{SegmentReader, database};
 use crate::work::Toolbox;
 use crate::work::run::{Request, RunContext, bare, mode};
 
@@ -85,7 +85,7 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
     )?;
     let destination = tools.destination_named(&to).await?;
     let before = destination.standing(&load).await?;
-    let Some((query, which)) = told(&load, &before, &mut verdict) else {
+    let Some(which) = told(&load, &before, &mut verdict) else {
         return Ok(verdict);
     };
     let (columns, left_out) = columns_of(&before, &mut verdict);
@@ -107,7 +107,13 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
     verdict.notes.push(format!("compared: {which}"));
     let turn = tools.reading_back.acquire().await;
     let by_chunk = load.provenance && left_out == 0 && !asked.chunks.is_empty();
-    let read = read(tools.config(), &to, &query, &columns, by_chunk).await?;
+    let (columns, wanted) = with_chunks(columns, by_chunk);
+    let mut reader = match &before.rows {
+        Rows::Of { query, .. } => Reader::Query(database::read_back(tools.config(), &to, query, wanted).await?),
+        Rows::InFiles { .. } | Rows::Untold(_) => Reader::Files(destination.read_back(&load, &wanted).await?),
+    };
+    let read = read(&mut reader, &columns, by_chunk).await?;
+    let seen = reader.seen();
     drop(turn);
     let after = destination.standing(&load).await?;
     if after != before {
@@ -118,8 +124,57 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
         verdict.notes.clear();
         return Ok(verdict);
     }
+    verdict.findings.extend(seen.findings);
+    verdict.notes.extend(seen.notes);
     judge(&mut verdict, published, read, &columns, left_out > 0, asked);
+    if verdict.answer == Answer::Holds {
+        let again = |touched| format!("{touched}; the rows are those that were published");
+        verdict.notes.extend(seen.touched.into_iter().map(again));
+    } else {
+        verdict.findings.extend(seen.touched);
+    }
     Ok(verdict)
+}
+
+/// From where rows come back.
+enum Reader {
+    Query(Box<dyn SegmentReader>),
+    Files(Box<dyn ReadBack>),
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Rest>, Failure> {
+        Ok(match self {
+            Self::Query(reader) => reader.next().await?.map(|segment| Rest {
+                first: segment.unreadable.first().map(|first| {
+                    let column = first.column.as_deref().unwrap_or_default();
+                    format!("column {column}: {}", first.detail)
+                }),
+                unreadable: segment.unreadable.len() as u64,
+                batches: segment.batches,
+            }),
+            Self::Files(reader) => reader.next().await?.map(|rows| Rest {
+                batches: vec![rows.batch],
+                unreadable: rows.unreadable,
+                first: rows.first,
+            }),
+        })
+    }
+
+    /// What it has seen beside the rows.
+    fn seen(self) -> Seen {
+        match self {
+            Self::Query(_) => Seen::default(),
+            Self::Files(reader) => reader.seen(),
+        }
+    }
+}
+
+/// Rows that have come back.
+struct Rest {
+    batches: Vec<RecordBatch>,
+    unreadable: u64,
+    first: Option<String>,
 }
 
 /// The load as its destination knows it, with the columns of the publish, and its destination's name.
@@ -153,7 +208,7 @@ fn load_of(asked: &VerifyLoad) -> Result<(LoadContext, String), Failure> {
 }
 
 /// Which rows are the run's; `None` if that can't be told, with the reason in the verdict.
-fn told(load: &LoadContext, standing: &Standing, verdict: &mut Verdict) -> Option<(String, String)> {
+fn told(load: &LoadContext, standing: &Standing, verdict: &mut Verdict) -> Option<String> {
     match &standing.publication {
         Publication::Stands => {}
         Publication::Unknown => {
@@ -183,7 +238,7 @@ fn told(load: &LoadContext, standing: &Standing, verdict: &mut Verdict) -> Optio
         return None;
     }
     match &standing.rows {
-        Rows::Of { query, which } => Some((query.clone(), which.clone())),
+        Rows::Of { which, .. } | Rows::InFiles { which, .. } => Some(which.clone()),
         Rows::Untold(why) => {
             verdict
                 .findings
@@ -231,14 +286,9 @@ struct Read {
     chunks: BTreeMap<String, Checksum>,
 }
 
-async fn read(
-    config: &NodeConfig,
-    destination: &str,
-    query: &str,
-    columns: &[Column],
-    by_chunk: bool,
-) -> Result<Read, Failure> {
-    let mut wanted = columns.to_vec();
+/// The columns, and the same with the one that names each row's chunk, if it is wanted.
+fn with_chunks(columns: Vec<Column>, by_chunk: bool) -> (Vec<Column>, Vec<Column>) {
+    let mut wanted = columns.clone();
     if by_chunk {
         wanted.push(Column {
             name: PROVENANCE[1].to_owned(),
@@ -246,8 +296,11 @@ async fn read(
             required: false,
         });
     }
+    (columns, wanted)
+}
+
+async fn read(reader: &mut Reader, columns: &[Column], by_chunk: bool) -> Result<Read, Failure> {
     let data: Vec<usize> = (0..columns.len()).collect();
-    let mut reader = database::read_back(config, destination, query, wanted).await?;
     let mut digest = Digest::default();
     let mut read = Read {
         checksum: Checksum::default(),
@@ -255,13 +308,10 @@ async fn read(
         first: None,
         chunks: BTreeMap::new(),
     };
-    while let Some(segment) = reader.next().await? {
-        read.unreadable += segment.unreadable.len() as u64;
-        if let (None, Some(first)) = (&read.first, segment.unreadable.first()) {
-            let column = first.column.as_deref().unwrap_or_default();
-            read.first = Some(format!("column {column}: {}", first.detail));
-        }
-        for batch in &segment.batches {
+    while let Some(rest) = reader.next().await? {
+        read.unreadable += rest.unreadable;
+        read.first = read.first.take().or(rest.first);
+        for batch in &rest.batches {
             let shown = batch
                 .project(&data)
                 .map_err(|error| Failure::permanent(error.to_string()))?;

@@ -124,6 +124,13 @@ impl ColumnBuilder {
             (Values::Int64(values), Found::Number(text)) => push(values, data_type, text, value::int),
             (Values::Float32(values), Found::Number(text)) => push(values, data_type, text, value::float),
             (Values::Float64(values), Found::Number(text)) => push(values, data_type, text, value::float),
+            // JSON has no numbers for these. So files are written that Haulage writes.
+            (Values::Float32(values), Found::Text(text)) if is_no_number(text) => {
+                push(values, data_type, text.trim_matches('"'), value::float)
+            }
+            (Values::Float64(values), Found::Text(text)) if is_no_number(text) => {
+                push(values, data_type, text.trim_matches('"'), value::float)
+            }
             (Values::Decimal(values, precision, scale), Found::Number(text)) => {
                 let (precision, scale) = (*precision, *scale);
                 push(values, data_type, text, |text| value::decimal(text, precision, scale))
@@ -231,6 +238,10 @@ fn push<T: ArrowPrimitiveType>(
     let value = parse(text.as_bytes()).map_err(|why| misfit::of_text(data_type, text.as_bytes(), why))?;
     values.append_value(value);
     Ok(())
+}
+
+fn is_no_number(json: &str) -> bool {
+    matches!(json, "\"NaN\"" | "\"Infinity\"" | "\"-Infinity\"")
 }
 
 /// The text that a JSON string stands for.
