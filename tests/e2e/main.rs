@@ -21,6 +21,8 @@ mod heartbeats;
 mod house;
 mod infer;
 mod lake;
+mod lake_receipts;
+mod lake_watermarks;
 mod leaving;
 mod mysql;
 mod origins;
