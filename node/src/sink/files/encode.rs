@@ -136,7 +136,7 @@ fn csv(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, Error> {
                 }
                 if column.is_valid(row) {
                     let text = formatter.value(row).try_to_string()?;
-                    let is_text = matches!(column.data_type(), DataType::Utf8);
+                    let is_text = matches!(column.data_type(), DataType::Utf8 | DataType::Binary);
                     field_of(&mut out, &text, is_text);
                 } else if columns.len() == 1 {
                     // A line of nothing is no record to many readers. Haulage reads it as an empty text.
@@ -271,7 +271,7 @@ mod tests {
         let bytes = encoding.encode(&batch.schema(), &[batch]).unwrap();
         assert_eq!(
             String::from_utf8(bytes).unwrap(),
-            "t,f,d,m,b\n\"a,\"\"b\"\"\nc\",0.1,-123.45,1969-12-31T23:59:59.999999Z,00ff\n\"\",1e300,0.10,1970-01-01T00:00:00Z,\n,,,,\n"
+            "t,f,d,m,b\n\"a,\"\"b\"\"\nc\",0.1,-123.45,1969-12-31T23:59:59.999999Z,00ff\n\"\",1e300,0.10,1970-01-01T00:00:00Z,\"\"\n,,,,\n"
         );
         let one = RecordBatch::try_from_iter([("t", Arc::new(StringArray::from(vec![None, Some("x")])) as _)]).unwrap();
         assert_eq!(

@@ -95,7 +95,11 @@ fn back(name: &str, data_type: &DataType, shape: &Shape) -> Back {
         .columns
         .iter()
         .any(|other| other.name != name && in_file(&other.name));
-    if shape.format == FileFormat::Csv && stored == DataType::Utf8 && in_file(name) && !others {
+    if shape.format == FileFormat::Csv
+        && matches!(stored, DataType::Utf8 | DataType::Binary)
+        && in_file(name)
+        && !others
+    {
         return Back::LeftOut(
             "a CSV file with nothing else in it has one text, \"\", for no value and for the empty text".to_owned(),
         );
