@@ -231,7 +231,7 @@ async fn change(which: Which, value: Option<String>, globals: &Globals) -> Resul
 
 /// Whether a table's full name is meant by this one.
 fn is_table(full: &str, named: &str) -> bool {
-    full == named || full.rsplit_once('.').is_some_and(|(_, table)| table == named)
+    full == named || full.rsplit_once(['.', '/']).is_some_and(|(_, table)| table == named)
 }
 
 fn show(marks: &[v1::Watermark], globals: &Globals) -> Result<Exit> {

@@ -25,10 +25,11 @@ Examples:
   haulage verify flights-0a1b2c3d4e --destination warehouse=postgres://loader@db/warehouse    without a coordinator
 
 Reads the run's rows back from each table, sums them up again and compares with the receipt: rows that are missing or too
-many, columns whose values differ, values that have changed places between rows. Nothing is written.
+many, columns whose values differ, values that have changed places between rows, and files that are gone, cut off, or not
+those that the table's manifest should name. Nothing is written.
 
-Which rows are the run's is known where they carry _haulage_run (mode append, or `provenance: true` on the load), where
-nobody has published to the table since, and where appended keys are still kept. Where it isn't known, verify says so.
+Which rows are the run's is known in files, where rows carry _haulage_run (mode append, or `provenance: true` on the load),
+where nobody has published to the table since, and where appended keys are still kept. Where it isn't known, verify says so.
 The exit code is 0 if every load holds, and 1 if one differs or can't be told.";
 
 /// Arguments of `verify`.

@@ -23,6 +23,8 @@ mod house;
 mod increments;
 mod infer;
 mod lake;
+mod lake_receipts;
+mod lake_watermarks;
 mod leaving;
 mod mysql;
 mod origins;

@@ -350,11 +350,16 @@ async fn a_replayed_row_says_the_line_of_its_file_and_rows_in_files_say_theirs()
         "{row}"
     );
 
-    // Files have the columns, and say where rows are from to whoever reads them.
-    let said = verb(&["verify", &first, "--load", "files"]).output().await?;
-    said.failure(&["rows are not read back from files"])?;
-    let said = verb(&["why", "kept", "id=1", "--to", "lake"]).output().await?;
-    said.failure(&["destination lake is of files", "_haulage_line"])?;
+    // Files have the columns, and say where rows are from, also to whoever else reads them.
+    for run in [&first, &replay] {
+        verb(&["verify", run, "--load", "files"]).output().await?.success()?;
+    }
+    let said = verb(&["why", "kept", "id=3", "--to", "lake", "--output", "json"]);
+    let said = said.output().await?.success()?.json()?;
+    ensure!(
+        said["rows"][0]["line"] == 4 && said["rows"][0]["run_id"] == *first,
+        "{said}"
+    );
     let rows = rows(&folder.path().join("lake/kept"))?;
     let expected: Vec<_> = [(1, 2), (3, 4)].map(|(id, line)| (id, first.clone(), line)).into();
     ensure!(rows == expected, "{rows:?}");

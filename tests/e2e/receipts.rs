@@ -49,7 +49,7 @@ const WAREHOUSE: &str = "
     CREATE TABLE old (id integer PRIMARY KEY, code text, doc text, amount numeric(12, 2), day date);
     INSERT INTO old VALUES (-1, 'x', 'y', 1, NULL);";
 
-fn source(folder: &Path) -> Result<()> {
+pub(super) fn source(folder: &Path) -> Result<()> {
     let mut text = String::from("id,small,big,f,d,yes,day,at,zoned,amount,note\n");
     for id in 0..ROWS {
         let some = |value: String| if id % 13 == 0 { String::new() } else { value };

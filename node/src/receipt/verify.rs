@@ -20,8 +20,8 @@ use haulage_proto::link::message::{Examination, Examine, LookUp, VerifyLoad};
 
 use super::{Back, Digest, type_of};
 use crate::config::NodeConfig;
-use crate::sink::{LoadContext, Publication, Rows, Standing};
-use crate::source::database;
+use crate::sink::{LoadContext, Publication, ReadBack, Rows, Seen, Standing};
+use crate::source::{SegmentReader, database};
 use crate::work::Toolbox;
 use crate::work::run::{Request, RunContext, bare, mode};
 
@@ -92,7 +92,7 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
             Publication::Not(_) | Publication::Stands => verdict.notes.push(elsewhere),
         }
     }
-    let Some((query, which)) = told(&load, &before, &mut verdict) else {
+    let Some(which) = told(&load, &before, &mut verdict) else {
         return Ok(verdict);
     };
     let (mut columns, mut left_out) = columns_of(&before, &mut verdict);
@@ -105,7 +105,7 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
     };
     let mut beyond = Vec::new();
     let turn = tools.reading_back.acquire().await;
-    let read = loop {
+    let (read, seen) = loop {
         if columns.is_empty() {
             if !verdict.findings.is_empty() {
                 verdict.answer = Answer::Differs;
@@ -116,8 +116,15 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
             return Ok(verdict);
         }
         let by_chunk = load.provenance && left_out == 0 && !asked.chunks.is_empty();
-        let read = read(tools.config(), &to, &query, &columns, by_chunk).await?;
-        let Some((name, detail)) = &read.beyond else { break read };
+        let wanted = with_chunks(&columns, by_chunk);
+        let mut reader = match &before.rows {
+            Rows::Of { query, .. } => Reader::Query(database::read_back(tools.config(), &to, query, wanted).await?),
+            Rows::InFiles { .. } | Rows::Untold(_) => Reader::Files(destination.read_back(&load, &wanted).await?),
+        };
+        let read = read(&mut reader, &columns, by_chunk).await?;
+        let Some((name, detail)) = &read.beyond else {
+            break (read, reader.seen());
+        };
         // The others are read again without it.
         columns.retain(|column| column.name != *name);
         left_out += 1;
@@ -126,8 +133,8 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
              were published can't be told ({detail})"
         ));
     };
-    verdict.notes.push(format!("compared: {which}"));
     drop(turn);
+    verdict.notes.push(format!("compared: {which}"));
     let after = destination.standing(&load).await?;
     if after != before {
         verdict.findings = vec![format!(
@@ -137,6 +144,8 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
         verdict.notes.clear();
         return Ok(verdict);
     }
+    verdict.findings.extend(seen.findings);
+    verdict.notes.extend(seen.notes);
     judge(&mut verdict, published, read, &columns, left_out > 0, asked);
     if !beyond.is_empty() {
         if verdict.answer == Answer::Holds {
@@ -144,7 +153,62 @@ async fn compare(tools: &Toolbox, asked: &VerifyLoad) -> Result<Verdict, Failure
         }
         verdict.findings.extend(beyond);
     }
+    if verdict.answer == Answer::Holds {
+        let again = |touched| format!("{touched}; the rows are those that were published");
+        verdict.notes.extend(seen.touched.into_iter().map(again));
+    } else {
+        verdict.findings.extend(seen.touched);
+    }
     Ok(verdict)
+}
+
+/// From where rows come back.
+enum Reader {
+    Query(Box<dyn SegmentReader>),
+    Files(Box<dyn ReadBack>),
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Rest>, Failure> {
+        Ok(match self {
+            Self::Query(reader) => reader.next().await?.map(|segment| Rest {
+                first: segment.unreadable.first().map(|first| {
+                    let column = first.column.as_deref().unwrap_or_default();
+                    format!("column {column}: {}", first.detail)
+                }),
+                unreadable: segment.unreadable.len() as u64,
+                misfits: segment
+                    .unreadable
+                    .into_iter()
+                    .filter_map(|row| Some((row.column?, row.detail)))
+                    .collect(),
+                batches: segment.batches,
+            }),
+            Self::Files(reader) => reader.next().await?.map(|rows| Rest {
+                batches: vec![rows.batch],
+                unreadable: rows.unreadable,
+                misfits: Vec::new(),
+                first: rows.first,
+            }),
+        })
+    }
+
+    /// What it has seen beside the rows.
+    fn seen(self) -> Seen {
+        match self {
+            Self::Query(_) => Seen::default(),
+            Self::Files(reader) => reader.seen(),
+        }
+    }
+}
+
+/// Rows that have come back.
+struct Rest {
+    batches: Vec<RecordBatch>,
+    unreadable: u64,
+    first: Option<String>,
+    /// Columns that have something of another type, and what.
+    misfits: Vec<(String, String)>,
 }
 
 /// The load as its destination knows it, with the columns of the publish, and its destination's name.
@@ -178,7 +242,7 @@ fn load_of(asked: &VerifyLoad) -> Result<(LoadContext, String), Failure> {
 }
 
 /// Which rows are the run's; `None` if that can't be told, with the reason in the verdict.
-fn told(load: &LoadContext, standing: &Standing, verdict: &mut Verdict) -> Option<(String, String)> {
+fn told(load: &LoadContext, standing: &Standing, verdict: &mut Verdict) -> Option<String> {
     match &standing.publication {
         Publication::Stands => {}
         Publication::Unknown => {
@@ -208,7 +272,7 @@ fn told(load: &LoadContext, standing: &Standing, verdict: &mut Verdict) -> Optio
         return None;
     }
     match &standing.rows {
-        Rows::Of { query, which } => Some((query.clone(), which.clone())),
+        Rows::Of { which, .. } | Rows::InFiles { which, .. } => Some(which.clone()),
         Rows::Untold(why) => {
             verdict
                 .findings
@@ -272,13 +336,8 @@ fn is_beyond(data_type: &DataType, detail: &str) -> bool {
         && (is_long || year == "infinity" || year.len() == 4 && (text.ends_with(" BC") || text.starts_with('-')))
 }
 
-async fn read(
-    config: &NodeConfig,
-    destination: &str,
-    query: &str,
-    columns: &[Column],
-    by_chunk: bool,
-) -> Result<Read, Failure> {
+/// The columns, and the one that names each row's chunk, if it is wanted.
+fn with_chunks(columns: &[Column], by_chunk: bool) -> Vec<Column> {
     let mut wanted = columns.to_vec();
     if by_chunk {
         wanted.push(Column {
@@ -287,8 +346,11 @@ async fn read(
             required: false,
         });
     }
+    wanted
+}
+
+async fn read(reader: &mut Reader, columns: &[Column], by_chunk: bool) -> Result<Read, Failure> {
     let data: Vec<usize> = (0..columns.len()).collect();
-    let mut reader = database::read_back(config, destination, query, wanted).await?;
     let mut digest = Digest::default();
     let mut read = Read {
         checksum: Checksum::default(),
@@ -297,22 +359,17 @@ async fn read(
         beyond: None,
         chunks: BTreeMap::new(),
     };
-    while let Some(segment) = reader.next().await? {
-        read.unreadable += segment.unreadable.len() as u64;
-        for unreadable in &segment.unreadable {
-            let column = columns
-                .iter()
-                .find(|column| Some(&column.name) == unreadable.column.as_ref());
-            if let Some(column) = column.filter(|column| is_beyond(&column.data_type, &unreadable.detail)) {
-                read.beyond = Some((column.name.clone(), unreadable.detail.clone()));
+    while let Some(rest) = reader.next().await? {
+        read.unreadable += rest.unreadable;
+        for (name, detail) in rest.misfits {
+            let column = columns.iter().find(|column| column.name == name);
+            if column.is_some_and(|column| is_beyond(&column.data_type, &detail)) {
+                read.beyond = Some((name, detail));
                 return Ok(read);
             }
         }
-        if let (None, Some(first)) = (&read.first, segment.unreadable.first()) {
-            let column = first.column.as_deref().unwrap_or_default();
-            read.first = Some(format!("column {column}: {}", first.detail));
-        }
-        for batch in &segment.batches {
+        read.first = read.first.take().or(rest.first);
+        for batch in &rest.batches {
             let shown = batch
                 .project(&data)
                 .map_err(|error| Failure::permanent(error.to_string()))?;

@@ -21,6 +21,7 @@ pub(crate) mod name;
 mod older;
 pub(crate) mod postgres;
 pub(crate) mod question;
+mod read_back;
 pub mod registry;
 pub(crate) mod sqlite;
 mod staged;
@@ -40,11 +41,12 @@ use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
 use haulage_core::receipt::Looked;
 use haulage_core::watermark::{Advance, Watermark};
 use haulage_plan::contract::Evolution;
-use haulage_plan::definition::{Layout, Mode};
+use haulage_plan::definition::{Column, Layout, Mode};
 use serde::{Deserialize, Serialize};
 
 pub use self::aside::Aside;
 pub use self::question::Question;
+pub use self::read_back::{BackRows, ReadBack, Seen};
 pub use self::standing::{Publication, Rows, Standing};
 
 /// Everything a destination has to know about one load of one run.
@@ -488,6 +490,16 @@ pub trait Destination: Send + Sync {
     /// What stands of the load's publish now, and which rows of the target are the run's. The load's columns may be those
     /// of the time of the publish. Touches no rows.
     async fn standing(&self, load: &LoadContext) -> Result<Standing, Failure>;
+
+    /// Reads the rows back that [`standing`](Self::standing) has told as [`Rows::InFiles`]: these columns of them, with their
+    /// types.
+    async fn read_back(&self, load: &LoadContext, columns: &[Column]) -> Result<Box<dyn ReadBack>, Failure> {
+        let _ = columns;
+        Err(Failure::permanent(format!(
+            "load {}: only rows in files are read back by their destination",
+            load.load
+        )))
+    }
 
     /// The rows of a table, `limit` at most, whose columns have these values (name, or empty for the parts of the table's
     /// key in order; text), with where they are from. Permanent failure with what to do if the columns can't be found.

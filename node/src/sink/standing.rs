@@ -8,6 +8,7 @@
 //! | append to a table without `_haulage_run` | those whose keys are kept for a revert, unless merged or replaced since |
 //! | merge into a table with rows | can't be told: rows that were the same already leave no trace |
 //! | any, if some were older than what stood | can't be told: those were not written |
+//! | any mode, into files | those of the files that the table's newest manifest has of the run |
 
 use haulage_core::receipt::Publisher;
 use haulage_plan::PROVENANCE;
@@ -47,6 +48,13 @@ pub enum Rows {
     Of {
         /// In the destination's SQL.
         query: String,
+        /// Which these are, for a person.
+        which: String,
+    },
+    /// Those of files, which the destination [reads back](super::Destination::read_back) by itself.
+    InFiles {
+        /// What names them now.
+        manifest: String,
         /// Which these are, for a person.
         which: String,
     },
@@ -274,6 +282,7 @@ mod tests {
         let rows = rows_of(&load, &facts);
         let text = match &rows {
             Rows::Of { query, .. } => query,
+            Rows::InFiles { manifest, .. } => manifest,
             Rows::Untold(why) => why,
         };
         assert!(text.contains(expected), "{way:?}: {text}");

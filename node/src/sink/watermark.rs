@@ -29,6 +29,20 @@ pub(super) fn goes_on(load: &LoadContext, advance: &Advance, found: &Found, crea
             (Some(_) | None, _) => Ok(()),
         };
     }
+    if let (Some(value), None, "", "", true) = (
+        &advance.found,
+        &found.value,
+        found.run.as_str(),
+        found.by.as_str(),
+        created,
+    ) && load.mode != Mode::Replace
+    {
+        return Err(Failure::permanent(format!(
+            "load {}: {} is gone since this run was planned, and its watermark with it: source {} was read from {value} on, and \
+             what came before would be missing; submit it again to read everything",
+            load.load, load.table, advance.source
+        )));
+    }
     let who = match (found.run.as_str(), found.by.as_str()) {
         ("", "") => "somebody has set it".to_owned(),
         ("", by) => format!("{by} has set it"),

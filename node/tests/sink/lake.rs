@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Attempt, ChunkId, StageId};
+use haulage_core::watermark::Watermark;
 use haulage_node::sink::{Destination, Expected, LoadContext, registry};
 use haulage_plan::definition::{FileFormat, Layout, Mode};
 use haulage_test_support::s3::{Conditions, S3, SECRET_KEY};
@@ -22,6 +23,7 @@ crate::on_files!(
     what_files_do_not_take_is_said,
     two_who_publish_at_once_make_two_versions,
     a_manifest_that_nothing_names_is_none,
+    a_state_that_can_not_be_read_is_never_an_empty_table,
     a_file_without_a_marker_is_no_row,
     a_commit_that_meets_a_verify_is_counted_or_fenced,
     one_table_under_all_its_names,
@@ -192,6 +194,85 @@ async fn a_manifest_that_nothing_names_is_none(world: &World) {
     let failure = world.reopened().await.prepare(&append("c")).await.expect_err("damaged");
     assert_eq!(failure.class, Class::Permanent);
     assert!(failure.message.contains("table.json is damaged"), "{failure}");
+}
+
+/// Cut off, not JSON, of a later release, or gone: whoever looks is told which object it is, and nobody writes over it.
+async fn a_state_that_can_not_be_read_is_never_an_empty_table(world: &World) {
+    let (first, second) = (append("a"), append("b"));
+    whole(world, &first, ROWS).await;
+    let ready = sealed(&world.destination, &second, ROWS).await.expect("verified");
+    let path = world.lake().join("things/_haulage/table.json");
+    let good = std::fs::read(&path).expect("a state");
+    let damaged = ["table.json is damaged", "put back a copy"];
+    let later = [
+        "table.json is of a later release",
+        "its format is 9",
+        "upgrade this node",
+    ];
+    let cut = String::from_utf8_lossy(&good[..good.len() / 2]).into_owned();
+    for (text, words) in [
+        (Some(""), &damaged[..]),
+        (Some(cut.as_str()), &damaged),
+        (Some("<Error><Code>InternalError</Code></Error>"), &damaged),
+        (Some("null"), &damaged),
+        (Some("[]"), &damaged),
+        (Some("{}"), &damaged),
+        (Some("{\"format\": 1}"), &damaged),
+        (Some("{\"format\": 9, \"version\": \"seven\"}"), &later),
+        (None, &["table.json is gone", "was not dropped", "put back a copy"]),
+    ] {
+        match text {
+            Some(text) => std::fs::write(&path, text).expect("written"),
+            None => std::fs::remove_file(&path).expect("removed"),
+        }
+        let there = world.reopened().await;
+        let mark = Watermark {
+            destination: "lake".to_owned(),
+            pipeline: "p".to_owned(),
+            source: "s".to_owned(),
+            table: "things".to_owned(),
+            column: "at".to_owned(),
+            value: Some("1".to_owned()),
+            run: String::new(),
+            by: String::new(),
+            at: String::new(),
+            of: String::new(),
+            replaced_by: String::new(),
+        };
+        let key = [("id".to_owned(), "1".to_owned())];
+        for (what, failure) in [
+            ("inspect", there.inspect(&first).await.err()),
+            ("prepare", there.prepare(&append("c")).await.err()),
+            ("begin", there.begin(&second, CHUNK, Attempt(2)).await.err()),
+            ("verify", there.verify(&second, ready).await.err()),
+            ("ask", there.ask(&second, ready, "SELECT '1'").await.err()),
+            ("publish", there.publish(&second, ready).await.err()),
+            ("recall", there.recall(&first).await.err()),
+            ("release", there.release(&first).await.err()),
+            ("revert", there.revert(&first).await.err()),
+            ("discard", there.discard(&second).await.err()),
+            ("cleanup", there.cleanup(&first).await.err()),
+            ("standing", there.standing(&first).await.err()),
+            ("look_up", there.look_up("things", &key, 1).await.err()),
+            ("watermarks", there.watermarks_of(&first).await.err()),
+            ("set", there.set_watermark(&mark, None).await.err()),
+        ] {
+            let failure = failure.unwrap_or_else(|| panic!("{what} takes {text:?} for a state"));
+            assert_eq!(failure.class, Class::Permanent, "{what} of {text:?}: {failure}");
+            for word in words {
+                assert!(failure.message.contains(word), "{what} of {text:?}: {word}: {failure}");
+            }
+        }
+        assert_eq!(
+            std::fs::read_to_string(&path).ok().as_deref(),
+            text,
+            "it is written over"
+        );
+    }
+    std::fs::write(&path, good).expect("written");
+    let published = world.reopened().await.publish(&second, ready).await;
+    published.expect("nothing is lost");
+    assert_eq!(world.rows("things").await.expect("a table").len(), 4);
 }
 
 /// A node that dies between its files and the marker: the files are there, and are no rows.

@@ -9,6 +9,7 @@ use haulage_node::sink::{Expected, LoadContext};
 use haulage_plan::definition::Mode;
 use tokio::time::timeout;
 
+use super::files;
 use super::later::{all_of, asked, existing, kept, take_back, whole};
 use super::load::TestRow;
 use super::world::World;
@@ -21,6 +22,19 @@ crate::on_all!(
     a_replacement_without_the_source_leaves_it_void,
     a_table_that_is_gone_is_not_made_anew_with_a_part,
     an_earlier_release_gets_it_too,
+    two_that_read_on_from_one_place_do_not_both_publish,
+);
+
+crate::on_files!(
+    it_moves_with_the_publish_and_back_with_the_revert,
+    a_publish_from_elsewhere_is_refused,
+    who_reads_on_waits_for_a_run_that_may_go_back,
+    it_is_set_and_forgotten_by_hand,
+    a_replacement_without_the_source_leaves_it_void,
+    a_table_that_is_gone_is_not_made_anew_with_a_part,
+    an_earlier_release_gets_it_too,
+    two_that_read_on_from_one_place_do_not_both_publish,
+    an_earlier_release_refuses_what_it_would_lose,
 );
 
 const FIRST: &[TestRow] = &[(3, Some("three"), 2.5), (6, None, 3.5)];
@@ -223,26 +237,39 @@ async fn a_replacement_without_the_source_leaves_it_void(world: &World) {
 async fn a_table_that_is_gone_is_not_made_anew_with_a_part(world: &World) {
     existing(world).await;
     whole(world, &reads("a", Mode::Append, None, "10"), FIRST).await;
-    world.run("DROP TABLE things;").await;
+    if world.is_files() {
+        std::fs::remove_dir_all(world.lake().join("things")).expect("a table");
+    } else {
+        world.run("DROP TABLE things;").await;
+    }
     let refused = world.publish(&reads("b", Mode::Append, Some("10"), "20"), SECOND).await;
     let refused = refused.expect_err("what came before is missing");
     assert!(
         refused.class == Class::Permanent && refused.message.contains("things is gone since this run was planned"),
         "{refused}"
     );
-    assert_eq!((all_of(world).await, stands(world).await), (Vec::new(), at("10", "a")));
+    // A table of files takes its watermark along.
+    let left = if world.is_files() { Vec::new() } else { at("10", "a") };
+    assert_eq!((all_of(world).await, stands(world).await), (Vec::new(), left));
 }
 
 async fn an_earlier_release_gets_it_too(world: &World) {
     existing(world).await;
     whole(world, &kept("a", Mode::Append, &[], 5), FIRST).await;
-    world
-        .run(if world.is_postgres() {
-            "DROP TABLE haulage.watermarks; ALTER TABLE haulage.loads DROP COLUMN advances;"
-        } else {
-            "DROP TABLE _haulage_watermarks; ALTER TABLE _haulage_loads DROP COLUMN advances;"
-        })
-        .await;
+    if world.is_files() {
+        // Without a watermark a state is written as that release writes it.
+        let state = files::state(&world.lake(), "things").expect("a state");
+        assert!(state["format"] == 1 && state.get("watermarks").is_none(), "{state}");
+        assert!(state["records"][0].get("advances").is_none(), "{state}");
+    } else {
+        world
+            .run(if world.is_postgres() {
+                "DROP TABLE haulage.watermarks; ALTER TABLE haulage.loads DROP COLUMN advances;"
+            } else {
+                "DROP TABLE _haulage_watermarks; ALTER TABLE _haulage_loads DROP COLUMN advances;"
+            })
+            .await;
+    }
     let reopened = world.reopened().await;
     let second = reads("b", Mode::Append, None, "20");
     assert_eq!(reopened.watermarks_of(&second).await, Ok(Some(Vec::new())));
@@ -251,4 +278,47 @@ async fn an_earlier_release_gets_it_too(world: &World) {
     reopened.verify(&second, nothing).await.expect("verified");
     reopened.publish(&second, nothing).await.expect("published");
     assert_eq!(stands(world).await, at("20", "b"));
+}
+
+async fn two_that_read_on_from_one_place_do_not_both_publish(world: &World) {
+    existing(world).await;
+    whole(world, &reads("base-run", Mode::Append, None, "10"), FIRST).await;
+    let mut ready = Vec::new();
+    for n in 0..4 {
+        let load = reads(&format!("r{n}"), Mode::Append, Some("10"), &format!("2{n}"));
+        // No key stands in their way.
+        let rows: [TestRow; 2] = [(100 + n, None, 0.5), (200 + n, None, 1.5)];
+        let expected = world.stage(&load, &rows).await.expect("staged");
+        world.destination.verify(&load, expected).await.expect("verified");
+        ready.push((load, expected));
+    }
+    let publishes = ready.iter().map(|(load, expected)| async move {
+        let published = world.destination.publish(load, *expected).await;
+        // Others wait until its run is over.
+        if published.is_ok() {
+            world.destination.cleanup(load).await.expect("cleaned");
+        }
+        published
+    });
+    let done = futures::future::join_all(publishes).await;
+    let won: Vec<usize> = (0..done.len()).filter(|n| done[*n].is_ok()).collect();
+    assert_eq!(won.len(), 1, "{done:?}");
+    for refused in done.iter().filter_map(|done| done.as_ref().err()) {
+        assert!(
+            refused.class == Class::Permanent && refused.message.contains("was read from 10 on"),
+            "{refused}"
+        );
+    }
+    assert_eq!(
+        stands(world).await,
+        at(&format!("2{}", won[0]), &format!("r{}", won[0]))
+    );
+    assert_eq!(world.rows("things").await.map(|rows| rows.len()), Some(6));
+}
+
+async fn an_earlier_release_refuses_what_it_would_lose(world: &World) {
+    whole(world, &reads("a", Mode::Append, None, "10"), FIRST).await;
+    let state = files::state(&world.lake(), "things").expect("a state");
+    // It knows the first format, and says so of any other.
+    assert_eq!(state["format"], 2, "{state}");
 }

@@ -11,8 +11,9 @@ use datafusion::arrow::datatypes::{Float64Type, Int32Type};
 use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
-use haulage_core::ids::{Attempt, ChunkId};
+use haulage_core::ids::{Attempt, ChunkId, RunId};
 use haulage_core::receipt::Looked;
+use haulage_core::watermark::{Advance, Watermark};
 use haulage_node::sink::{
     Aside, Destination, Dialect, Expected, Inspection, LoadContext, Question, SegmentWriter, Standing, registry,
 };
@@ -129,6 +130,22 @@ impl Destination for ForFiles {
 
     async fn publish(&self, load: &LoadContext, expected: Expected) -> Result<StepReport, Failure> {
         self.0.publish(&of_files(load), expected).await
+    }
+
+    async fn watermarks_of(&self, load: &LoadContext) -> Result<Option<Vec<Watermark>>, Failure> {
+        self.0.watermarks_of(&of_files(load)).await
+    }
+
+    async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
+        self.0.advanced_by(run, &of_files(load)).await
+    }
+
+    async fn watermarks(&self, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {
+        self.0.watermarks(pipeline).await
+    }
+
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        self.0.set_watermark(mark, was).await
     }
 
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {

@@ -1,21 +1,26 @@
 //! A partition's rows as the bytes of a file.
 //!
 //! CSV is written here rather than by a library because no value and an empty text have to stay two things, as Haulage's
-//! own CSV source reads them: nothing, and `""`.
+//! own CSV source reads them: nothing, and `""`. JSON has no number for NaN and the infinities, so they are texts there, with
+//! the names that JavaScript has for them: left to the library, they would be no value.
+//!
+//! What is written here is read back by `decode`, value by value: the two change together.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::array::{Array, AsArray, Float32Array, Float64Array, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::json::WriterBuilder;
-use datafusion::arrow::json::writer::LineDelimited;
+use datafusion::arrow::json::writer::{LineDelimited, NullableEncoder};
+use datafusion::arrow::json::{Encoder, EncoderFactory, EncoderOptions, WriterBuilder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use haulage_plan::definition::{FileCompression, FileFormat};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use twox_hash::XxHash64;
 
 /// Files' format and compression, with what isn't said filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +34,11 @@ pub(super) const TWIN: Encoding = Encoding {
     format: FileFormat::Parquet,
     compression: FileCompression::Zstd,
 };
+
+/// A digest of a file's bytes, in hex. Never changes for files that are there.
+pub(super) fn digest(data: &[u8]) -> String {
+    format!("{:016x}", XxHash64::oneshot(0, data))
+}
 
 /// Why rows could not be encoded. The bytes go to memory, so it is never a disk.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +136,7 @@ fn csv(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<u8>, Error> {
                 }
                 if column.is_valid(row) {
                     let text = formatter.value(row).try_to_string()?;
-                    let is_text = matches!(column.data_type(), DataType::Utf8);
+                    let is_text = matches!(column.data_type(), DataType::Utf8 | DataType::Binary);
                     field_of(&mut out, &text, is_text);
                 } else if columns.len() == 1 {
                     // A line of nothing is no record to many readers. Haulage reads it as an empty text.
@@ -152,7 +162,9 @@ fn field_of(out: &mut Vec<u8>, text: &str, is_text: bool) {
 }
 
 fn jsonl(batches: &[RecordBatch]) -> Result<Vec<u8>, Error> {
-    let builder = WriterBuilder::new().with_explicit_nulls(true);
+    let builder = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::new(Floats));
     let mut writer = builder.build::<_, LineDelimited>(Vec::new());
     for batch in batches {
         writer.write(batch)?;
@@ -161,13 +173,58 @@ fn jsonl(batches: &[RecordBatch]) -> Result<Vec<u8>, Error> {
     Ok(writer.into_inner())
 }
 
+/// Floating point in JSON, with names for what isn't a number there.
+#[derive(Debug)]
+struct Floats;
+
+impl EncoderFactory for Floats {
+    fn make_default_encoder<'a>(
+        &self,
+        _: &'a FieldRef,
+        array: &'a dyn Array,
+        _: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
+            DataType::Float64 => Box::new(Wide(array.as_primitive())),
+            DataType::Float32 => Box::new(Narrow(array.as_primitive())),
+            _ => return Ok(None),
+        };
+        Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
+    }
+}
+
+struct Wide<'a>(&'a Float64Array);
+struct Narrow<'a>(&'a Float32Array);
+
+impl Encoder for Wide<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = self.0.value(row);
+        named(value, &value, out);
+    }
+}
+
+impl Encoder for Narrow<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = self.0.value(row);
+        named(value.into(), &value, out);
+    }
+}
+
+/// `value` is shown by the fewest digits that lead back to it, which are others for a narrow one than for a wide one.
+fn named(value: f64, shown: &dyn std::fmt::Debug, out: &mut Vec<u8>) {
+    let name = match value {
+        value if value.is_nan() => "\"NaN\"",
+        f64::INFINITY => "\"Infinity\"",
+        f64::NEG_INFINITY => "\"-Infinity\"",
+        // Memory takes all of it.
+        _ => return drop(write!(out, "{shown:?}")),
+    };
+    out.extend_from_slice(name.as_bytes());
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use datafusion::arrow::array::{
-        BinaryArray, Decimal128Array, Float64Array, StringArray, TimestampMicrosecondArray,
-    };
+    use datafusion::arrow::array::{BinaryArray, Decimal128Array, StringArray, TimestampMicrosecondArray};
     use datafusion::arrow::datatypes::{Field, Schema};
 
     use super::*;
@@ -214,7 +271,7 @@ mod tests {
         let bytes = encoding.encode(&batch.schema(), &[batch]).unwrap();
         assert_eq!(
             String::from_utf8(bytes).unwrap(),
-            "t,f,d,m,b\n\"a,\"\"b\"\"\nc\",0.1,-123.45,1969-12-31T23:59:59.999999Z,00ff\n\"\",1e300,0.10,1970-01-01T00:00:00Z,\n,,,,\n"
+            "t,f,d,m,b\n\"a,\"\"b\"\"\nc\",0.1,-123.45,1969-12-31T23:59:59.999999Z,00ff\n\"\",1e300,0.10,1970-01-01T00:00:00Z,\"\"\n,,,,\n"
         );
         let one = RecordBatch::try_from_iter([("t", Arc::new(StringArray::from(vec![None, Some("x")])) as _)]).unwrap();
         assert_eq!(

@@ -16,7 +16,11 @@
 
 mod aside;
 mod ask;
+mod back;
+mod decode;
+mod documents;
 mod encode;
+mod find;
 mod objects;
 mod place;
 mod publish;
@@ -29,6 +33,7 @@ mod standing;
 mod state;
 mod target;
 mod verify;
+mod watermarks;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -38,14 +43,18 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
-use haulage_core::ids::{Attempt, ChunkId};
+use haulage_core::ids::{Attempt, ChunkId, RunId};
 use haulage_core::receipt::Looked;
+use haulage_core::watermark::{Advance, Watermark};
+use haulage_plan::definition::Column;
 
 pub(crate) use self::ask::RECORDS;
 use self::objects::{Local, Objects, S3};
 pub(crate) use self::place::folder;
 use super::kept::{patience, patiently};
-use super::{Aside, Destination, Dialect, Expected, Inspection, LoadContext, Named, Question, SegmentWriter, Standing};
+use super::{
+    Aside, Destination, Dialect, Expected, Inspection, LoadContext, Named, Question, ReadBack, SegmentWriter, Standing,
+};
 use crate::store::S3Settings;
 
 /// What questions about staged rows may take of memory, all at once.
@@ -156,6 +165,22 @@ impl Destination for Files {
         patiently(load, patience(&load.run), || self.publish_load(load, expected)).await
     }
 
+    async fn watermarks_of(&self, load: &LoadContext) -> Result<Option<Vec<Watermark>>, Failure> {
+        self.marks_of(load).await.map(Some)
+    }
+
+    async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
+        self.read_advances(run, load).await
+    }
+
+    async fn watermarks(&self, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {
+        self.all_marks(pipeline).await
+    }
+
+    async fn set_watermark(&self, mark: &Watermark, was: Option<&str>) -> Result<(), Failure> {
+        self.write_watermark(mark, was).await
+    }
+
     async fn recall(&self, load: &LoadContext) -> Result<StepReport, Failure> {
         self.recall_load(load).await
     }
@@ -180,7 +205,11 @@ impl Destination for Files {
         self.stand(load).await
     }
 
-    async fn look_up(&self, table: &str, _: &[(String, String)], _: u32) -> Result<Looked, Failure> {
-        self.find(table)
+    async fn read_back(&self, load: &LoadContext, columns: &[Column]) -> Result<Box<dyn ReadBack>, Failure> {
+        Ok(Box::new(self.rows_back(load, columns).await?))
+    }
+
+    async fn look_up(&self, table: &str, key: &[(String, String)], limit: u32) -> Result<Looked, Failure> {
+        self.find(table, key, limit).await
     }
 }

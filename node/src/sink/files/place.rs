@@ -8,6 +8,8 @@
 //! | `_haulage/lists/AREA-....json`      | the files that a load's verify has found                                |
 //! | `_haulage/loads/AREA/chunks/S-I.json` | fence and markers of a chunk, until the run is over                   |
 //! | `_haulage/loads/AREA/rows/...`      | staged rows as Parquet, where the files are CSV or JSON lines           |
+//!
+//! `_haulage/watermarks/....json` below the destination itself name the tables that have watermarks.
 
 use std::path::PathBuf;
 
@@ -26,6 +28,9 @@ pub(crate) fn folder(address: &str) -> Option<PathBuf> {
     };
     path.starts_with('/').then(|| PathBuf::from(path))
 }
+
+/// The notes of which tables have watermarks, as a folder. No table can be there.
+pub(super) const NOTES: &str = "_haulage/watermarks/";
 
 /// The keys of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,9 +10,10 @@ use haulage_plan::definition::Mode;
 use serde::{Deserialize, Serialize};
 
 use super::Files;
+use super::documents::{Tries, json};
 use super::place::TablePlace;
 use super::recall::kept_for;
-use super::state::{File, Head, Part, Record, Shape, State, Table, Tries, ended, json, now, same_round};
+use super::state::{File, Head, Part, Record, Shape, State, Table, ended, now, same_round};
 use super::target::{misfit, misfits};
 use super::verify::{List, sealed};
 use crate::chance;
@@ -43,7 +44,10 @@ pub(super) struct Entry {
     pub(super) run: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) partition: Vec<Option<String>>,
-    area: String,
+    pub(super) area: String,
+    /// As in [`File`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) sum: String,
 }
 
 impl Entry {
@@ -55,6 +59,7 @@ impl Entry {
             run: part.run.clone(),
             partition: file.partition,
             area: part.area.clone(),
+            sum: file.sum,
         }
     }
 }
@@ -75,7 +80,7 @@ impl Files {
                 State::Sealed => {}
                 State::Published => {
                     let detail = record.detail.clone();
-                    if table == read.value || self.write(&place.state(), &read, &table).await? {
+                    if table == read.value || self.write_table(&place, &read, &mut table).await? {
                         return Ok(done(visible, detail));
                     }
                     tries.again(&self.objects.address(&place.state())).await?;
@@ -92,7 +97,7 @@ impl Files {
             let part = sealed(load, record, expected)?.clone();
             if let Some(runs) = kept_for(&table, load, now()) {
                 // Who waits stands in the record: an earlier attempt that wakes up meanwhile is refused.
-                if table == read.value || self.write(&place.state(), &read, &table).await? {
+                if table == read.value || self.write_table(&place, &read, &mut table).await? {
                     return Ok(Publishing::Kept(runs));
                 }
                 tries.again(&self.objects.address(&place.state())).await?;
@@ -102,6 +107,11 @@ impl Files {
             let misfits = misfits(load, table.head.as_ref());
             if !misfits.is_empty() {
                 return Err(misfit(load, &misfits));
+            }
+            let created = table.head.is_none();
+            table.advance(load, created)?;
+            if !load.advances.is_empty() {
+                self.note(&place).await?;
             }
             let own = self.files_of(load, &place, &part, expected).await?;
             let own = own.into_iter().map(|file| Entry::new(&part, file)).collect();
@@ -114,10 +124,14 @@ impl Files {
                 }
                 (_, Mode::Append | Mode::Replace | Mode::Merge) => (Shape::of(load), own, vec![part.clone()]),
             };
-            let head = self.manifest(&place, table.version + 1, shape, entries, parts).await?;
+            let mut head = self.manifest(&place, table.version + 1, shape, entries, parts).await?;
+            // What is added to may have the same values.
+            if created || load.mode == Mode::Replace {
+                head.key.clone_from(&load.key);
+            }
             let manifest = head.manifest.clone();
             let detail = make_visible(load, &mut table, head, taken, visible);
-            if self.write(&place.state(), &read, &table).await? {
+            if self.write_table(&place, &read, &mut table).await? {
                 return Ok(done(visible, detail));
             }
             // If that was our own write, whose answer was lost, the manifest counts: the next look says so.
@@ -187,6 +201,7 @@ impl Files {
             manifest: name,
             shape,
             parts,
+            key: Vec::new(),
         })
     }
 }

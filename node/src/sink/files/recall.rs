@@ -80,8 +80,13 @@ pub(super) fn free(record: &mut Record, round: u32) {
 /// The runs for which the table is kept against this one's publish, if any.
 pub(super) fn kept_for(table: &Table, load: &LoadContext, now: DateTime<Utc>) -> Option<String> {
     let replaces = load.replaces.as_ref().map(|run| run.as_str());
+    let reads_on =
+        |record: &Record| !load.advances.is_empty() && record.pipeline == load.pipeline && !record.advances.is_empty();
     let passes = |record: &Record| {
-        load.mode == Mode::Append && record.mode == Mode::Append && replaces != Some(record.run.as_str())
+        load.mode == Mode::Append
+            && record.mode == Mode::Append
+            && replaces != Some(record.run.as_str())
+            && !reads_on(record)
     };
     names(table, |record| {
         record.run != load.run.as_str() && record.keeps(now) && !passes(record)
@@ -106,6 +111,12 @@ pub(super) fn may_undo(load: &LoadContext, table: &Table, record: &Record) -> Re
         return Err(refused(load, &format!("run {runs} has replaced it in {}", load.table)));
     }
     let later = |other: &Record| published(other) && other.sequence > record.sequence;
+    let reads_on = |other: &Record| other.pipeline == record.pipeline && !other.advances.is_empty();
+    if let Some(runs) = names(table, |other| {
+        !record.advances.is_empty() && later(other) && reads_on(other)
+    }) {
+        return Err(refused(load, &format!("run {runs} has read on from where it stopped")));
+    }
     let appends = |other: &Record| record.mode == Mode::Append && other.mode == Mode::Append;
     if let Some(runs) = names(table, |other| later(other) && !appends(other)) {
         return Err(refused(

@@ -10,10 +10,11 @@ use haulage_core::words::counted;
 use haulage_plan::definition::Mode;
 
 use super::Files;
+use super::documents::Tries;
 use super::objects::{remove_all, remove_folder};
 use super::place::{Area, TablePlace};
 use super::recall::{Reach, free, may_undo, report};
-use super::state::{Head, Part, State, Table, Tries};
+use super::state::{Head, Part, State, Table};
 use super::verify::paths;
 use crate::sink::{Expected, LoadContext};
 
@@ -51,6 +52,7 @@ impl Files {
                     };
                     table.head = head;
                     table.version += 1;
+                    table.put_back(load);
                     if let Some(record) = table.hold(load, "revert")? {
                         record.state = State::Reverted;
                         record.before = None;
@@ -64,7 +66,7 @@ impl Files {
                 }
                 State::Reverted | State::Discarded => format!("nothing is published to {}", load.table),
             };
-            if table == read.value || self.write(&place.state(), &read, &table).await? {
+            if table == read.value || self.write_table(&place, &read, &mut table).await? {
                 return Ok(StepReport { rows, ..report(detail) });
             }
             tries.again(&self.objects.address(&place.state())).await?;

@@ -3,6 +3,7 @@
 //! Partitions are written as Hive does: `day=2024-01-01/region=north`. Whatever a path may not have is `%`-escaped, no value
 //! is `__HIVE_DEFAULT_PARTITION__`, and the columns are left out of the files.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
@@ -181,6 +182,28 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
+/// The values of partition columns that a file's path tells, by column.
+pub(super) fn of_path(path: &str) -> BTreeMap<String, Option<String>> {
+    let folders = path.split('/').filter_map(|folder| folder.split_once('='));
+    folders
+        .map(|(name, value)| {
+            let value = (value != NO_VALUE).then(|| unescaped(value));
+            (unescaped(name), value)
+        })
+        .collect()
+}
+
+fn unescaped(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        let escaped = after.get(..2).filter(|_| *first == b'%');
+        let byte = escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// A partition's value as a column of so many rows.
 pub(super) fn constant(value: Option<&str>, data_type: &DataType, rows: usize) -> Result<ArrayRef, ArrowError> {
     let text = StringArray::from(vec![value; rows]);
@@ -225,6 +248,10 @@ mod tests {
                 "day=__HIVE_DEFAULT_PARTITION__/the region=%5F_HIVE_DEFAULT_PARTITION__/",
             ]
         );
+        for (path, (partition, _)) in paths.iter().zip(&parts) {
+            let back = of_path(&format!("data/0a/{path}0.0-1.parquet"));
+            assert_eq!((&back["day"], &back["the region"]), (&partition[0], &partition[1]));
+        }
         assert_eq!(parts[0].1.num_rows(), 2);
         assert_eq!(division.rest(&schema), [1]);
         for (partition, rows) in &parts {

@@ -18,7 +18,7 @@ use haulage_plan::definition::FileFormat;
 use indexmap::IndexMap;
 
 use super::Files;
-use super::encode::{self, Encoding, TWIN};
+use super::encode::{self, Encoding, TWIN, digest};
 use super::objects::{AT_ONCE, remove_all};
 use super::place::{Area, TablePlace};
 use super::rows::{self, Division, Partition, Unfit};
@@ -290,6 +290,7 @@ impl Work {
             path: format!("{}{path}{}.{}", area.data(), self.name, encoding.ending()),
             rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
             bytes: data.len() as u64,
+            sum: digest(&data),
             partition,
             twin: twin.as_ref().map(|data| Twin {
                 path: format!("{}rows/{}-{n}.parquet", area.staging(), self.name),

@@ -7,27 +7,23 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId};
+use haulage_core::watermark::Advance;
 use haulage_plan::definition::{FileFormat, Mode};
 use haulage_plan::types;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Files;
-use super::objects::Tag;
-use super::place::{Area, TablePlace};
-use crate::chance::Backoff;
+use super::place::Area;
+use super::watermarks::Mark;
 use crate::sink::fence::Dealt;
 use crate::sink::{Aside, LoadContext};
 
-/// What this release writes, and the newest that it reads.
-const FORMAT: u32 = 1;
-/// How often a decision is made again before the others have it.
-const TRIES: u32 = 60;
+/// The newest format of states that this release reads. A state is written in the first that holds what is in it: 2 has
+/// watermarks, which a release that knows only 1 would drop without a word.
+pub(super) const FORMAT: u32 = 2;
 /// Records of ended runs that nothing needs any more are kept for who asks late; beyond so many, the oldest go.
 const TOMBSTONES: usize = 256;
 
@@ -44,6 +40,9 @@ pub(super) struct Table {
     /// Areas whose files nobody needs any more, until they are removed.
     #[serde(default)]
     pub(super) garbage: Vec<String>,
+    /// How far incremental sources have been read for this table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) watermarks: Vec<Mark>,
 }
 
 /// What a version holds.
@@ -54,6 +53,9 @@ pub(super) struct Head {
     pub(super) shape: Shape,
     /// What it is made of.
     pub(super) parts: Vec<Part>,
+    /// Columns whose values are there once, as the load said that brought all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) key: Vec<String>,
 }
 
 /// What all files of a version have in common.
@@ -149,6 +151,9 @@ pub(super) struct Record {
     /// What checks have set aside of the staged rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) set_aside: Option<Aside>,
+    /// What its publish has made of watermarks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) advances: Vec<Advance>,
 }
 
 impl Record {
@@ -216,6 +221,7 @@ impl Table {
                 recalled: None,
                 let_go: 0,
                 set_aside: None,
+                advances: Vec::new(),
             });
         }
         match self.hold(load, step)? {
@@ -240,6 +246,11 @@ impl Table {
     pub(super) fn manifests(&self) -> HashSet<String> {
         let kept = self.records.iter().filter_map(|record| record.before.as_ref());
         self.head.iter().chain(kept).map(|head| head.manifest.clone()).collect()
+    }
+
+    /// The format in which it is written.
+    pub(super) fn written_as(&self) -> u32 {
+        if self.watermarks.is_empty() { 1 } else { FORMAT }
     }
 
     /// The oldest records go that nobody needs: ended ones, and published ones of which nothing is left.
@@ -312,6 +323,9 @@ pub(super) struct File {
     pub(super) path: String,
     pub(super) rows: u64,
     pub(super) bytes: u64,
+    /// A digest of its bytes, in hex; empty where an earlier release has written it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) sum: String,
     /// Values of the partition columns, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) partition: Vec<Option<String>>,
@@ -357,146 +371,6 @@ impl Segment {
             rows: self.rows,
             manifest: self.manifest.clone(),
         }
-    }
-}
-
-/// A document as it was read.
-#[derive(Debug, Clone)]
-pub(super) struct Read<T> {
-    pub(super) value: T,
-    tag: Option<Tag>,
-}
-
-impl Files {
-    /// A table's state; an empty one if there is none.
-    pub(super) async fn table(&self, place: &TablePlace) -> Result<Read<Table>, Failure> {
-        let read: Read<Table> = self.document(&place.state()).await?;
-        if read.value.format > FORMAT {
-            return Err(Failure::permanent(format!(
-                "{} is of a later release of Haulage; upgrade this node",
-                self.objects.address(&place.state())
-            )));
-        }
-        Ok(read)
-    }
-
-    /// A document; the default one if there is none.
-    pub(super) async fn document<T: DeserializeOwned + Default>(&self, key: &str) -> Result<Read<T>, Failure> {
-        match self.objects.get(key).await? {
-            None => Ok(Read {
-                value: T::default(),
-                tag: None,
-            }),
-            Some((data, tag)) => Ok(Read {
-                value: self.parsed(key, &data)?,
-                tag: Some(tag),
-            }),
-        }
-    }
-
-    /// A document that never changes. None if it is gone.
-    pub(super) async fn fixed<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Failure> {
-        match self.objects.get(key).await? {
-            None => Ok(None),
-            Some((data, _)) => self.parsed(key, &data).map(Some),
-        }
-    }
-
-    fn parsed<T: DeserializeOwned>(&self, key: &str, data: &[u8]) -> Result<T, Failure> {
-        serde_json::from_slice(data).map_err(|error| {
-            Failure::permanent(format!(
-                "destination {}: {} is damaged ({error}); put back a copy of it, Haulage itself writes it whole or not at all",
-                self.name,
-                self.objects.address(key)
-            ))
-        })
-    }
-
-    /// Writes a document on condition that it is what was read.
-    pub(super) async fn write<T: Serialize>(&self, key: &str, read: &Read<T>, value: &T) -> Result<bool, Failure> {
-        self.objects.swap(key, read.tag.as_ref(), json(value)?).await
-    }
-
-    /// Changes a table's state by a decision, which may be made several times. Where it changes nothing, nothing is
-    /// written; where it fails, neither.
-    pub(super) async fn change<R>(
-        &self,
-        place: &TablePlace,
-        mut decide: impl FnMut(&mut Table) -> Result<R, Failure> + Send,
-    ) -> Result<R, Failure> {
-        let mut tries = Tries::new();
-        loop {
-            let read = self.table(place).await?;
-            let mut table = read.value.clone();
-            let decided = decide(&mut table)?;
-            if table == read.value {
-                return Ok(decided);
-            }
-            table.format = FORMAT;
-            if self.write(&place.state(), &read, &table).await? {
-                return Ok(decided);
-            }
-            tries.again(&self.objects.address(&place.state())).await?;
-        }
-    }
-
-    /// The same for a chunk's document.
-    pub(super) async fn change_chunk<R>(
-        &self,
-        key: &str,
-        mut decide: impl FnMut(&mut Chunk) -> Result<R, Failure> + Send,
-    ) -> Result<R, Failure> {
-        let mut tries = Tries::new();
-        loop {
-            let read: Read<Chunk> = self.document(key).await?;
-            let mut chunk = read.value.clone();
-            let decided = decide(&mut chunk)?;
-            if chunk == read.value || self.write(key, &read, &chunk).await? {
-                return Ok(decided);
-            }
-            tries.again(&self.objects.address(key)).await?;
-        }
-    }
-}
-
-/// A document's text.
-pub(super) fn json<T: Serialize>(value: &T) -> Result<Bytes, Failure> {
-    match serde_json::to_vec_pretty(value) {
-        Ok(text) => Ok(text.into()),
-        Err(error) => Err(Failure::permanent(format!(
-            "a document can't be written as JSON: {error}"
-        ))),
-    }
-}
-
-/// How often somebody else was faster.
-pub(super) struct Tries {
-    left: u32,
-    backoff: Backoff,
-}
-
-impl Tries {
-    pub(super) fn new() -> Self {
-        let (first, limit) = (
-            std::time::Duration::from_millis(5),
-            std::time::Duration::from_millis(500),
-        );
-        Self {
-            left: TRIES,
-            backoff: Backoff::new(first, limit),
-        }
-    }
-
-    /// Waits before the next try. Transient failure if there have been too many.
-    pub(super) async fn again(&mut self, address: &str) -> Result<(), Failure> {
-        let Some(left) = self.left.checked_sub(1) else {
-            return Err(Failure::transient(format!(
-                "{address} was changed by others {TRIES} times before it could be written"
-            )));
-        };
-        self.left = left;
-        tokio::time::sleep(self.backoff.wait()).await;
-        Ok(())
     }
 }
 

@@ -12,9 +12,10 @@ use haulage_core::words::counted;
 use serde::{Deserialize, Serialize};
 
 use super::Files;
+use super::documents::json;
 use super::objects::AT_ONCE;
 use super::place::{Area, TablePlace};
-use super::state::{Chunk, File, Part, Record, Segment, State, ended, json, same_round};
+use super::state::{Chunk, File, Part, Record, Segment, State, ended, same_round};
 use crate::chance;
 use crate::sink::aside::{left, words};
 use crate::sink::name::quote;

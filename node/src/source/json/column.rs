@@ -124,6 +124,13 @@ impl ColumnBuilder {
             (Values::Int64(values), Found::Number(text)) => push(values, data_type, text, value::int),
             (Values::Float32(values), Found::Number(text)) => push(values, data_type, text, value::float),
             (Values::Float64(values), Found::Number(text)) => push(values, data_type, text, value::float),
+            // JSON has no numbers for these. So files are written that Haulage writes.
+            (Values::Float32(values), Found::Text(text)) if is_no_number(text) => {
+                push(values, data_type, text.trim_matches('"'), value::float)
+            }
+            (Values::Float64(values), Found::Text(text)) if is_no_number(text) => {
+                push(values, data_type, text.trim_matches('"'), value::float)
+            }
             (Values::Decimal(values, precision, scale), Found::Number(text)) => {
                 let (precision, scale) = (*precision, *scale);
                 push(values, data_type, text, |text| value::decimal(text, precision, scale))
@@ -236,6 +243,10 @@ pub(in crate::source) fn text(json: &str) -> Result<Cow<'_, str>, Misfit> {
         Some(reason) => Err((reason, format!("found {}", shown(text.as_bytes())))),
         None => Ok(text),
     }
+}
+
+fn is_no_number(json: &str) -> bool {
+    matches!(json, "\"NaN\"" | "\"Infinity\"" | "\"-Infinity\"")
 }
 
 /// The text that a JSON string stands for.

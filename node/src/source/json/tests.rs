@@ -161,6 +161,33 @@ async fn every_type_is_read_and_every_misfit_has_its_reason() {
 }
 
 #[tokio::test]
+async fn what_is_no_number_in_json_has_a_name_where_numbers_have_a_point() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = "{\"f\":\"NaN\",\"g\":\"-Infinity\"}\n{\"f\":\"Infinity\",\"g\":1}\n{\"f\":\"inf\"}\n{\"i\":\"NaN\"}\n";
+    std::fs::write(folder.path().join("a.jsonl"), data).unwrap();
+    let columns = vec![
+        column("f", DataType::Float64),
+        column("g", DataType::Float32),
+        column("i", DataType::Int32),
+    ];
+    let found = all_rows(&*bound(folder.path(), json("a.jsonl", columns), 100))
+        .await
+        .unwrap();
+    let read: Vec<_> = found.into_iter().map(|row| row.2).collect();
+    let values = |f: &str, g: &str| Ok(vec![f.to_owned(), g.to_owned(), String::new()]);
+    let bad = |column: &str, reason| Err((Some(column.to_owned()), reason));
+    assert_eq!(
+        read,
+        [
+            values("NaN", "-inf"),
+            values("inf", "1.0"),
+            bad("f", "bad_float"),
+            bad("i", "bad_int")
+        ]
+    );
+}
+
+#[tokio::test]
 async fn undeclared_columns_are_the_first_objects_keys_and_take_everything() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("0.jsonl"), "\n").unwrap();
