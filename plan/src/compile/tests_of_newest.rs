@@ -38,26 +38,26 @@ fn what_is_of_no_use_is_refused() {
     for (load, expected) in [
         (
             "mode: merge, key: [id], newest: att",
-            "5:64 `newest` of load `l` names `att`, which `raw` doesn't have | did you mean `at`?",
+            "5:67 `newest` of load `l` names `att`, which `raw` doesn't have | did you mean `at`?",
         ),
         (
             "mode: merge, key: [id], newest: note",
-            "5:64 load `l` goes by `note` to find the newer of two rows, which is text | name an integer, a date or a time \
+            "5:67 load `l` goes by `note` to find the newer of two rows, which is text | name an integer, a date or a time \
              whose values only grow",
         ),
         (
             "mode: merge, key: [id], newest: much",
-            "5:64 load `l` goes by `much` to find the newer of two rows, which is double | name an integer, a date or a time \
+            "5:67 load `l` goes by `much` to find the newer of two rows, which is double | name an integer, a date or a time \
              whose values only grow",
         ),
         (
             "mode: append, key: [id], newest: at",
-            "5:57 load `l` says which of two rows with one key is newer, and doesn't update rows by a key | write `mode: \
+            "5:60 load `l` says which of two rows with one key is newer, and doesn't update rows by a key | write `mode: \
              merge` and a `key`, or leave `newest` out",
         ),
         (
             "mode: replace, newest: at",
-            "5:47 load `l` says which of two rows with one key is newer, and doesn't update rows by a key | write `mode: \
+            "5:50 load `l` says which of two rows with one key is newer, and doesn't update rows by a key | write `mode: \
              merge` and a `key`, or leave `newest` out",
         ),
     ] {
