@@ -114,7 +114,12 @@ impl Checks {
     pub(crate) fn outcomes(&self) -> Tally {
         let mut outcomes = Tally::new();
         for story in self.stories.values() {
-            let outcome = story.finished.map_or("open", Outcome::word);
+            let outcome = match story.finished {
+                // A replay that was refused as often as somebody asked for it.
+                None if story.seen == 0 => "never started",
+                None => "open",
+                Some(outcome) => outcome.word(),
+            };
             *outcomes.entry(outcome).or_default() += 1;
         }
         outcomes
