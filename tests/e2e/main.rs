@@ -32,6 +32,7 @@ mod poison;
 mod readers;
 mod receipts;
 mod replay;
+mod replay_cluster;
 mod rest;
 mod restaged;
 mod retention;

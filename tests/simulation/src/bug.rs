@@ -32,11 +32,15 @@ pub enum Bug {
     KeptForNobody,
     /// A recall doesn't look whether the revert that it belongs to is over.
     RecallAnyTime,
+    /// The ledger doesn't look whether another replay of the same run stands.
+    ReplayBlindly,
+    /// The ledger doesn't look whether a replay stands on a run that is to be reverted.
+    RevertBlindly,
 }
 
 impl Bug {
     /// Every one.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::MarkerApart,
         Self::PublishBlindly,
         Self::PublishUnverified,
@@ -51,6 +55,8 @@ impl Bug {
         Self::OwnAttempt,
         Self::KeptForNobody,
         Self::RecallAnyTime,
+        Self::ReplayBlindly,
+        Self::RevertBlindly,
     ];
 
     /// As it is named on the command line.
@@ -70,6 +76,8 @@ impl Bug {
             Self::OwnAttempt => "own-attempt",
             Self::KeptForNobody => "kept-for-nobody",
             Self::RecallAnyTime => "recall-any-time",
+            Self::ReplayBlindly => "replay-blindly",
+            Self::RevertBlindly => "revert-blindly",
         }
     }
 
@@ -85,6 +93,7 @@ impl Bug {
             Self::DoneOnce | Self::KeptForNobody => 7,
             Self::LedgerForgets => 8,
             Self::OwnAttempt => 9,
+            Self::ReplayBlindly | Self::RevertBlindly => 10,
         }
     }
 }

@@ -23,7 +23,19 @@ pub(crate) enum Client {
     Operate(usize),
 }
 
+/// How often somebody asks for a replay that is refused.
+const ASKED: u32 = 6;
+
 impl World {
+    /// A replay was refused. Another one may end, or be taken back: so it is asked for again, for a while.
+    pub(crate) fn unreplayable(&mut self, number: usize) {
+        let asked = self.refused.entry(number).or_default();
+        *asked += 1;
+        if *asked >= ASKED && self.given_up.insert(number) {
+            self.count("(a replay was given up)");
+        }
+    }
+
     pub(crate) fn client(&mut self, client: Client) {
         // Also one that was deposed and doesn't know it yet.
         let leaders: Vec<usize> = (0..self.coordinators.len())
@@ -35,6 +47,9 @@ impl World {
         };
         match client {
             Client::Submit(number) => {
+                if self.given_up.contains(&number) {
+                    return;
+                }
                 let run = &self.runs[number];
                 // A lost answer is asked for again: submitting twice is harmless.
                 self.queue.push(self.now + 1_500, Turn::Client(client));

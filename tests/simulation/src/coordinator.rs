@@ -147,6 +147,9 @@ impl World {
                 | LedgerCall::Submit(..) => self.ledger.execute(call, self.bug),
             }
         };
+        if let (Op::Submit(number), Ok(LedgerAnswer::Unreplayable)) = (&op, &answer) {
+            self.happened.push(Happened::Unreplayable(*number));
+        }
         for run in std::mem::take(&mut self.ledger.written) {
             let number = self.number(&run);
             let log = &self.ledger.runs[&run];
@@ -239,6 +242,7 @@ impl World {
                 let run = self.runs[number].id.clone();
                 self.start_run(coordinator, &run);
             }
+            (Op::Submit(number), Ok(LedgerAnswer::Unreplayable)) => self.unreplayable(number),
             (Op::Revert(number), Ok(LedgerAnswer::Appended(answers))) => {
                 if let [Appended::At(_)] = answers[..] {
                     let run = self.runs[number].id.clone();

@@ -14,6 +14,7 @@ use crate::call::{Effect, LoadKey, Request};
 use crate::destination::{STUBBORN, Standing, apply};
 use crate::explained::explained;
 use crate::faults::Tally;
+use crate::replays::{i10_refused_for_a_reason, i10_rejects_are_given_once};
 use crate::story::Story;
 use crate::work::PortCall;
 use crate::workload::{MODES, Row, Run, initial, rows};
@@ -39,6 +40,8 @@ pub(crate) enum Happened {
         seq: Seq,
         epoch: Option<Epoch>,
     },
+    /// The ledger refused a replay.
+    Unreplayable(usize),
     /// A leader could not fold a log.
     Unreadable(String),
     /// A message of a coordinator has reached a node.
@@ -62,7 +65,7 @@ impl fmt::Display for Violation {
     }
 }
 
-fn broken(invariant: u8, what: impl Into<String>) -> Result<(), Violation> {
+pub(crate) fn broken(invariant: u8, what: impl Into<String>) -> Result<(), Violation> {
     Err(Violation {
         invariant,
         what: what.into(),
@@ -111,7 +114,12 @@ impl Checks {
     pub(crate) fn outcomes(&self) -> Tally {
         let mut outcomes = Tally::new();
         for story in self.stories.values() {
-            let outcome = story.finished.map_or("open", Outcome::word);
+            let outcome = match story.finished {
+                // A replay that was refused as often as somebody asked for it.
+                None if story.seen == 0 => "never started",
+                None => "open",
+                Some(outcome) => outcome.word(),
+            };
             *outcomes.entry(outcome).or_default() += 1;
         }
         outcomes
@@ -133,7 +141,9 @@ impl Checks {
                     self.i6_stale_effects(at, request.epoch, *effect)?;
                     i6_no_step_after_a_later_attempt(world, at, request, *effect)?;
                     self.i9_intent_before_effect(world, *by, call)?;
+                    i10_rejects_are_given_once(world, &self.stories, request.load.0, *effect)?;
                 }
+                Happened::Unreplayable(number) => i10_refused_for_a_reason(world, &self.stories, *number)?,
                 Happened::Truncated | Happened::Unreadable(_) => {}
                 Happened::Written(run) => {
                     self.i6_stale_appends(world, run)?;
@@ -355,6 +365,7 @@ impl Checks {
             | Happened::Truncated
             | Happened::Written(_)
             | Happened::Remembered { .. }
+            | Happened::Unreplayable(_)
             | Happened::Unreadable(_) => Ok(()),
         }
     }
@@ -423,7 +434,9 @@ impl Checks {
 impl Violation {
     /// Called when time is up.
     pub(crate) fn i7_every_run_comes_to_rest(world: &World) -> Self {
-        let open = world.runs.iter().filter_map(|run| {
+        let wanted = world.runs.iter().enumerate();
+        let wanted = wanted.filter(|(number, _)| !world.given_up.contains(number));
+        let open = wanted.filter_map(|(_, run)| {
             let log = world.ledger.runs.get(&run.id);
             let open = log.is_none_or(|log| log.state.finished().is_none());
             open.then(|| format!("{} is {:?}", run.id, log.map(|log| log.state.phase())))

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use haulage_coordinator::ledger::admit::{self, Head, Stored};
+use haulage_coordinator::ledger::admit::{self, Head, Replaying, Stored};
 use haulage_coordinator::ledger::{Append, Appended};
 use haulage_core::event::{Event, Outcome};
 use haulage_core::ids::{Epoch, Millis, RunId, Seq};
@@ -31,6 +31,8 @@ pub(crate) enum LedgerAnswer {
     Log(Vec<(Seq, Event)>),
     Appended(Vec<Appended>),
     Submitted,
+    /// A replay that can't be started now.
+    Unreplayable,
 }
 
 /// Why it isn't.
@@ -83,11 +85,14 @@ impl Ledger {
             }
             LedgerCall::Append(epoch, appends) => {
                 self.check(epoch, bug)?;
-                LedgerAnswer::Appended(self.append(epoch, &appends))
+                LedgerAnswer::Appended(self.append(epoch, &appends, bug))
             }
             LedgerCall::Submit(epoch, run, submission, at) => {
                 self.check(epoch, bug)?;
                 if !self.runs.contains_key(&run) {
+                    if !self.may_replay(&submission, bug) {
+                        return Ok(LedgerAnswer::Unreplayable);
+                    }
                     let event = run::submitted(run.clone(), *submission, None, at);
                     self.push(epoch, &run, event, String::new());
                 }
@@ -101,6 +106,28 @@ impl Ledger {
             true => Ok(()),
             false => Err(LedgerError::Deposed),
         }
+    }
+
+    /// Whether a submission is no replay, or one that may start. A run has one submission here, and is never run again.
+    fn may_replay(&self, submission: &Submission, bug: Option<Bug>) -> bool {
+        let Some(replay) = &submission.replay else { return true };
+        let head = self.heads().remove(&replay.run);
+        let replaying = self.replaying(&replay.run).filter(|_| bug != Some(Bug::ReplayBlindly));
+        admit::may_replay(&replay.run, head, None, replaying.as_ref(), &submission.key()).is_ok()
+    }
+
+    /// The replay of a run that stands, or may yet.
+    fn replaying(&self, of: &RunId) -> Option<Replaying> {
+        self.runs.iter().find_map(|(run, log)| {
+            let submission = log.state.submission()?;
+            let reads = submission.replay.as_ref().is_some_and(|replay| replay.run == *of);
+            let stands = matches!(log.at_rest, None | Some(Outcome::Published));
+            (reads && stands).then(|| Replaying {
+                run: run.clone(),
+                key: submission.key(),
+                published: log.at_rest.is_some(),
+            })
+        })
     }
 
     /// What an append would be answered with, without writing it: for a ledger that forgets.
@@ -117,9 +144,16 @@ impl Ledger {
         self.runs.iter().map(|(run, log)| (run.clone(), head(log))).collect()
     }
 
-    fn append(&mut self, epoch: Epoch, appends: &[Append]) -> Vec<Appended> {
+    fn append(&mut self, epoch: Epoch, appends: &[Append], bug: Option<Bug>) -> Vec<Appended> {
         let encoded: Vec<_> = appends.iter().filter_map(|append| admit::encode(append).ok()).collect();
-        let admission = admit::admit(&encoded, self.heads());
+        let mut heads = self.heads();
+        for Append { run, events, .. } in appends {
+            let reverts = matches!(events.first(), Some(Event::RevertRequested { .. }));
+            if reverts && bug != Some(Bug::RevertBlindly) && self.replaying(run).is_some() {
+                heads.remove(run);
+            }
+        }
+        let admission = admit::admit(&encoded, heads);
         let admitted = admission.answers.iter().zip(appends);
         let events = admitted
             .filter(|(answer, _)| **answer != Appended::Conflict)

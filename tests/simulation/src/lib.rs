@@ -24,6 +24,7 @@ mod ledger;
 mod network;
 mod node;
 mod queue;
+mod replays;
 mod runs;
 mod story;
 mod trace;

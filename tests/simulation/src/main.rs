@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     println!("\n| runs | times |\n|---|---:|");
     table(&outcomes);
     println!("\n| invariant | violations |\n|---|---:|");
-    (1..=9).for_each(|number| println!("| {} | {} |", name(number), broken.get(name(number)).unwrap_or(&0)));
+    (1..=10).for_each(|number| println!("| {} | {} |", name(number), broken.get(name(number)).unwrap_or(&0)));
     println!(
         "\n{} seeds from {}, {steps} steps, {} s of virtual time, {} violations",
         asked.seeds,
@@ -132,6 +132,7 @@ fn name(invariant: u8) -> &'static str {
         7 => "I7 every run comes to rest once faults stop",
         8 => "I8 logs have no gap, and a leader's memory is their fold",
         9 => "I9 intent before effect",
+        10 => "I10 rejects are replayed once, and none is lost",
         _ => "(unknown)",
     }
 }

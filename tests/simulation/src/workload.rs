@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::event::PlannedStage;
 use haulage_core::ids::{ChunkId, LoadName, RunId, StageId};
-use haulage_core::submission::{LoadOutline, Submission};
+use haulage_core::submission::{LoadOutline, Replay, Submission};
 
 use crate::chance::Chance;
 
@@ -71,6 +71,8 @@ pub(crate) struct Run {
     pub(crate) revert_at: Vec<u64>,
     pub(crate) loads: Vec<Load>,
     pub(crate) stages: Vec<Stage>,
+    /// Of a replay: the run whose rejected rows it reads.
+    pub(crate) replays: Option<usize>,
 }
 
 impl Run {
@@ -82,7 +84,8 @@ impl Run {
         };
         Submission {
             pipeline: "p".to_owned(),
-            definition: String::new(),
+            // Two replays of one run are by different files.
+            definition: self.replays.map(|_| self.id.to_string()).unwrap_or_default(),
             file: String::new(),
             base: String::new(),
             params: BTreeMap::new(),
@@ -90,7 +93,11 @@ impl Run {
             places: BTreeMap::new(),
             incremental: false,
             traceparent: String::new(),
-            replay: None,
+            replay: self.replays.map(|of| Replay {
+                run: id(of),
+                origin: None,
+                objects: BTreeMap::new(),
+            }),
         }
     }
 
@@ -196,12 +203,55 @@ fn run(chance: &mut Chance, number: u64, places: &[(usize, usize)]) -> Run {
         stages.push(stage(chance, 1, vec![0]));
     }
     Run {
-        id: RunId::new(format!("r{number}")),
+        id: id(usize::try_from(number).unwrap_or(usize::MAX)),
         submit_at: chance.below(3_000),
         cancel_at: chance.permille(150).then(|| chance.between(500, 9_000)),
         revert_at: (0..chance.below(4)).map(|_| chance.between(2_000, 14_000)).collect(),
         loads,
         stages,
+        replays: None,
+    }
+}
+
+fn id(number: usize) -> RunId {
+    RunId::new(format!("r{number}"))
+}
+
+/// How many of a thousand histories have replays.
+const REPLAYED: u64 = 300;
+
+/// Two people replay the rejected rows of one run, each by a file of their own, into the targets that take more rows. From
+/// a chance of its own: the other runs of a seed are what they are without replays.
+pub(crate) fn replays(chance: &mut Chance, runs: &mut Vec<Run>) {
+    if !chance.permille(REPLAYED) {
+        return;
+    }
+    let of = chance.place(runs.len());
+    for _ in 0..2 {
+        let adds = |load: &&Load| MODES[load.target] != Mode::Replace;
+        let loads: Vec<Load> = runs[of].loads.iter().filter(adds).map(again).collect();
+        if loads.is_empty() {
+            return;
+        }
+        runs.push(Run {
+            id: id(runs.len()),
+            submit_at: chance.between(2_000, 9_000),
+            cancel_at: None,
+            revert_at: (0..chance.below(3)).map(|_| chance.between(4_000, 16_000)).collect(),
+            stages: vec![stage(chance, 0, (0..loads.len()).collect())],
+            loads,
+            replays: Some(of),
+        });
+    }
+}
+
+fn again(load: &Load) -> Load {
+    Load {
+        name: load.name.clone(),
+        destination: load.destination,
+        target: load.target,
+        unpublishable: false,
+        stubborn: 0,
     }
 }
 

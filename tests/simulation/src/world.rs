@@ -103,13 +103,18 @@ pub(crate) struct World {
     /// What the step that is under way has changed.
     pub(crate) happened: Vec<Happened>,
     pub(crate) operated: BTreeSet<usize>,
+    /// How often a replay was refused.
+    pub(crate) refused: BTreeMap<usize, u32>,
+    /// Replays that nobody asks for any more.
+    pub(crate) given_up: BTreeSet<usize>,
     serial: u64,
 }
 
 impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut chance = Chance::new(options.seed);
-        let runs = workload::runs(&mut chance);
+        let mut runs = workload::runs(&mut chance);
+        workload::replays(&mut Chance::new(!options.seed), &mut runs);
         let rates = Rates::of(&mut chance);
         let mut world = Self {
             now: 0,
@@ -132,6 +137,8 @@ impl World {
                 .collect(),
             happened: Vec::new(),
             operated: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            given_up: BTreeSet::new(),
             serial: 0,
             runs,
             chance,
@@ -179,7 +186,9 @@ impl World {
                 violation = Some(found);
                 break;
             }
-            let at_rest = self.ledger.runs.len() == self.runs.len()
+            let is_known =
+                |number: usize| self.ledger.runs.contains_key(&self.runs[number].id) || self.given_up.contains(&number);
+            let at_rest = (0..self.runs.len()).all(is_known)
                 && self
                     .ledger
                     .runs

@@ -122,4 +122,6 @@ caught! {
     i9_catches_an_attempt_of_a_nodes_own: OwnAttempt,
     i7_catches_a_publish_on_what_is_to_be_undone: KeptForNobody,
     i5_catches_a_recall_that_comes_late: RecallAnyTime,
+    i10_catches_rejects_that_two_replays_load: ReplayBlindly,
+    i10_catches_a_revert_under_a_replay: RevertBlindly,
 }
