@@ -59,6 +59,14 @@ impl Stage {
         Ok(Self { warehouse, ..stage })
     }
 
+    fn url(&self) -> String {
+        match &self.warehouse {
+            Warehouse::Postgres(postgres, _) => postgres.url("warehouse"),
+            Warehouse::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Warehouse::Files(lake) => format!("file://{}", lake.display()),
+        }
+    }
+
     /// Files in a folder.
     pub(super) fn files() -> Result<Self> {
         let stage = Self::on(Warehouse::Files(PathBuf::new()))?;
@@ -109,11 +117,7 @@ impl Stage {
 
     /// A call that knows the warehouse.
     pub(super) fn verb(&self, args: &[&str]) -> Verb {
-        let url = match &self.warehouse {
-            Warehouse::Postgres(postgres, _) => postgres.url("warehouse"),
-            Warehouse::Sqlite(path) => format!("sqlite:{}", path.display()),
-            Warehouse::Files(lake) => format!("file://{}", lake.display()),
-        };
+        let url = self.url();
         Verb::new(self.path())
             .args(args.iter().copied())
             .env("HAULAGE_DESTINATION_WAREHOUSE", url)
@@ -509,15 +513,11 @@ async fn rows_are_held_against_earlier_runs_in_sqlite() -> Result<()> {
     rows_are_held_against_earlier_runs(&Stage::sqlite()?).await
 }
 
-/// A query that writes, whether by itself or by closing the bracket around it, and one that is no number.
 /// A replay has a few rows of a run, and its publish says nothing about how many there should be.
 async fn a_replay_is_no_earlier_run(stage: &Stage) -> Result<()> {
     let rows: String = (1..=11).map(|id| format!("{id}\n")).collect();
     std::fs::write(stage.path().join("few.csv"), format!("id\n{rows}"))?;
-    let url = match &stage.warehouse {
-        Warehouse::Postgres(postgres, _) => postgres.url("warehouse"),
-        Warehouse::Sqlite(path) => format!("sqlite:{}", path.display()),
-    };
+    let url = stage.url();
     let go = async |late: u32, args: &[&str]| -> Result<()> {
         let text = format!(
             "pipeline: few\nsources: {{raw: {{csv: few.csv, columns: {{id: int!}}}}}}\nsteps: {{valid: {{from: raw, reject: \
@@ -552,6 +552,7 @@ async fn a_replay_is_no_earlier_run_in_sqlite() -> Result<()> {
     a_replay_is_no_earlier_run(&Stage::sqlite()?).await
 }
 
+/// A query that writes, whether by itself or by closing the bracket around it, and one that is no number.
 async fn a_query_changes_nothing(stage: &Stage) -> Result<()> {
     stage
         .execute("CREATE TABLE keep (id integer); INSERT INTO keep VALUES (1)")

@@ -233,7 +233,7 @@ impl Api {
             headers: Vec::new(),
             auth: None,
             records: self.path.clone(),
-            records_optional: false,
+            records_optional: self.is_optional(),
             pagination: match self.way {
                 Way::Whole => Pagination::None,
                 Way::Cursor => Pagination::Cursor {
@@ -310,7 +310,7 @@ impl Api {
         let mut list = format!("[{}", space(random));
         list += &records.join(&format!(",{}", space(random)));
         list += &format!("{}]", space(random));
-        if records.is_empty() && random.once_in(4) {
+        if records.is_empty() && self.is_optional() && random.once_in(4) {
             list = "null".to_owned();
         }
         let mut value = list;
@@ -448,6 +448,11 @@ impl Api {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether a page without an array of records has none; without a path, there would be nothing left to tell it by.
+    fn is_optional(&self) -> bool {
+        !self.path.is_empty()
+    }
+
     /// The records of a body, if it is a page.
     fn worth(&self, body: &[u8]) -> Option<Vec<String>> {
         if body.len() as u64 > MAX_RESPONSE {
@@ -456,11 +461,17 @@ impl Api {
         let text = std::str::from_utf8(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok()?;
         let mut value: Box<RawValue> = serde_json::from_str(text).ok()?;
         for key in &self.path {
+            if !value.get().starts_with('{') {
+                return self.is_optional().then(Vec::new);
+            }
             let mut object: BTreeMap<String, Box<RawValue>> = serde_json::from_str(value.get()).ok()?;
-            value = object.remove(key)?;
+            match object.remove(key) {
+                Some(found) => value = found,
+                None => return self.is_optional().then(Vec::new),
+            }
         }
-        if value.get() == "null" {
-            return None;
+        if value.get() == "null" && self.is_optional() {
+            return Some(Vec::new());
         }
         let records: Vec<Box<RawValue>> = serde_json::from_str(value.get()).ok()?;
         Some(records.iter().map(|record| record.get().to_owned()).collect())

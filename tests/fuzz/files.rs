@@ -13,6 +13,7 @@ use haulage_core::ids::StageId;
 use haulage_node::config::NodeConfig;
 use haulage_node::source::infer::{self, Inferred};
 use haulage_node::source::{Binding, Segment, Source, bind};
+use haulage_plan::contract::{Contract, MissingColumn};
 use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use haulage_plan::types;
 
@@ -30,12 +31,17 @@ pub(crate) type Values = Result<Vec<Option<String>>, (Option<String>, &'static s
 pub(crate) type Row = (u64, Vec<u8>, Values);
 
 fn declared(kind: SourceKind) -> Declared {
+    // An API of random records may have none with a key on its first page.
+    let on_missing_column = matches!(kind, SourceKind::Rest(_)).then_some(MissingColumn::Null);
     Declared {
         name: "raw".to_owned(),
         lookup: false,
         kind,
         place: Default::default(),
-        contract: Default::default(),
+        contract: Contract {
+            on_missing_column,
+            ..Contract::default()
+        },
         planned: None,
     }
 }

@@ -32,9 +32,7 @@ impl Asker<'_> {
         let (number, known) = (self.number(column), self.is_number(column));
         // Neither infinite nor NaN, whichever end that stands at.
         let finite = format!("{known} AND {number} BETWEEN {:e} AND {:e}", f64::MIN, f64::MAX);
-        let [all] = self
-            .numbers(["count(*)"], &format!("FROM staged WHERE {known}"))
-            .await?;
+        let [all] = self.numbers(["count(*)"], format!("FROM staged WHERE {known}")).await?;
         let largest = format!("max(abs({number}))");
         let rest = format!("FROM staged WHERE {finite}");
         let [count, largest] = self.numbers(["count(*)", &largest], rest).await?;

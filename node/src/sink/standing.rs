@@ -347,6 +347,7 @@ mod tests {
             };
             match rows_of(&load, &facts) {
                 Rows::Of { .. } => assert!(told, "{way:?} without {lost}"),
+                Rows::InFiles { .. } => panic!("{way:?}: a database has no files"),
                 Rows::Untold(why) => assert!(!told && why.contains(&format!("no column {lost}")), "{way:?}: {why}"),
             }
         }

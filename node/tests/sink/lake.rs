@@ -245,7 +245,7 @@ async fn a_state_that_can_not_be_read_is_never_an_empty_table(world: &World) {
             ("prepare", there.prepare(&append("c")).await.err()),
             ("begin", there.begin(&second, CHUNK, Attempt(2)).await.err()),
             ("verify", there.verify(&second, ready).await.err()),
-            ("ask", there.ask(&second, ready, "SELECT '1'").await.err()),
+            ("ask", there.ask(&second, ready, &"SELECT '1'".into()).await.err()),
             ("publish", there.publish(&second, ready).await.err()),
             ("recall", there.recall(&first).await.err()),
             ("release", there.release(&first).await.err()),

@@ -16,10 +16,11 @@ use haulage_core::failure::Failure;
 
 use super::Files;
 use super::ask::said;
+use super::documents::json;
 use super::place::{Area, TablePlace};
 use super::rows::stored;
 use super::segment::Work;
-use super::state::{File, State, ended, json, same_round};
+use super::state::{File, State, ended, same_round};
 use super::verify::{List, staged};
 use crate::chance;
 use crate::sink::aside::left;
@@ -108,7 +109,7 @@ impl Files {
         expected: Expected,
         why: &str,
     ) -> Result<Named, Failure> {
-        let marks = self.marks_of(load)?;
+        let marks = self.aside_marks(load)?;
         let (place, files) = self.unchanged(load, expected).await?;
         let schema = stored(&load.schema);
         let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
@@ -159,7 +160,7 @@ impl Files {
         if let Some(done) = self.seal_record(load, &place).await?.set_aside {
             return Ok(done);
         }
-        let marks = self.marks_of(load)?;
+        let marks = self.aside_marks(load)?;
         let (_, files) = self.unchanged(load, expected).await?;
         let mut kept = Vec::with_capacity(files.len());
         let (mut first, mut gone) = (0, 0);
@@ -242,7 +243,7 @@ impl Files {
         Ok(files)
     }
 
-    fn marks_of(&self, load: &LoadContext) -> Result<Arc<Marks>, Failure> {
+    fn aside_marks(&self, load: &LoadContext) -> Result<Arc<Marks>, Failure> {
         let area = Area::of(load).id;
         let all = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.iter().find(|marks| marks.area == area).cloned();
