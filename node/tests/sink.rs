@@ -30,6 +30,8 @@ mod locks;
 mod older;
 #[path = "sink/publishing.rs"]
 mod publishing;
+#[path = "sink/rights.rs"]
+mod rights;
 #[path = "sink/room.rs"]
 mod room;
 #[path = "sink/server.rs"]

@@ -10,6 +10,7 @@ use haulage_plan::{PROVENANCE, types};
 use super::bookkeeping::Method;
 use super::encode::Column;
 use super::evolve::wider;
+use super::rights::impossible;
 use super::target::{Existing, RUN_COLUMN, Target, TargetColumn};
 use super::types::{Encoding, column_type, encoding, kind};
 use crate::sink::name::{quote, quote_all};
@@ -88,6 +89,7 @@ fn fit_new(load: &LoadContext, target: &Target, misfits: &mut Vec<String>) -> Fi
     let mut columns = Vec::new();
     let mut types = Vec::new();
     for field in load.schema.fields() {
+        misfits.extend(impossible(field.name()));
         let sql = column_type(field.data_type());
         let how = sql
             .as_deref()
@@ -163,7 +165,10 @@ fn fit_columns(load: &LoadContext, target: &Target, existing: &Existing, misfits
     for field in load.schema.fields() {
         let (column, fitted) = match existing.column(field.name()) {
             Some(column) => (Some(column), one_column(load, target, field, column)),
-            None => (None, new_column(load, target, field)),
+            None => {
+                misfits.extend(impossible(field.name()));
+                (None, new_column(load, target, field))
+            }
         };
         match fitted {
             Ok((encoding, sql, change)) => {

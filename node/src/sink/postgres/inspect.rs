@@ -10,6 +10,7 @@ use super::bookkeeping::Method;
 use super::connect::Lease;
 use super::evolve;
 use super::fit::{Fit, create_table, fit};
+use super::rights::lacking;
 use super::swap::NAME_LIMIT;
 use super::target::{RUN_COLUMN, Target, describe};
 use crate::sink::name::with_suffix;
@@ -39,8 +40,14 @@ impl Postgres {
             inspection.rows =
                 counted.map_err(|error| lease.place().failure(&format!("counting {}", load.table), error))?;
         }
+        let fit = fit(load, &target);
+        if let Ok(fit) = &fit {
+            let lacking = lacking(&mut lease, &target, fit).await;
+            inspection.misfits =
+                lacking.map_err(|error| lease.place().failure("asking what the role may do", error))?;
+        }
         lease.give_back();
-        match fit(load, &target) {
+        match fit {
             Ok(fit) => {
                 if target.existing.is_none() {
                     inspection.ddl.push(create_table(load, &target.sql(), &fit));

@@ -27,6 +27,7 @@ mod older;
 mod publish;
 mod recall;
 mod revert;
+mod rights;
 mod segment;
 mod snapshots;
 mod stage;
