@@ -50,12 +50,13 @@ async fn what_the_role_may_not_do_is_named_with_its_remedy() {
     world.run("GRANT USAGE, CREATE ON SCHEMA haulage TO stranger").await;
     let found = destination.inspect(&adding(Mode::Merge)).await.expect("an inspection");
     assert_eq!(found.misfits, Vec::<String>::new());
-    // A swap takes an owner and a place for the new table; a new table the place alone.
+    // Nor does a replacement need more, which a new table would.
     let found = destination
-        .inspect(&adding(Mode::Replace))
+        .inspect(&load("r", Mode::Replace, &["id"]))
         .await
         .expect("an inspection");
-    assert_eq!(found.misfits.len(), 2, "{found:?}");
+    assert_eq!(found.misfits, Vec::<String>::new());
+    assert!(found.changes[0].contains("by DELETE and INSERT"), "{found:?}");
     world.run("DROP TABLE things").await;
     let found = destination.inspect(&adding(Mode::Merge)).await.expect("an inspection");
     assert!(

@@ -2,7 +2,6 @@
 
 use sqlx::Row as _;
 
-use super::bookkeeping::Method;
 use super::connect::Lease;
 use super::fit::Fit;
 use super::target::Target;
@@ -48,8 +47,8 @@ pub(super) async fn lacking(lease: &mut Lease, target: &Target, fit: &Fit) -> sq
             )
         });
     }
-    let makes_table = target.existing.is_none() || fit.method == Method::Swap;
-    if makes_table && !row.try_get::<bool, _>(4)? {
+    // A table that is replaced by a new one is the role's own, see `fit`.
+    if target.existing.is_none() && !row.try_get::<bool, _>(4)? {
         lacking.push(format!(
             "role {user} may not make a table in schema {}; GRANT CREATE ON SCHEMA {} TO {role}",
             target.schema,
@@ -57,13 +56,9 @@ pub(super) async fn lacking(lease: &mut Lease, target: &Target, fit: &Fit) -> sq
         ));
     }
     let (owns, owner): (bool, String) = (row.try_get(5)?, row.try_get(6)?);
-    if !owns && (!fit.evolve.is_empty() || fit.method == Method::Swap) {
-        let why = match fit.evolve.first() {
-            Some(change) => format!("{change}"),
-            None => "is replaced by a swap of tables".to_owned(),
-        };
+    if !owns && let Some(change) = fit.evolve.first() {
         lacking.push(format!(
-            "{} belongs to role {owner}, and only its owner may alter it (the load {why}); GRANT {} TO {role}, or let its \
+            "{} belongs to role {owner}, and only its owner may alter it (the load {change}); GRANT {} TO {role}, or let its \
              owner alter it",
             target.text(),
             quote(&owner)
