@@ -61,6 +61,8 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
             .and_then(|submission| submission.replay.as_ref())
             .map(|replay| replay.run.0.clone())
             .unwrap_or_default(),
+        // The ledger knows.
+        replayed_by: String::new(),
         undoing: match state.stuck().or(state.undoing_waits()) {
             Some((step, _)) => step.to_string(),
             None => String::new(),

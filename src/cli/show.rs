@@ -70,14 +70,14 @@ pub(crate) async fn run(args: Args, globals: &Globals) -> Result<Exit> {
     for line in summary::lines(&run, now, output, &rejects) {
         output.line(line)?;
     }
-    facts(&run, output, now)?;
+    facts(&run, globals, output, now)?;
     stages(&run, output)?;
     checks(&run, output)?;
     log(&events, args.all, output)?;
     Ok(Exit::Success)
 }
 
-fn facts(run: &Run, output: Output, now: u64) -> std::io::Result<()> {
+fn facts(run: &Run, globals: &Globals, output: Output, now: u64) -> std::io::Result<()> {
     let fact = |name: &str, value: &str| output.line(format!("  {name:<10} {value}"));
     fact(
         "submitted",
@@ -89,6 +89,10 @@ fn facts(run: &Run, output: Output, now: u64) -> std::io::Result<()> {
     )?;
     if !run.replays.is_empty() {
         fact("replays", &format!("the rejected rows of {}", run.replays))?;
+    }
+    if !run.replayed_by.is_empty() {
+        let left = globals.hint(&format!("rejects {}", run.replayed_by));
+        fact("replayed", &format!("by {}; what is left: {left}", run.replayed_by))?;
     }
     for (name, value) in json::sorted(&run.params) {
         fact("param", &format!("{}={}", one_line(name), visible(value)))?;

@@ -110,7 +110,12 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
         );
         row("warning", output.paint(Tone::Warn, &text));
     }
-    if counts.rejected > 0 {
+    if counts.rejected > 0 && run.pruned_at > 0 {
+        row(
+            "pruned",
+            format!("the rejected rows, on {}", human::moment(run.pruned_at)),
+        );
+    } else if counts.rejected > 0 {
         row("look", rejects.to_owned());
     }
     if !run.trace_id.is_empty() {

@@ -53,6 +53,13 @@ impl Stage {
         Verb::new(self.path()).args(args).output().await
     }
 
+    /// When a run came to rest, in milliseconds.
+    async fn finished_at(&self, run: &str) -> Result<i64> {
+        let shown = self.verb(&["show", run, "--output", "json"]).await?.success()?;
+        let lines = shown.json_lines()?;
+        lines[0]["finished_at"].as_i64().context("the run is over")
+    }
+
     /// Runs a definition; its run.
     async fn run(&self, text: &str) -> Result<String> {
         std::fs::write(self.path().join("rows.yaml"), text)?;
@@ -501,6 +508,21 @@ async fn what_is_pruned_is_gone_and_nothing_else() -> Result<()> {
     stage.try_replay(&first, &fixed).await?.success()?;
     ensure!(stage.rows("out").await? == ideal(&fixed).await?);
 
+    // One that is over, but not for as long as the run, may be reverted: then they are rejected rows again.
+    let replay = newest_run(stage.path()).await?;
+    let [first_end, replay_end] = [stage.finished_at(&first).await?, stage.finished_at(&replay).await?];
+    let older = (chrono::Utc::now().timestamp_millis() - first_end) / 1000;
+    let said = stage.verb(&["prune", "--older-than", &format!("{older}s")]).await?;
+    let is_young = chrono::Utc::now().timestamp_millis() - replay_end < older * 1000;
+    ensure!(is_young, "{older} s is too little to tell: the prune took as long");
+    said.success()?;
+    ensure!(files(&folder)?.1 >= 4, "{:?}", files(&folder)?);
+    let page = stage.verb(&["show", &first]).await?.success()?.stdout;
+    ensure!(
+        page.contains(&format!("by {replay}; what is left: haulage rejects {replay}")),
+        "{page}"
+    );
+
     // Then everything goes, the runs say so, and what they were stays what it was.
     let said = stage
         .verb(&["prune", "--older-than", "0s", "--by", "ann"])
@@ -514,7 +536,6 @@ async fn what_is_pruned_is_gone_and_nothing_else() -> Result<()> {
         .verb(&["rejects", &first])
         .await?
         .failure(&["were pruned on 20", "by ann"])?;
-    let replay = newest_run(stage.path()).await?;
     stage
         .try_replay(&first, &pipeline(TOLERANT, "much > 600", APPEND))
         .await?
@@ -522,6 +543,7 @@ async fn what_is_pruned_is_gone_and_nothing_else() -> Result<()> {
     ensure!(stage.counts().await? == (5, 1, "published".to_owned()));
     let page = stage.verb(&["show", &first]).await?.success()?.stdout;
     ensure!(page.contains("ann pruned the rejected rows"), "{page}");
+    ensure!(page.contains("pruned     the rejected rows, on 20"), "{page}");
     stage.verb(&["prune", "--older-than", "0s"]).await?.success()?;
     // A run is reverted as before.
     stage.verb(&["revert", &replay]).await?.success()?;

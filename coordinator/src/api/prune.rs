@@ -143,7 +143,16 @@ impl Pruner {
         status::ledger(error)
     }
 
-    /// Has the log say that the rejected rows are gone; false if they must stay, since a replay reads them.
+    /// Whether a run is at rest for as long as rows are kept.
+    async fn is_old(&self, run: &RunId) -> Result<bool, Status> {
+        let log = Log::read(self.shared.ledger.as_ref(), run).await;
+        let log = log.map_err(|error| status::ledger(&error))?;
+        let finished = log.and_then(|log| log.state.finished());
+        Ok(finished.is_some_and(|(_, since)| clock::wall().since(since) >= self.older_than_ms))
+    }
+
+    /// Has the log say that the rejected rows are gone; false if they must stay, since a replay reads them, or has read
+    /// them so lately that it may yet be reverted: they are rejected rows again then.
     async fn mark(&self, run: &RunId, log: &Log) -> Result<bool, Status> {
         let replaying = self
             .shared
@@ -151,7 +160,9 @@ impl Pruner {
             .replaying(run)
             .await
             .map_err(|error| status::ledger(&error))?;
-        if replaying.is_some_and(|replay| !replay.published) {
+        if let Some(replay) = replaying
+            && !(replay.published && self.is_old(&replay.run).await?)
+        {
             return Ok(false);
         }
         let has_rejects = log.state.reject_keys().next().is_some();

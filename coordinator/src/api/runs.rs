@@ -16,7 +16,12 @@ const MAX_LIMIT: u32 = 500;
 pub(super) async fn get(api: &Api, request: GetRunRequest) -> Result<GetRunResponse, Status> {
     let run = RunId::new(request.run_id);
     let log = api.read(&run).await?;
-    let run = convert::run(&log.state, log.seq, &live(api, &run, log.seq));
+    let replaying = api.ledger.replaying(&run).await;
+    let replaying = replaying.map_err(|error| status::ledger(&error))?;
+    let run = Run {
+        replayed_by: replaying.map(|replay| replay.run.0).unwrap_or_default(),
+        ..convert::run(&log.state, log.seq, &live(api, &run, log.seq))
+    };
     let events = log
         .events
         .iter()

@@ -181,6 +181,9 @@ pub enum Unreplayable {
     /// They have been replayed by now.
     #[error("the rejected rows of run {0} were replayed by {1} at the same moment; ask again")]
     Moved(RunId, RunId),
+    /// They are gone.
+    #[error("the rejected rows of run {0} were pruned; `haulage show {0}` says when")]
+    Pruned(RunId),
     /// What it published is built on.
     #[error("{1} has replayed the rejected rows of run {0}, which it would load once more; revert {1} first")]
     BuiltOn(RunId, RunId),

@@ -392,6 +392,14 @@ impl Session for PostgresSession {
         Ok(rerun.map(RunId))
     }
 
+    async fn pruned(&mut self, run: &RunId) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM haulage_ledger.events WHERE run = $1 AND kind = 'rejects_pruned')";
+        Ok(sqlx::query_scalar(sql)
+            .bind(run.as_str())
+            .fetch_one(&mut *self.transaction)
+            .await?)
+    }
+
     async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error> {
         Ok(
             sqlx::query_scalar("SELECT submission_key FROM haulage_ledger.runs WHERE run = $1")

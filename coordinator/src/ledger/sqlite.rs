@@ -387,6 +387,14 @@ impl Session for SqliteSession {
         Ok(rerun.map(RunId))
     }
 
+    async fn pruned(&mut self, run: &RunId) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM events WHERE run = ? AND kind = 'rejects_pruned')";
+        Ok(sqlx::query_scalar(sql)
+            .bind(run.as_str())
+            .fetch_one(&mut *self.transaction)
+            .await?)
+    }
+
     async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error> {
         Ok(sqlx::query_scalar("SELECT submission_key FROM runs WHERE run = ?")
             .bind(run.as_str())

@@ -61,6 +61,9 @@ pub(super) trait Session: Send {
     /// The run that was started to replace this one, if it is published or not over.
     async fn rerun(&mut self, run: &RunId) -> Result<Option<RunId>, Error>;
 
+    /// Whether a run's log says that its rejected rows are gone.
+    async fn pruned(&mut self, run: &RunId) -> Result<bool, Error>;
+
     /// The key of the submission of a run.
     async fn key_of(&mut self, run: &RunId) -> Result<Option<String>, Error>;
 
@@ -143,6 +146,9 @@ pub(super) async fn submit(
         let rerun = session.rerun(replayed).await?;
         let replaying = session.replaying(replayed).await?;
         admit::may_replay(replayed, head, rerun.as_ref(), replaying.as_ref(), &key)?;
+        if replaying.is_none() && session.pruned(replayed).await? {
+            return Err(Unreplayable::Pruned(replayed.clone()).into());
+        }
     }
     session.lock_key(&key).await?;
     let (first, replaces) = match admit::answer(session.prior(&key).await?, rerun, submission.incremental) {

@@ -14,6 +14,7 @@ crate::over_both!(
     what_one_replay_has_loaded_is_not_read_again,
     only_what_stands_can_be_replayed,
     a_run_that_was_replayed_is_neither_reverted_nor_run_again,
+    rows_that_were_pruned_meanwhile_are_not_replayed,
     increments_stand_beside_each_other,
     a_ledger_of_an_earlier_release_knows_what_was_run_again,
 );
@@ -169,6 +170,24 @@ async fn a_run_that_was_replayed_is_neither_reverted_nor_run_again(place: Place)
         ask(&*ledger, epoch, &run, 3).await,
         Err(Unreplayable::NotPublished(run.clone(), None))
     );
+}
+
+/// Whoever asks has looked before, when the rows were there.
+async fn rows_that_were_pruned_meanwhile_are_not_replayed(place: Place) {
+    let (ledger, _, epoch) = place.lead().await;
+    let run = start(&*ledger, epoch, 1).await;
+    finish(&*ledger, epoch, &run, Outcome::Published).await;
+    let outcome = Outcome::Published;
+    let events = vec![
+        Event::RejectsPruned {
+            by: "ann".to_owned(),
+            at: NOW,
+        },
+        Event::Finished { outcome, at: NOW },
+    ];
+    let answers = ledger.append(epoch, &[append(&run, 2, events)]).await;
+    assert_eq!(answers.expect("an answer"), [Appended::At(Seq(4))]);
+    assert_eq!(ask(&*ledger, epoch, &run, 2).await, Err(Unreplayable::Pruned(run)));
 }
 
 /// Runs what is new, or the newest again.

@@ -29,7 +29,7 @@ impl Sqlite {
             return Err(ended(load, "not prepared"));
         };
         same_round(load, &record)?;
-        let visible = left(expected, None);
+        let visible = left(expected, record.set_aside.as_ref());
         let detail = match record.state.as_str() {
             "sealed" => {
                 let kept = kept_for(&mut writer, load, &table).await;
