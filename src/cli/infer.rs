@@ -8,7 +8,7 @@ use haulage_node::config::NodeConfig;
 use haulage_node::source::infer::{self, Inferred, InferredColumn};
 use haulage_plan::definition::{
     Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, Pagination, ParquetSource, Place,
-    RestAuth, RestSource, SecretName, Source, SourceKind,
+    RestAuth, RestSource, RestUser, SecretName, Source, SourceKind,
 };
 use haulage_plan::types;
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ Examples:
   haulage infer s3://bucket/trips/2024-*.parquet
   haulage infer postgres:crm/public.orders --source crm=postgres://reader@db/crm
   haulage infer 'https://api.example.com/v1/orders?limit=100' --records data.items --bearer api_key
+  haulage infer https://api.example.com/v1/users --header X-Client=haulage --header X-Key=secret://api_key
   haulage infer data.txt --as csv --delimiter ';' > source.yaml
 
 Prints a `sources:` section. A column gets a type where every value is plainly of it: int, bigint, decimal for amounts
@@ -37,6 +38,9 @@ doubt. What begins with a zero or a plus stays text. Words such as NA that stand
 Of a table of PostgreSQL or MySQL no row is read: (!) is a column that takes no NULL.
 Parquet files and databases say themselves what their columns are. Of an API the answer to this one request is looked at;
 how it goes on from page to page (`pagination`) is for you to write.";
+
+/// Before the name of a secret.
+const SECRET: &str = "secret://";
 
 /// Delimiters that are tried.
 const DELIMITERS: [u8; 4] = *b",;\t|";
@@ -65,6 +69,12 @@ pub(crate) struct Args {
     /// Of an API: the name of the secret that is sent as a bearer token
     #[arg(long, value_name = "SECRET")]
     bearer: Option<String>,
+    /// Of an API: a user, and the name of the secret that is the password
+    #[arg(long, value_name = "USER:SECRET", conflicts_with = "bearer")]
+    basic: Option<String>,
+    /// Of an API: a header of the request, whose value may be secret://NAME; as often as there are headers
+    #[arg(long = "header", value_name = "NAME=VALUE")]
+    headers: Vec<String>,
     /// Read so many rows at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     rows: Option<u64>,
@@ -236,14 +246,13 @@ fn api(args: &Args) -> Result<RestSource> {
         return Err(Usage("the URL holds a user or a password; a pipeline file holds none".into()).into());
     }
     let records = args.records.as_deref().unwrap_or_default();
-    let bearer = args.bearer.as_deref();
-    let bearer = bearer.map(|name| name.strip_prefix("secret://").unwrap_or(name).to_owned());
+    let (auth, headers) = sent(args)?;
     Ok(RestSource {
         // A fragment is for whoever shows a page, and no server gets it.
         url: args.at.split('#').next().unwrap_or_default().to_owned(),
         query: Vec::new(),
-        headers: Vec::new(),
-        auth: bearer.map(|name| RestAuth::Bearer(SecretName(name))),
+        headers,
+        auth,
         records: records
             .split('.')
             .filter(|key| !key.is_empty())
@@ -258,6 +267,71 @@ fn api(args: &Args) -> Result<RestSource> {
         columns: Vec::new(),
         location: location.to_owned(),
     })
+}
+
+/// How the server is told who asks, and the headers beside that.
+fn sent(args: &Args) -> Result<(Option<RestAuth>, Vec<(String, String)>)> {
+    let secret = |name: &str| SecretName(name.strip_prefix(SECRET).unwrap_or(name).to_owned());
+    let mut auth = args.bearer.as_deref().map(|name| RestAuth::Bearer(secret(name)));
+    if let Some(basic) = &args.basic {
+        let Some((user, password)) = basic.split_once(':') else {
+            return Err(Usage(format!("--basic {basic} names no secret; write USER:SECRET")).into());
+        };
+        auth = Some(RestAuth::Basic {
+            user: RestUser::Text(user.to_owned()),
+            password: secret(password),
+        });
+    }
+    let mut headers = Vec::new();
+    for header in &args.headers {
+        let Some((name, value)) = header.split_once('=') else {
+            return Err(Usage(format!("--header {header} has no value; write NAME=VALUE")).into());
+        };
+        match value.strip_prefix(SECRET) {
+            Some(_) if auth.is_some() => {
+                return Err(Usage(
+                    "one secret can be sent; keep one of --bearer, --basic and --header NAME=secret://".to_owned(),
+                )
+                .into());
+            }
+            Some(value) => {
+                auth = Some(RestAuth::Header {
+                    name: name.to_owned(),
+                    value: SecretName(value.to_owned()),
+                });
+            }
+            None => headers.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    Ok((auth, headers))
+}
+
+/// `auth` and `headers`, as a pipeline file has them.
+fn sent_lines(rest: &RestSource) -> Vec<String> {
+    let secret = |SecretName(name): &SecretName| quoted(&format!("{SECRET}{name}"));
+    let mut lines = Vec::new();
+    let headers = rest.headers.iter();
+    let headers: Vec<String> = headers
+        .map(|(name, value)| format!("{}: {}", key(name), quoted(value)))
+        .collect();
+    if !headers.is_empty() {
+        lines.push(format!("    headers: {{{}}}", headers.join(", ")));
+    }
+    lines.extend(rest.auth.as_ref().map(|auth| {
+        let auth = match auth {
+            RestAuth::Bearer(token) => format!("bearer: {}", secret(token)),
+            RestAuth::Basic { user, password } => {
+                let user = match user {
+                    RestUser::Text(user) => quoted(user),
+                    RestUser::Secret(name) => secret(name),
+                };
+                format!("basic: {{user: {user}, password: {}}}", secret(password))
+            }
+            RestAuth::Header { name, value } => format!("header: {}, value: {}", quoted(name), secret(value)),
+        };
+        format!("    auth: {{{auth}}}")
+    }));
+    lines
 }
 
 /// As a pipeline file has it by default.
@@ -369,9 +443,7 @@ fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
         SourceKind::Parquet(parquet) => lines.push(format!("    parquet: {}", quoted(&parquet.path))),
         SourceKind::Rest(rest) => {
             lines.push(format!("    rest: {}", quoted(&rest.url)));
-            if let Some(RestAuth::Bearer(SecretName(name))) = &rest.auth {
-                lines.push(format!("    auth: {{bearer: {}}}", quoted(&format!("secret://{name}"))));
-            }
+            lines.extend(sent_lines(rest));
             if !rest.records.is_empty() {
                 let keys: Vec<String> = rest.records.iter().map(|key| quoted(key)).collect();
                 lines.push(format!("    records: [{}]", keys.join(", ")));

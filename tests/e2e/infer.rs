@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use haulage_test_support::http::{Answer, Http};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, SqliteConnection};
 
+use super::rest::{SECRET, is_allowed, page};
 use super::support::cluster::run_of;
 use super::support::flights;
 use super::support::process::{Verb, newest_run};
@@ -311,6 +313,54 @@ async fn a_delimiter_is_one_by_which_rows_can_be_read() -> Result<()> {
         let output = Verb::new(path).args(["infer", "x.csv"]).output().await?;
         let output = output.failure(&["none of the 2 rows can be read", "x.csv, line 2", "--delimiter"])?;
         ensure!(output.stdout.is_empty(), "{}", output.stdout);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_an_api_the_source_can_be_read_in_each_way_to_say_who_asks() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Http::start(|request, _| match is_allowed(request) {
+        true => page(request),
+        false => Answer::new(401, ""),
+    })
+    .await?;
+    let url = format!("{}/orders?at=10", server.address());
+    for (args, auth) in [
+        (["--bearer", "api"], "bearer: \"secret://api\""),
+        (["--basic", "me:api"], "basic: {user: \"me\""),
+        (["--header", "X-Key=secret://api"], "header: \"X-Key\""),
+    ] {
+        let verb = |args: &[&str]| {
+            let verb = Verb::new(folder.path()).args(args);
+            verb.env("HAULAGE_SECRET_api", SECRET)
+        };
+        let infer = [
+            "infer",
+            &url,
+            "--records",
+            "data.items",
+            args[0],
+            args[1],
+            "--header",
+            "X-Client=me",
+        ];
+        let printed = verb(&infer).output().await?.success()?.stdout;
+        let client = "    headers: {\"X-Client\": \"me\"}\n";
+        for line in [
+            "  orders:",
+            auth,
+            client,
+            "amount: int",
+            "at: timestamptz",
+            "tags: text",
+        ] {
+            ensure!(printed.contains(line), "{line:?} is missing: {printed}");
+        }
+        let to = "{all: {from: orders, to: warehouse, table: orders, mode: replace}}";
+        let pipeline = format!("pipeline: inferred\n{printed}loads: {to}\n");
+        std::fs::write(folder.path().join("api.yaml"), pipeline)?;
+        verb(&["run", "api.yaml"]).output().await?.success()?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::support::postgres::Postgres;
 use super::support::process::{PATIENCE, Verb, newest_rejects, newest_run};
 
 /// What the API wants to hear, and nobody else may.
-const SECRET: &str = "s3same/open+up";
+pub(super) const SECRET: &str = "s3same/open+up";
 /// Records of the API, in pages of ten.
 const RECORDS: u64 = 385;
 const PAGE: u64 = 10;
@@ -43,7 +43,7 @@ fn from(request: &Request) -> u64 {
     at.or_else(|| number(request, "offset")).unwrap_or(0)
 }
 
-fn page(request: &Request) -> Answer {
+pub(super) fn page(request: &Request) -> Answer {
     let from = from(request).min(RECORDS);
     let to = RECORDS.min(from + PAGE);
     let items: Vec<Value> = (from..to).map(record).collect();
@@ -61,7 +61,7 @@ fn page(request: &Request) -> Answer {
 }
 
 /// Whether the request shows the secret in one of the ways that there are.
-fn is_allowed(request: &Request) -> bool {
+pub(super) fn is_allowed(request: &Request) -> bool {
     // me:s3same/open+up
     let basic = "Basic bWU6czNzYW1lL29wZW4rdXA=";
     let bearer = format!("Bearer {SECRET}");
@@ -395,39 +395,6 @@ async fn what_is_wrong_with_an_api_is_said_before_a_run_exists_and_never_with_a_
         .await?;
     looped.failure(&["go round in a circle"])?;
     check_unwritten(folder.path())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn infer_prints_a_source_that_can_be_read() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let server = Http::start(|request, _| match is_allowed(request) {
-        true => page(request),
-        false => Answer::new(401, ""),
-    })
-    .await?;
-    let url = format!("{}/orders?at=10", server.address());
-    let infer = Verb::new(folder.path())
-        .args(["infer", &url, "--records", "data.items", "--bearer", "api"])
-        .env("HAULAGE_SECRET_api", SECRET);
-    let printed = infer.output().await?.success()?.stdout;
-    for line in [
-        "  orders:",
-        "bearer: \"secret://api\"",
-        "amount: int",
-        "at: timestamptz",
-        "tags: text",
-    ] {
-        ensure!(printed.contains(line), "{line:?} is missing: {printed}");
-    }
-    let pipeline = format!(
-        "pipeline: inferred\n{printed}loads:\n  all: {{from: orders, to: warehouse, table: orders, mode: replace}}\n"
-    );
-    std::fs::write(folder.path().join("api.yaml"), pipeline)?;
-    let run = Verb::new(folder.path())
-        .args(["run", "api.yaml"])
-        .env("HAULAGE_SECRET_api", SECRET);
-    run.output().await?.success()?;
-    Ok(())
 }
 
 /// A row that a step fails on is named, unless the API gives other rows when it is asked again.
