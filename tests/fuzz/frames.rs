@@ -76,15 +76,19 @@ pub(crate) fn any(headers: &[(String, String)], body: &[u8], random: &mut Random
         }
         13 => {
             let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            let packed = packer
+            let mut packed = packer
                 .write_all(body)
                 .and_then(|()| packer.finish())
                 .unwrap_or_default();
+            let is_whole = random.once_in(2);
+            if !is_whole {
+                packed.truncate(random.below(packed.len()));
+            }
             let headers = [
                 ("Content-Encoding", "gzip".to_owned()),
                 ("Content-Length", packed.len().to_string()),
             ];
-            sent(head(OK, &headers), &packed, None)
+            sent(head(OK, &headers), &packed, is_whole.then_some(body))
         }
         14 => {
             let headers = [
