@@ -290,7 +290,7 @@ pub struct StepReport {
     pub columns: Vec<(String, String)>,
     /// Of a verified load: the staged rows that its checks have set aside, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub set_aside: Option<SetAside>,
+    pub set_aside: Option<Box<SetAside>>,
 }
 
 /// What a check of the staged rows found.

@@ -269,8 +269,11 @@ fn api(args: &Args) -> Result<RestSource> {
     })
 }
 
+/// Names and values.
+type Headers = Vec<(String, String)>;
+
 /// How the server is told who asks, and the headers beside that.
-fn sent(args: &Args) -> Result<(Option<RestAuth>, Vec<(String, String)>)> {
+fn sent(args: &Args) -> Result<(Option<RestAuth>, Headers)> {
     let secret = |name: &str| SecretName(name.strip_prefix(SECRET).unwrap_or(name).to_owned());
     let mut auth = args.bearer.as_deref().map(|name| RestAuth::Bearer(secret(name)));
     if let Some(basic) = &args.basic {

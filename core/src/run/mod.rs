@@ -198,7 +198,7 @@ impl State {
                 if step.kind == StepKind::Verify {
                     self.checks.insert(step.load.clone(), report.checks.clone());
                     match &report.set_aside {
-                        Some(rows) => self.set_aside.insert(step.load.clone(), rows.clone()),
+                        Some(rows) => self.set_aside.insert(step.load.clone(), (**rows).clone()),
                         None => self.set_aside.remove(&step.load),
                     };
                 }

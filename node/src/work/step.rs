@@ -51,7 +51,7 @@ pub(crate) async fn run(
             let aside = quality::aside::set(tools, &checking).await?;
             let mut report = destination.verify(&load, expected).await?;
             report.checks = quality::check(&checking, aside.as_ref()).await?;
-            report.set_aside = aside.map(|aside| aside.set).filter(|set| set.rows > 0);
+            report.set_aside = aside.map(|aside| aside.set).filter(|set| set.rows > 0).map(Box::new);
             Ok(report)
         }
         StepKind::Publish => {

@@ -150,7 +150,7 @@ fn rows_that_are_set_aside_are_rejected_rows_of_the_run() {
         if let Event::StepDone { step, report, .. } = event
             && step.load == LoadName::from("a")
         {
-            report.set_aside = Some(aside.clone());
+            report.set_aside = Some(Box::new(aside.clone()));
         }
     }
     let state = State::fold(&log);
