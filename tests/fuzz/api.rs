@@ -15,6 +15,9 @@ use crate::frames::{self, Sent};
 use crate::json::any_object;
 use crate::random::Random;
 
+/// The records of a page, in bytes.
+pub(crate) type Page = Vec<Vec<u8>>;
+
 /// The longest answer that is read.
 const MAX_RESPONSE: u64 = 64 << 10;
 /// Requests that may meet something odd; those after them don't.
@@ -39,7 +42,7 @@ pub(crate) struct Api {
     /// From now on nothing is odd.
     pub(crate) calm: AtomicBool,
     /// Of each answer: what was asked for, and its records, if it is a page.
-    log: Mutex<Vec<(String, Option<Vec<String>>)>>,
+    log: Mutex<Vec<(String, Option<Page>)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -435,7 +438,7 @@ impl Api {
         }
     }
 
-    fn note(&self, request: &Request, records: Option<Vec<String>>) {
+    fn note(&self, request: &Request, records: Option<Page>) {
         // Where a redirect has led is the page that was asked for.
         let asked = request.target.replace("?r=1&", "?").replace("?r=1", "");
         self.log
@@ -444,7 +447,7 @@ impl Api {
             .push((asked, records));
     }
 
-    pub(crate) fn logged(&self) -> Vec<(String, Option<Vec<String>>)> {
+    pub(crate) fn logged(&self) -> Vec<(String, Option<Page>)> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -454,17 +457,23 @@ impl Api {
     }
 
     /// The records of a body, if it is a page.
-    fn worth(&self, body: &[u8]) -> Option<Vec<String>> {
+    fn worth(&self, body: &[u8]) -> Option<Page> {
         if body.len() as u64 > MAX_RESPONSE {
             return None;
         }
-        let text = std::str::from_utf8(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)).ok()?;
-        let mut value: Box<RawValue> = serde_json::from_str(text).ok()?;
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        // Bytes that are no text are wrong with the record that holds them, which is found around them.
+        let mut text = String::new();
+        for part in body.utf8_chunks() {
+            text += part.valid();
+            text.extend(part.invalid().iter().map(|_| '?'));
+        }
+        let mut value: &RawValue = serde_json::from_str(&text).ok()?;
         for key in &self.path {
             if !value.get().starts_with('{') {
                 return self.is_optional().then(Vec::new);
             }
-            let mut object: BTreeMap<String, Box<RawValue>> = serde_json::from_str(value.get()).ok()?;
+            let mut object: BTreeMap<String, &RawValue> = serde_json::from_str(value.get()).ok()?;
             match object.remove(key) {
                 Some(found) => value = found,
                 None => return self.is_optional().then(Vec::new),
@@ -473,8 +482,12 @@ impl Api {
         if value.get() == "null" && self.is_optional() {
             return Some(Vec::new());
         }
-        let records: Vec<Box<RawValue>> = serde_json::from_str(value.get()).ok()?;
-        Some(records.iter().map(|record| record.get().to_owned()).collect())
+        let records: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
+        let bytes = |record: &&RawValue| {
+            let start = record.get().as_ptr() as usize - text.as_ptr() as usize;
+            body[start..start + record.get().len()].to_vec()
+        };
+        Some(records.iter().map(bytes).collect())
     }
 
     /// Whether all that is odd passes by itself, and gives the same pages then.

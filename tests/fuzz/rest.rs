@@ -15,7 +15,7 @@ use haulage_plan::definition::SourceKind;
 use haulage_test_support::http::Http;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, any_api};
+use crate::api::{Api, Page, any_api};
 use crate::files::{self, Row};
 use crate::random::Random;
 
@@ -109,18 +109,18 @@ async fn check(api: Arc<Api>, mut random: Random) -> Result<usize> {
     };
     let rows: Vec<&Row> = told.iter().flat_map(|(_, _, rows)| rows).collect();
     // Of answers for one page the last one counts.
-    let mut accepted: Vec<(String, Option<Vec<String>>)> = Vec::new();
+    let mut accepted: Vec<(String, Option<Page>)> = Vec::new();
     for (at, records) in api.logged().drain(before..) {
         match accepted.last_mut() {
             Some(last) if last.0 == at => last.1 = records,
             _ => accepted.push((at, records)),
         }
     }
-    let mut served: Vec<String> = Vec::new();
+    let mut served: Page = Vec::new();
     for (at, records) in accepted {
         served.extend(records.with_context(|| format!("the page at {at} was read, and no answer for it is one"))?);
     }
-    let same = rows.iter().zip(&served).all(|(row, record)| row.1 == record.as_bytes());
+    let same = rows.iter().zip(&served).all(|(row, record)| row.1 == *record);
     ensure!(
         same && rows.len() == served.len(),
         "{} rows were read of {} that were served",
@@ -133,7 +133,7 @@ async fn check(api: Arc<Api>, mut random: Random) -> Result<usize> {
     );
     if api.is_honest() {
         ensure!(
-            served == api.records,
+            served.iter().eq(api.records.iter().map(|record| record.as_bytes())),
             "{} records of {} were read",
             served.len(),
             api.records.len()
