@@ -404,7 +404,7 @@ async fn reverts_in_any_order_leave_what_the_rest_has_brought(world: &World) {
         append("2", "id int, y int, x text", BOTH),
     ];
     let rows = ["1", "3000000000, x", "2, 5, z"];
-    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+    for order in [[1, 2, 0], [2, 1, 0], [0, 1, 2]] {
         let named: Vec<LoadContext> = runs
             .iter()
             .map(|load| LoadContext {
