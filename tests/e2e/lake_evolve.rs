@@ -118,7 +118,9 @@ async fn a_table_of_files_changes_as_planned_and_back() -> Result<()> {
         "`on_wider_type: widen` for load parquet",
     ];
     lake.call("plan").await?.failure(&parts)?;
-    lake.call("run").await?.failure(&["load parquet doesn't fit parquet: column extra (text) is not in parquet"])?;
+    lake.call("run")
+        .await?
+        .failure(&["load parquet doesn't fit parquet: column extra (text) is not in parquet"])?;
     for (table, before) in tables.iter().zip(&before) {
         ensure!(seen(table)? == *before, "{}", table.display());
     }
