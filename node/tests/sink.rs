@@ -20,6 +20,8 @@ mod inside;
 mod kept;
 #[path = "sink/lake.rs"]
 mod lake;
+#[path = "sink/lake_evolve.rs"]
+mod lake_evolve;
 #[path = "sink/later.rs"]
 mod later;
 #[path = "support/load.rs"]

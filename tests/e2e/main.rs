@@ -23,6 +23,7 @@ mod house;
 mod increments;
 mod infer;
 mod lake;
+mod lake_evolve;
 mod lake_receipts;
 mod lake_watermarks;
 mod leaving;

@@ -27,6 +27,7 @@ pub(crate) mod sqlite;
 mod staged;
 pub(crate) mod standing;
 mod watermark;
+mod wider;
 
 use std::sync::Arc;
 

@@ -71,7 +71,7 @@ impl Files {
         Ok(RowsBack {
             files: self.clone(),
             place,
-            wanted: Arc::new(Wanted::new(&head.shape, &columns)),
+            wanted: Arc::new(Wanted::new(&head.shape_of(&part.area), &columns)),
             left,
             written: written.unwrap_or_default(),
             current: None,

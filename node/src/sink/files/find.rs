@@ -1,5 +1,6 @@
 //! Rows of a table of files, found by their values: file after file, those that partitions leave out aside.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, StringArray};
@@ -19,7 +20,7 @@ use super::place::TablePlace;
 use super::publish::{Entry, Manifest};
 use super::rows::of_path;
 use super::standing::publisher;
-use super::state::{Head, Record, State};
+use super::state::{Head, Record, Shape, State};
 use crate::sink::standing::columns_of;
 
 /// Publishers of a table that are named at most.
@@ -36,7 +37,8 @@ struct Question {
     asked: Vec<Asked>,
     /// Whether rows say where they are from.
     provenance: bool,
-    wanted: Arc<Wanted>,
+    /// What is read of a file, with types of the table.
+    columns: Vec<(String, DataType)>,
 }
 
 impl Files {
@@ -61,12 +63,18 @@ impl Files {
         };
         let most = limit as usize + 1;
         let mut rows = Vec::new();
+        let mut shapes: BTreeMap<String, (Shape, Arc<Wanted>)> = BTreeMap::new();
         for entry in manifest.files {
             if rows.len() >= most {
                 break;
             }
-            if question.may_be_in(&entry, head) {
-                self.find_in(&place, &question, &entry, most, &mut rows).await?;
+            let (shape, wanted) = shapes.entry(entry.area.clone()).or_insert_with(|| {
+                let shape = head.shape_of(&entry.area);
+                let wanted = Arc::new(Wanted::new(&shape, &question.columns));
+                (shape, wanted)
+            });
+            if question.may_be_in(&entry, shape) {
+                self.find_in(&place, &question, wanted, &entry, most, &mut rows).await?;
             }
         }
         let mut publishers: Vec<&Record> = state
@@ -90,6 +98,7 @@ impl Files {
         &self,
         place: &TablePlace,
         question: &Question,
+        wanted: &Arc<Wanted>,
         entry: &Entry,
         most: usize,
         rows: &mut Vec<FoundRow>,
@@ -116,14 +125,14 @@ impl Files {
         let Some((data, _)) = self.objects.get(&key).await? else {
             return Err(wrong(&"it is gone"));
         };
-        let mut batches = question.wanted.read(&entry.path, data, of_path(&entry.path));
+        let mut batches = wanted.read(&entry.path, data, of_path(&entry.path));
         while let Some(read) = batches.recv().await {
             let read = read.map_err(|why| wrong(&why))?;
             if let Some(first) = read.first {
                 return Err(wrong(&first));
             }
             let found = question.select(&read.batch).map_err(|error| wrong(&error))?;
-            rows.extend(question.shown(&found, entry).map_err(|error| wrong(&error))?);
+            rows.extend(question.shown(&found, entry, wanted).map_err(|error| wrong(&error))?);
             if rows.len() >= most {
                 break;
             }
@@ -168,18 +177,22 @@ fn question(table: &str, head: &Head, key: &[(String, String)]) -> Result<Questi
     Ok(Question {
         asked,
         provenance,
-        wanted: Arc::new(Wanted::new(&head.shape, &columns)),
+        columns,
     })
 }
 
 impl Question {
-    /// Whether a file's partition doesn't leave it out.
-    fn may_be_in(&self, entry: &Entry, head: &Head) -> bool {
+    /// Whether neither a file's columns nor its partition leave it out.
+    fn may_be_in(&self, entry: &Entry, shape: &Shape) -> bool {
+        let has = |asked: &Asked| shape.columns.iter().any(|column| column.name == asked.name);
+        if !self.asked.iter().all(has) {
+            return false;
+        }
         let of_path = of_path(&entry.path);
         for asked in self
             .asked
             .iter()
-            .filter(|asked| head.shape.partition_by.contains(&asked.name))
+            .filter(|asked| shape.partition_by.contains(&asked.name))
         {
             let value = of_path.get(&asked.name).and_then(Option::as_deref);
             let there = parsed(&StringArray::from(vec![value]), asked.value.data_type());
@@ -200,7 +213,7 @@ impl Question {
         filter_record_batch(batch, &chosen)
     }
 
-    fn shown(&self, batch: &RecordBatch, entry: &Entry) -> Result<Vec<FoundRow>, ArrowError> {
+    fn shown(&self, batch: &RecordBatch, entry: &Entry, wanted: &Wanted) -> Result<Vec<FoundRow>, ArrowError> {
         let mut keys = Vec::new();
         for (place, asked) in self.asked.iter().enumerate() {
             keys.push((&asked.name, cast(batch.column(place), &DataType::Utf8)?));
@@ -210,6 +223,8 @@ impl Question {
             texts.is_valid(row).then(|| texts.value(row).to_owned())
         };
         let origin = |place: usize| batch.column_by_name(PROVENANCE[place]).filter(|_| self.provenance);
+        // Rows of a run without provenance may lie beside those of one with it.
+        let in_file = wanted.has(PROVENANCE[0]);
         let row = |row: usize| FoundRow {
             key: keys
                 .iter()
@@ -217,8 +232,8 @@ impl Question {
                 .collect(),
             // A file's run is known from the manifest, too.
             run: match origin(0) {
-                Some(runs) => text(runs, row).map(RunId::new),
-                None => Some(RunId::new(entry.run.clone())),
+                Some(runs) if in_file => text(runs, row).map(RunId::new),
+                Some(_) | None => Some(RunId::new(entry.run.clone())),
             },
             chunk: origin(1).and_then(|chunks| text(chunks, row)),
             line: origin(2).and_then(|lines| {

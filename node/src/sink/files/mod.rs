@@ -20,6 +20,7 @@ mod back;
 mod decode;
 mod documents;
 mod encode;
+mod evolve;
 mod find;
 mod objects;
 mod place;

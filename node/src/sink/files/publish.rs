@@ -11,16 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Files;
 use super::documents::{Tries, json};
+use super::evolve;
 use super::place::TablePlace;
 use super::recall::kept_for;
 use super::state::{File, Head, Part, Record, Shape, State, Table, ended, now, same_round};
-use super::target::{misfit, misfits};
+use super::target::{fit, misfit};
 use super::verify::{List, sealed};
 use crate::chance;
 use crate::sink::aside::left;
 use crate::sink::kept::Publishing;
 use crate::sink::older::{Later, judge};
-use crate::sink::{Expected, LoadContext};
+use crate::sink::{ColumnChange, Expected, LoadContext, with_columns};
 
 /// A version of a table, for readers: exactly these files. Never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,10 +105,8 @@ impl Files {
                 continue;
             }
             judge(load, later(load, &table))?;
-            let misfits = misfits(load, table.head.as_ref());
-            if !misfits.is_empty() {
-                return Err(misfit(load, &misfits));
-            }
+            // Over what is there now: others may have added the same column meanwhile, or one that this load lacks.
+            let changes = fit(load, table.head.as_ref()).map_err(|misfits| misfit(load, &misfits))?;
             let created = table.head.is_none();
             table.advance(load, created)?;
             if !load.advances.is_empty() {
@@ -115,12 +114,20 @@ impl Files {
             }
             let own = self.files_of(load, &place, &part, expected).await?;
             let own = own.into_iter().map(|file| Entry::new(&part, file)).collect();
+            if load.mode == Mode::Append && table.head.as_ref().is_some_and(|head| evolve::differs(load, head)) {
+                evolve::tell_apart(&mut table);
+            }
             let taken = taken(load, &table);
             let (shape, entries, parts) = match (&table.head, load.mode) {
                 (Some(head), Mode::Append) => {
                     let (entries, mut parts) = self.without(&place, head, taken.as_ref()).await?;
-                    parts.push(part.clone());
-                    (head.shape.clone(), [entries, own].concat(), parts)
+                    let mut shape = head.shape.clone();
+                    parts.push(Part {
+                        columns: Some(Shape::of(load).columns),
+                        ..part.clone()
+                    });
+                    shape.columns = evolve::settle(&mut parts, &evolve::changed(&shape.columns, &changes));
+                    (shape, [entries, own].concat(), parts)
                 }
                 (_, Mode::Append | Mode::Replace | Mode::Merge) => (Shape::of(load), own, vec![part.clone()]),
             };
@@ -130,7 +137,7 @@ impl Files {
                 head.key.clone_from(&load.key);
             }
             let manifest = head.manifest.clone();
-            let detail = make_visible(load, &mut table, head, taken, visible);
+            let detail = make_visible(load, &mut table, head, taken, visible, &evolve::made(changes));
             if self.write_table(&place, &read, &mut table).await? {
                 return Ok(done(visible, detail));
             }
@@ -234,7 +241,14 @@ fn taken(load: &LoadContext, table: &Table) -> Option<Part> {
     theirs.first().map(|part| (*part).clone())
 }
 
-fn make_visible(load: &LoadContext, table: &mut Table, head: Head, taken: Option<Part>, expected: Expected) -> String {
+fn make_visible(
+    load: &LoadContext,
+    table: &mut Table,
+    head: Head,
+    taken: Option<Part>,
+    expected: Expected,
+    changes: &[ColumnChange],
+) -> String {
     let sequence = table
         .records
         .iter()
@@ -250,9 +264,10 @@ fn make_visible(load: &LoadContext, table: &mut Table, head: Head, taken: Option
     };
     table.version += 1;
     let detail = format!(
-        "{} {words} {}, version {}",
+        "{} {words} {}{}, version {}",
         counted(expected.rows, "row"),
         load.table,
+        with_columns(changes),
         table.version
     );
     if let Some(record) = table.records.iter_mut().find(|record| record.is_of(load)) {

@@ -11,6 +11,7 @@ use haulage_plan::definition::Mode;
 
 use super::Files;
 use super::documents::Tries;
+use super::evolve;
 use super::objects::{remove_all, remove_folder};
 use super::place::{Area, TablePlace};
 use super::recall::{Reach, free, may_undo, report};
@@ -41,6 +42,9 @@ impl Files {
                 State::Published => {
                     let record = record.clone();
                     let reach = may_undo(load, &table, &record)?;
+                    if record.taken.as_ref().is_some_and(|part| part.columns.is_some()) {
+                        evolve::tell_apart(&mut table);
+                    }
                     let head = match (&table.head, record.mode) {
                         _ if record.created && reach == Reach::Whole => None,
                         (_, Mode::Replace | Mode::Merge) => record.before.clone(),
@@ -85,10 +89,11 @@ impl Files {
         let (mut entries, mut parts) = self.without(place, head, part).await?;
         if let Some(back) = back {
             entries.extend(self.entries_of(place, back).await?);
-            parts.push(back.clone());
+            evolve::put_back(table, &mut parts, back.clone());
         }
-        self.manifest(place, table.version + 1, head.shape.clone(), entries, parts)
-            .await
+        let mut shape = head.shape.clone();
+        shape.columns = evolve::settle(&mut parts, &head.shape.columns);
+        self.manifest(place, table.version + 1, shape, entries, parts).await
     }
 
     pub(super) async fn discard_load(&self, load: &LoadContext) -> Result<StepReport, Failure> {

@@ -10,7 +10,7 @@ use super::Files;
 use super::objects::AT_ONCE;
 use super::place::{Area, TablePlace};
 use super::state::{Chunk, File, State, ended, must_be_staged};
-use super::target::{misfit, misfits};
+use super::target::{fit, misfit};
 use crate::sink::LoadContext;
 use crate::sink::fence::too_late;
 
@@ -40,10 +40,7 @@ impl Files {
                 record.set_aside = None;
             }
             if fresh {
-                let misfits = misfits(load, head.as_ref());
-                if !misfits.is_empty() {
-                    return Err(misfit(load, &misfits));
-                }
+                fit(load, head.as_ref()).map_err(|misfits| misfit(load, &misfits))?;
             }
             Ok(())
         })

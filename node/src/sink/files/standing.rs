@@ -59,9 +59,11 @@ fn stand(load: &LoadContext, table: &Table) -> Standing {
         (publication, _) => publication,
     };
     let columns = table.head.as_ref().map(|head| {
+        // As its own files have them, whatever the table has become since.
+        let shape = head.shape_of(area.map_or("", String::as_str));
         let fields = load.schema.fields().iter();
         let data = fields.filter(|field| !(load.provenance && PROVENANCE.contains(&field.name().as_str())));
-        data.map(|field| (field.name().clone(), back(field.name(), field.data_type(), &head.shape)))
+        data.map(|field| (field.name().clone(), back(field.name(), field.data_type(), &shape)))
             .collect()
     });
     let rows = match &table.head {
@@ -79,7 +81,7 @@ fn stand(load: &LoadContext, table: &Table) -> Standing {
     }
 }
 
-/// How a column is read back from the files of this version.
+/// How a column is read back from files of this shape.
 fn back(name: &str, data_type: &DataType, shape: &Shape) -> Back {
     let Some(there) = shape.columns.iter().find(|column| column.name == name) else {
         return Back::Changed("it is gone".to_owned());
@@ -143,6 +145,7 @@ mod tests {
             area: area.id,
             rows: 1,
             segments: 1,
+            columns: None,
         }
     }
 

@@ -22,8 +22,11 @@ use crate::sink::fence::Dealt;
 use crate::sink::{Aside, LoadContext};
 
 /// The newest format of states that this release reads. A state is written in the first that holds what is in it: 2 has
-/// watermarks, which a release that knows only 1 would drop without a word.
-pub(super) const FORMAT: u32 = 2;
+/// watermarks, and 3 parts with columns of their own, which earlier releases would drop without a word.
+pub(super) const FORMAT: u32 = EVOLVED;
+const PLAIN: u32 = 1;
+const WITH_WATERMARKS: u32 = 2;
+const EVOLVED: u32 = 3;
 /// Records of ended runs that nothing needs any more are kept for who asks late; beyond so many, the oldest go.
 const TOMBSTONES: usize = 256;
 
@@ -58,7 +61,7 @@ pub(super) struct Head {
     pub(super) key: Vec<String>,
 }
 
-/// What all files of a version have in common.
+/// What all files of a version have in common; of its columns, files may lack some, and have others narrower.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Shape {
     pub(super) format: FileFormat,
@@ -82,6 +85,9 @@ pub(super) struct Part {
     pub(super) list: String,
     pub(super) rows: u64,
     pub(super) segments: u64,
+    /// The columns of its files, if not all parts of the table have those of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) columns: Option<Vec<Column>>,
 }
 
 /// Where a load stands.
@@ -250,7 +256,17 @@ impl Table {
 
     /// The format in which it is written.
     pub(super) fn written_as(&self) -> u32 {
-        if self.watermarks.is_empty() { 1 } else { FORMAT }
+        let heads = self.records.iter().filter_map(|record| record.before.as_ref());
+        let parts = self.head.iter().chain(heads).flat_map(|head| &head.parts);
+        let taken = self.records.iter().filter_map(|record| record.taken.as_ref());
+        if parts.chain(taken).any(|part| part.columns.is_some()) {
+            return EVOLVED;
+        }
+        if self.watermarks.is_empty() {
+            PLAIN
+        } else {
+            WITH_WATERMARKS
+        }
     }
 
     /// The oldest records go that nobody needs: ended ones, and published ones of which nothing is left.

@@ -1,7 +1,7 @@
 //! The table that files make up, and whether a load's rows fit it.
 //!
-//! An append has the columns, the format and the partitions that are there. A replace brings its own: a table of files is
-//! what its newest version says.
+//! An append has the format and the partitions that are there, and their columns as far as it doesn't say otherwise. A
+//! replace brings its own: a table of files is what its newest version says.
 
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
@@ -10,14 +10,16 @@ use haulage_plan::definition::{FileFormat, Mode};
 use haulage_plan::types;
 
 use super::Files;
+use super::evolve;
 use super::place::TablePlace;
 use super::rows::stored_type;
 use super::state::{Head, Shape};
-use crate::sink::{Identity, Inspection, LoadContext};
+use crate::sink::{ColumnChange, Identity, Inspection, LoadContext};
 
-/// Why the load can't go into its table, a line each.
-pub(super) fn misfits(load: &LoadContext, head: Option<&Head>) -> Vec<String> {
+/// What becomes of the table's columns; or why the load can't go into it, a line each.
+pub(super) fn fit(load: &LoadContext, head: Option<&Head>) -> Result<Vec<ColumnChange>, Vec<String>> {
     let mut misfits = Vec::new();
+    let mut changes = Vec::new();
     match load.mode {
         Mode::Merge => misfits.push(
             "files can't be merged into, a row of them is not found by its key; use mode append or replace, or load into a \
@@ -66,9 +68,10 @@ pub(super) fn misfits(load: &LoadContext, head: Option<&Head>) -> Vec<String> {
         misfits.push("`partition_by` names all columns, which leaves none for the files; leave one out".to_owned());
     }
     if let (Mode::Append, Some(head)) = (load.mode, head) {
+        changes = evolve::changes(load, head, &mut misfits);
         differences(load, &head.shape, &mut misfits);
     }
-    misfits
+    if misfits.is_empty() { Ok(changes) } else { Err(misfits) }
 }
 
 fn names_folders(data_type: &DataType) -> bool {
@@ -79,42 +82,10 @@ fn names_folders(data_type: &DataType) -> bool {
         )
 }
 
-/// In what rows that are to be appended differ from those that are there.
+/// In what files that are to be appended differ from those that are there; their columns are [`evolve`]'s.
 fn differences(load: &LoadContext, there: &Shape, misfits: &mut Vec<String>) {
     let ours = Shape::of(load);
     let table = &load.table;
-    for column in &ours.columns {
-        match there.columns.iter().find(|other| other.name == column.name) {
-            None => misfits.push(format!(
-                "column {} ({}) is not in {table}; leave it out of the step, or replace the table once",
-                column.name, column.type_name
-            )),
-            Some(other) if other.type_name != column.type_name => misfits.push(format!(
-                "column {} is {} in the load and {} in {table}; CAST it in the step's SQL",
-                column.name, column.type_name, other.type_name
-            )),
-            Some(_) => {}
-        }
-    }
-    for other in &there.columns {
-        if !ours.columns.iter().any(|column| column.name == other.name) {
-            misfits.push(format!(
-                "column {} ({}) of {table} is not among the load's columns; add it to its step",
-                other.name, other.type_name
-            ));
-        }
-    }
-    if misfits.is_empty() && ours.columns != there.columns {
-        misfits.push(format!(
-            "the columns of {table} are in another order: {}; SELECT them in that order",
-            there
-                .columns
-                .iter()
-                .map(|column| column.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
-        ));
-    }
     if ours.format != there.format {
         misfits.push(format!(
             "{table} is of {} files, and the load's are {}; write `format: {}`",
@@ -125,7 +96,8 @@ fn differences(load: &LoadContext, there: &Shape, misfits: &mut Vec<String>) {
     }
     if ours.partition_by != there.partition_by {
         misfits.push(format!(
-            "{table} is partitioned by [{}], and the load by [{}]",
+            "{table} is partitioned by [{}], and the load by [{}]; no append adds or changes partitions, so write the same \
+             `partition_by`, or replace the table once",
             there.partition_by.join(", "),
             ours.partition_by.join(", ")
         ));
@@ -166,10 +138,14 @@ impl Files {
             ddl: Vec::new(),
             changes: Vec::new(),
             columns: Vec::new(),
-            misfits: misfits(load, table.head.as_ref()),
+            misfits: Vec::new(),
         };
-        if inspection.misfits.is_empty() {
-            inspection.changes.push(change(load, table.head.as_ref(), rows));
+        match fit(load, table.head.as_ref()) {
+            Ok(columns) => {
+                inspection.changes.push(change(load, table.head.as_ref(), rows));
+                inspection.columns = columns;
+            }
+            Err(misfits) => inspection.misfits = misfits,
         }
         Ok(inspection)
     }

@@ -146,6 +146,8 @@ impl Files {
             list,
             rows: expected.rows,
             segments: expected.segments,
+            // Known when it comes among others.
+            columns: None,
         };
         self.change(place, |table| {
             let Some(record) = table.hold(load, "verify")? else {

@@ -11,30 +11,18 @@ use super::failure::code;
 use super::fit::kind_of_new;
 use super::publish::Trouble;
 use super::target::{Target, TargetColumn};
-use super::types::{Kind, MICROSECONDS, column_type, encoding};
+use super::types::{Kind, MICROSECONDS, encoding};
 use crate::sink::name::quote;
+use crate::sink::wider::{self, Held};
 use crate::sink::{Change, ColumnChange};
-
-/// Decimal digits of the largest values of integers.
-const INT2_DIGITS: i32 = 5;
-const INT4_DIGITS: i32 = 10;
-const INT8_DIGITS: i32 = 19;
-const UINT8_DIGITS: i32 = 20;
 
 /// The type that holds all that the column's does and all that the load's does, in SQL, with what it holds; `None` if the
 /// column's own does already, or if there is none.
 pub(super) fn wider(arrow: &DataType, column: &TargetColumn) -> Option<(String, Kind)> {
+    if let DataType::Dictionary(_, values) = arrow {
+        return wider(values, column);
+    }
     let sql = match (column.kind, arrow) {
-        (_, DataType::Dictionary(_, values)) => return wider(values, column),
-        (Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Numeric(Some(_)), _)
-            if digits(arrow).is_some() && has_digits(column) =>
-        {
-            exact(arrow, column.kind)?
-        }
-        (Kind::Int2, DataType::Float32) if column.sql == "smallint" => "real".to_owned(),
-        (Kind::Int2 | Kind::Int4, DataType::Float64) if has_digits(column) => "double precision".to_owned(),
-        (Kind::Float4, DataType::Float64) if column.sql == "real" => "double precision".to_owned(),
-        (Kind::Date, DataType::Timestamp(_, None)) if column.sql == "date" => "timestamp without time zone".to_owned(),
         (Kind::Varchar(_), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
             if column.sql.starts_with("character varying(") =>
         {
@@ -50,7 +38,16 @@ pub(super) fn wider(arrow: &DataType, column: &TargetColumn) -> Option<(String, 
         {
             "timestamp with time zone".to_owned()
         }
-        _ => return None,
+        _ => match wider::wider(held(column)?, arrow)? {
+            Held::Small => "smallint".to_owned(),
+            Held::Int => "integer".to_owned(),
+            Held::Big => "bigint".to_owned(),
+            Held::Digits(whole, fraction) => format!("numeric({},{fraction})", whole + fraction),
+            Held::Float => "real".to_owned(),
+            Held::Double => "double precision".to_owned(),
+            Held::Date => "date".to_owned(),
+            Held::Timestamp => "timestamp without time zone".to_owned(),
+        },
     };
     let kind = match sql.as_str() {
         "text" => Kind::Text,
@@ -61,53 +58,24 @@ pub(super) fn wider(arrow: &DataType, column: &TargetColumn) -> Option<(String, 
     Some((sql, kind))
 }
 
-/// Whether the column keeps fewer digits of a second than the load has.
-fn is_rounded(arrow: &DataType, column: &TargetColumn) -> bool {
-    encoding(arrow, column.kind).is_none()
-}
-
-/// Whether the column is of a number type itself, and not of a domain over one.
-fn has_digits(column: &TargetColumn) -> bool {
-    matches!(column.sql.as_str(), "smallint" | "integer" | "bigint") || column.sql.starts_with("numeric(")
-}
-
-/// Digits before and behind the point.
-fn digits(arrow: &DataType) -> Option<(i32, i32)> {
-    Some(match arrow {
-        DataType::Int8 | DataType::Int16 | DataType::UInt8 => (INT2_DIGITS, 0),
-        DataType::Int32 | DataType::UInt16 => (INT4_DIGITS, 0),
-        DataType::Int64 | DataType::UInt32 => (INT8_DIGITS, 0),
-        DataType::UInt64 => (UINT8_DIGITS, 0),
-        DataType::Decimal32(precision, scale)
-        | DataType::Decimal64(precision, scale)
-        | DataType::Decimal128(precision, scale)
-            if *scale >= 0 =>
-        {
-            (i32::from(*precision) - i32::from(*scale), i32::from(*scale))
+/// What the column holds, if it is of such a type itself and not of a domain over one.
+fn held(column: &TargetColumn) -> Option<Held> {
+    Some(match (column.kind, column.sql.as_str()) {
+        (Kind::Int2, "smallint") => Held::Small,
+        (Kind::Int4, "integer") => Held::Int,
+        (Kind::Int8, "bigint") => Held::Big,
+        (Kind::Numeric(Some((precision, scale))), sql) if scale >= 0 && sql.starts_with("numeric(") => {
+            Held::Digits(precision - scale, scale)
         }
+        (Kind::Float4, "real") => Held::Float,
+        (Kind::Date, "date") => Held::Date,
         _ => return None,
     })
 }
 
-/// The exact number type for both.
-fn exact(arrow: &DataType, kind: Kind) -> Option<String> {
-    let (whole, fraction) = digits(arrow)?;
-    let (has_whole, has_fraction) = match kind {
-        Kind::Int2 => (INT2_DIGITS, 0),
-        Kind::Int4 => (INT4_DIGITS, 0),
-        Kind::Int8 => (INT8_DIGITS, 0),
-        Kind::Numeric(Some((precision, scale))) if scale >= 0 => (precision - scale, scale),
-        _ => return None,
-    };
-    if whole <= has_whole && fraction <= has_fraction {
-        return None;
-    }
-    let is_integer = |arrow: &DataType| arrow.is_integer() && *arrow != DataType::UInt64;
-    if is_integer(arrow) && !matches!(kind, Kind::Numeric(_)) {
-        return column_type(arrow);
-    }
-    let (whole, fraction) = (whole.max(has_whole), fraction.max(has_fraction));
-    Some(format!("numeric({},{fraction})", whole + fraction))
+/// Whether the column keeps fewer digits of a second than the load has.
+fn is_rounded(arrow: &DataType, column: &TargetColumn) -> bool {
+    encoding(arrow, column.kind).is_none()
 }
 
 /// The statement that makes the change to a table; `None` if it takes none.

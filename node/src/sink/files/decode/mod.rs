@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
 use datafusion::arrow::compute::{cast, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
 use haulage_plan::definition::FileFormat;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -22,7 +23,7 @@ use self::text::Texts;
 use self::value::Parsed;
 pub(super) use self::value::parsed;
 use super::rows::stored_type;
-use super::state::Shape;
+use super::state::{Column, Shape};
 
 /// Rows of a batch, and bytes of text after which it ends anyhow.
 const BATCH_ROWS: usize = 8192;
@@ -30,11 +31,13 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Batches that wait for whoever takes them.
 const WAITING: usize = 2;
 
-/// What is wanted of the files of a version.
+/// What is wanted of files that have one shape.
 pub(super) struct Wanted {
     format: FileFormat,
-    /// The columns in the files, in order.
-    in_file: Vec<String>,
+    /// The columns in the files, in order, with the types in which they are stored.
+    in_file: Vec<Column>,
+    /// Those that are in their paths.
+    partition_by: Vec<String>,
     /// What batches have.
     schema: SchemaRef,
 }
@@ -51,17 +54,46 @@ pub(super) struct Rows {
 }
 
 impl Wanted {
-    /// `columns` are in stored types. A column that the version doesn't have is an error of the caller's.
+    /// `columns` are in stored types, which hold those of the files. One that the files don't have is without a value.
     pub(super) fn new(shape: &Shape, columns: &[(String, DataType)]) -> Self {
-        let in_file = shape.columns.iter().map(|column| column.name.clone());
+        let in_file = shape.columns.iter().cloned();
         let fields: Vec<Field> = columns
             .iter()
             .map(|(name, data_type)| Field::new(name, data_type.clone(), true))
             .collect();
         Self {
             format: shape.format,
-            in_file: in_file.filter(|name| !shape.partition_by.contains(name)).collect(),
+            in_file: in_file
+                .filter(|column| !shape.partition_by.contains(&column.name))
+                .collect(),
+            partition_by: shape.partition_by.clone(),
             schema: Arc::new(Schema::new(fields)),
+        }
+    }
+
+    /// Whether the files have a value of this column.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.place(name).is_some() || self.partition_by.iter().any(|by| by == name)
+    }
+
+    fn place(&self, name: &str) -> Option<usize> {
+        self.in_file.iter().position(|column| column.name == name)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.in_file.iter().map(|column| column.name.clone()).collect()
+    }
+
+    /// A column that is not in the file: from its path, or without a value.
+    fn outside(
+        &self,
+        field: &Field,
+        partition: &BTreeMap<String, Option<String>>,
+        rows: usize,
+    ) -> Result<Parsed, String> {
+        match self.has(field.name()) {
+            true => of_path(field, partition, rows),
+            false => Ok(Parsed::whole(new_null_array(field.data_type(), rows))),
         }
     }
 
@@ -108,7 +140,7 @@ impl Wanted {
         let reader = ParquetRecordBatchReaderBuilder::try_new(data).map_err(|error| said(&error))?;
         self.same_columns(reader.schema().fields().iter().map(|field| field.name().as_str()))?;
         let places = self.schema.fields().iter();
-        let places = places.filter_map(|field| self.in_file.iter().position(|name| name == field.name()));
+        let places = places.filter_map(|field| self.place(field.name()));
         let mask = ProjectionMask::roots(reader.parquet_schema(), places);
         let reader = reader.with_batch_size(BATCH_ROWS).with_projection(mask);
         for batch in reader.build().map_err(|error| said(&error))? {
@@ -121,7 +153,7 @@ impl Wanted {
                         field.data_type()
                     )
                 }),
-                None => of_path(field, partition, batch.num_rows()),
+                None => self.outside(field, partition, batch.num_rows()),
             };
             if !take(self.rows(batch.num_rows(), column)?) {
                 break;
@@ -137,16 +169,17 @@ impl Wanted {
         partition: &BTreeMap<String, Option<String>>,
         take: &mut dyn FnMut(Rows) -> bool,
     ) -> Result<(), String> {
-        let mut texts = Texts::open(self.format, path, data, &self.in_file)?;
+        let mut texts = Texts::open(self.format, path, data, &self.names())?;
         loop {
             let (columns, rows, odd) = texts.next(BATCH_ROWS, BATCH_BYTES)?;
             if rows == 0 && odd.is_empty() {
                 return Ok(());
             }
-            let column = |field: &Field| match self.in_file.iter().position(|name| name == field.name()) {
-                Some(place) => parsed(&columns[place], field.data_type())
+            let column = |field: &Field| match self.place(field.name()) {
+                Some(place) => self
+                    .of_texts(&columns[place], place, field)
                     .map_err(|error| format!("column {} can't be read: {error}", field.name())),
-                None => of_path(field, partition, rows),
+                None => self.outside(field, partition, rows),
             };
             let mut rows = self.rows(rows, column)?;
             rows.unreadable += odd.len() as u64;
@@ -155,6 +188,22 @@ impl Wanted {
                 return Ok(());
             }
         }
+    }
+
+    /// The values of texts. As what they were written first: a date is none of the texts of a moment.
+    fn of_texts(&self, texts: &StringArray, place: usize, field: &Field) -> Result<Parsed, ArrowError> {
+        let written = &self.in_file[place].type_name;
+        let written = (*written != haulage_plan::types::name(field.data_type()))
+            .then(|| type_of(written))
+            .flatten();
+        let Some(written) = written else {
+            return parsed(texts, field.data_type());
+        };
+        let values = parsed(texts, &written)?;
+        Ok(Parsed {
+            array: cast(&values.array, field.data_type())?,
+            unfit: values.unfit,
+        })
     }
 
     /// A batch of these columns, without the rows of which a value can't be read.
@@ -176,7 +225,7 @@ impl Wanted {
             }
             arrays.push(parsed.array);
         }
-        let failed = |error: datafusion::arrow::error::ArrowError| error.to_string();
+        let failed = |error: ArrowError| error.to_string();
         let batch = RecordBatch::try_new(self.schema.clone(), arrays).map_err(failed)?;
         let unreadable = good.iter().filter(|good| !**good).count() as u64;
         let batch = match unreadable {
@@ -192,13 +241,14 @@ impl Wanted {
 
     fn same_columns<'c>(&self, found: impl Iterator<Item = &'c str>) -> Result<(), String> {
         let found: Vec<&str> = found.collect();
-        if self.in_file.iter().map(String::as_str).eq(found.iter().copied()) {
+        let names = self.names();
+        if names.iter().map(String::as_str).eq(found.iter().copied()) {
             return Ok(());
         }
         Err(format!(
             "its columns are {}, and {} were written",
             found.join(", "),
-            self.in_file.join(", ")
+            names.join(", ")
         ))
     }
 }

@@ -248,3 +248,46 @@ fn what_was_not_written_is_said() {
     let said = back(&parquet, "f", b"PAR1".to_vec()).unwrap_err();
     assert!(said.contains("no sound Parquet"), "{said}");
 }
+
+#[test]
+fn files_that_are_narrower_than_their_table_are_read_as_its_types() {
+    let batch = RecordBatch::try_from_iter_with_nullable([
+        (
+            "n",
+            Arc::new(datafusion::arrow::array::Int32Array::from(vec![Some(7), None])) as ArrayRef,
+            true,
+        ),
+        (
+            "at",
+            Arc::new(PrimitiveArray::<Date32Type>::from(vec![Some(19_782), Some(2_932_897)])) as ArrayRef,
+            true,
+        ),
+    ])
+    .unwrap();
+    let at = DataType::Timestamp(datafusion::arrow::datatypes::TimeUnit::Microsecond, None);
+    let columns = [
+        ("more".to_owned(), DataType::Utf8),
+        ("at".to_owned(), at),
+        ("n".to_owned(), DataType::Decimal128(12, 2)),
+    ];
+    for format in [FileFormat::Parquet, FileFormat::Csv, FileFormat::Jsonl] {
+        let encoding = Encoding::new(Some(format), None);
+        let data = encoding.encode(&batch.schema(), std::slice::from_ref(&batch)).unwrap();
+        let wanted = Wanted::new(&shape(format, &batch), &columns);
+        let rows = back(&wanted, &format!("x.{}", encoding.ending()), data).unwrap();
+        assert_eq!(rows[0].unreadable, 0, "{format:?}: {:?}", rows[0].first);
+        let texts = |place: usize| {
+            let texts = cast(rows[0].batch.column(place), &DataType::Utf8).unwrap();
+            let texts: &StringArray = texts.as_any().downcast_ref().unwrap();
+            texts
+                .iter()
+                .map(|text| text.unwrap_or("~").to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(texts(0), ["~", "~"], "{format:?}");
+        // The second is of the year 10000, whose text is no moment's.
+        assert_eq!(texts(1)[0], "2024-02-29T00:00:00", "{format:?}");
+        assert!(texts(1)[1].contains("10000-01-01"), "{format:?}: {:?}", texts(1));
+        assert_eq!(texts(2), ["7.00", "~"], "{format:?}");
+    }
+}
