@@ -103,7 +103,7 @@ impl Files {
                 tries.again(&self.objects.address(&place.state())).await?;
                 continue;
             }
-            judge(load, later(load, &table))?;
+            judge(load, later(load, &table), Vec::new())?;
             let misfits = misfits(load, table.head.as_ref());
             if !misfits.is_empty() {
                 return Err(misfit(load, &misfits));
