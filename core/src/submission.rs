@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::ids::{LoadName, RunId};
+use crate::checkpoint::ChunkSpec;
+use crate::ids::{ChunkId, LoadName, RunId};
 
 /// What a user asked for. Parameters are kept as the text the user gave; the plan types them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +51,28 @@ pub struct Replay {
     /// to nodes for other work has none.
     #[serde(default)]
     pub objects: BTreeMap<String, Vec<String>>,
+    /// Of which part of a source's object the rows in each of `objects` are, in the same order; nothing where rows have no
+    /// order, as in a database, or where an earlier release did not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Vec<Option<Part>>>,
+    /// What the chunks of the origin, and of its replays up to `run`, have read of the objects that `parts` names. Only a
+    /// publish needs it, and there it says the same of this run.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub read: Parts,
 }
+
+/// A part of a source's object: of two rows of one object, that of the later part comes later, and within a part that of the
+/// later line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The object's number among those that the origin has read.
+    pub object: u32,
+    /// Where in the object the part begins.
+    pub start: u64,
+}
+
+/// By run, which part each of its chunks has read.
+pub type Parts = BTreeMap<RunId, Vec<(ChunkId, Part)>>;
 
 /// The part of a load that decisions need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +89,22 @@ impl Replay {
     /// The run that has read the rows first.
     pub fn origin(&self) -> &RunId {
         self.origin.as_ref().unwrap_or(&self.run)
+    }
+
+    /// `read`, and what the chunks of the replay itself read, which is `run`.
+    pub fn read_with<'c>(&self, run: &RunId, chunks: impl Iterator<Item = &'c ChunkSpec>) -> Parts {
+        let mut known: BTreeMap<(&str, &str), Part> = BTreeMap::new();
+        for (source, keys) in &self.objects {
+            let parts = self.parts.get(source).into_iter().flatten();
+            for (key, part) in keys.iter().zip(parts) {
+                known.extend(part.map(|part| ((source.as_str(), key.as_str()), part)));
+            }
+        }
+        let part = |spec: &ChunkSpec| known.get(&(spec.source.as_str(), spec.object.as_str())).copied();
+        let own = chunks.filter_map(|spec| Some((spec.chunk, part(spec)?)));
+        let mut read = self.read.clone();
+        read.insert(run.clone(), own.collect());
+        read
     }
 }
 
@@ -113,6 +151,8 @@ impl Submission {
             run: replay.run.clone(),
             origin: replay.origin.clone(),
             objects: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            read: Parts::new(),
         });
         Self {
             pipeline: self.pipeline.clone(),
@@ -126,6 +166,15 @@ impl Submission {
             traceparent: self.traceparent.clone(),
             replay,
         }
+    }
+
+    /// The same for a publish, which has to know of two rows which one was read later.
+    pub fn to_publish<'c>(&self, run: &RunId, chunks: impl Iterator<Item = &'c ChunkSpec>) -> Self {
+        let mut plain = self.without_objects();
+        if let (Some(replay), Some(own)) = (&self.replay, &mut plain.replay) {
+            own.read = replay.read_with(run, chunks);
+        }
+        plain
     }
 
     /// The id of the `number`-th run of this submission, from 1, in the ledger with this mark. Without the mark, two
@@ -143,6 +192,8 @@ impl Submission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Position;
+    use crate::ids::StageId;
 
     fn submission() -> Submission {
         Submission {
@@ -167,6 +218,8 @@ mod tests {
                 run: RunId::from(run),
                 origin: None,
                 objects: BTreeMap::from([("raw".to_owned(), objects.iter().map(ToString::to_string).collect())]),
+                parts: BTreeMap::new(),
+                read: Parts::new(),
             }),
             ..submission()
         };
@@ -185,5 +238,48 @@ mod tests {
         assert!(bare.replay.expect("a replay").objects.is_empty());
         let json = serde_json::to_string(&plain).expect("plain data");
         assert!(!json.contains("replay"), "as earlier releases wrote it: {json}");
+    }
+
+    #[test]
+    fn a_publish_knows_what_the_chunks_of_a_replay_have_read() {
+        let chunk = |index| ChunkId {
+            stage: StageId(0),
+            index,
+        };
+        let part = |start| Part { object: 3, start };
+        let mut replay = submission();
+        replay.replay = Some(Replay {
+            run: RunId::from("q"),
+            origin: None,
+            objects: BTreeMap::from([("raw".to_owned(), vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])]),
+            parts: BTreeMap::from([("raw".to_owned(), vec![Some(part(7)), None, Some(part(9))])]),
+            read: Parts::from([(RunId::from("q"), vec![(chunk(5), part(7))])]),
+        });
+        let spec = |index, object: &str| ChunkSpec {
+            chunk: chunk(index),
+            source: "raw".into(),
+            object: object.into(),
+            version: "1".into(),
+            start: Position::default(),
+            end: None,
+            bytes: 1,
+            window: None,
+        };
+        let chunks = [spec(0, "c"), spec(1, "b"), spec(2, "a"), spec(3, "other")];
+        let published = replay
+            .to_publish(&RunId::from("r"), chunks.iter())
+            .replay
+            .expect("a replay");
+        assert!(published.objects.is_empty() && published.parts.is_empty());
+        let expected = [
+            ("q", vec![(chunk(5), part(7))]),
+            ("r", vec![(chunk(0), part(9)), (chunk(2), part(7))]),
+        ];
+        let expected: Parts = expected.map(|(run, chunks)| (RunId::from(run), chunks)).into();
+        assert_eq!(published.read, expected);
+        let json = serde_json::to_string(&published).expect("plain data");
+        assert_eq!(serde_json::from_str::<Replay>(&json).expect("readable"), published);
+        assert!(replay.without_objects().replay.expect("a replay").read.is_empty());
+        assert_eq!(submission().to_publish(&RunId::from("r"), chunks.iter()), submission());
     }
 }

@@ -1,6 +1,8 @@
 //! Replay: rejected rows are read again by a corrected pipeline, and each is loaded once, whatever happens in between.
 
+mod one_key;
 mod own_columns;
+mod several_rows;
 
 use std::fs::File;
 use std::path::Path;

@@ -10,6 +10,7 @@ mod cancel;
 pub(crate) mod door;
 mod forward;
 mod nodes;
+mod parts;
 pub(crate) mod prune;
 mod receipts;
 mod rejects;

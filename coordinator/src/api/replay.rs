@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use haulage_core::event::Outcome;
 use haulage_core::ids::{ChunkId, RunId};
 use haulage_core::run::{Phase, State};
-use haulage_core::submission::{Replay, Submission};
-use haulage_plan::definition::Definition;
+use haulage_core::submission::{Parts, Replay, Submission};
+use haulage_plan::definition::{Definition, SourceKind};
 use haulage_proto::v1::submit_response::Disposition;
 use haulage_proto::v1::{ReplayRequest, ReplayResponse, SubmitResponse};
 use tonic::{Request, Status};
 
 use super::role::Leader;
-use super::{Api, Log, prune, status, submit};
+use super::{Api, Log, parts, prune, status, submit};
 use crate::ledger::Ledger;
 
 /// Objects of rejected rows that one replay takes: the log of its run holds them, and each becomes a chunk.
@@ -64,10 +64,16 @@ pub(super) async fn replay(
     fits(&end.run, &objects, &definition)?;
     // What is new is no business of rows that were read once.
     submission.incremental = false;
+    let (parts, read) = parts::of(&end.run, &log.state, &objects, |source| {
+        let declared = definition.sources.get(source);
+        declared.is_some_and(|declared| !matches!(declared.kind, SourceKind::Database(_)))
+    });
     submission.replay = Some(Replay {
         run: end.run.clone(),
         origin: origin(api, &log).await?,
         objects,
+        parts,
+        read,
     });
     Ok(ReplayResponse {
         submitted: Some(submit::enter(leader, &submission, false).await?),
@@ -132,6 +138,8 @@ fn is_alike(submission: &mut Submission, last: &Link) -> bool {
         run: last.replayed.clone(),
         origin: None,
         objects: BTreeMap::new(),
+        parts: BTreeMap::new(),
+        read: Parts::new(),
     });
     submission.key() == last.key
 }

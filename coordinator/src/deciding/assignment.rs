@@ -37,6 +37,10 @@ pub(crate) fn of(state: &State, work: &Work, attempt: Attempt) -> Option<Assignm
         },
         submission: match work {
             Work::Discover => state.submission()?.clone(),
+            Work::Step(step) if step.kind == StepKind::Publish => {
+                let chunks = state.stages().iter().flat_map(|stage| &stage.chunks);
+                state.submission()?.to_publish(state.run()?, chunks)
+            }
             Work::Chunk(_) | Work::Step(_) | Work::Compensate(_) => state.submission()?.without_objects(),
         },
         submitted_at: state.submitted_at(),

@@ -26,6 +26,8 @@ fn replay(run: &RunId, n: u32) -> Submission {
             run: run.clone(),
             origin: None,
             objects: Default::default(),
+            parts: Default::default(),
+            read: Default::default(),
         }),
         ..submission(n)
     }

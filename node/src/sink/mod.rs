@@ -40,6 +40,7 @@ use haulage_core::event::StepReport;
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, ChunkId, Epoch, LoadName, RunId};
 use haulage_core::receipt::Looked;
+use haulage_core::submission::Parts;
 use haulage_core::watermark::{Advance, Watermark};
 use haulage_plan::contract::Evolution;
 use haulage_plan::definition::{Column, Layout, Mode};
@@ -90,6 +91,8 @@ pub struct LoadContext {
     pub newest: Option<String>,
     /// Of a replay: the run that has read its rows first. In the order of publishes they are of that one's time.
     pub origin: Option<RunId>,
+    /// Of the publish of a replay: what the chunks of the origin and of its replays have read, this one's too.
+    pub read: Arc<Parts>,
 }
 
 impl LoadContext {
@@ -223,6 +226,7 @@ mod tests {
             advances: Vec::new(),
             newest: None,
             origin: None,
+            read: Arc::default(),
         }
     }
 

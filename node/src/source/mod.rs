@@ -148,6 +148,11 @@ pub trait RawRows: Send + Sync {
     fn loads(&self, _row: u64) -> Option<&[LoadName]> {
         None
     }
+
+    /// Of a replayed row that goes to other loads: those for which it stays rejected, since they have a part of it.
+    fn held_back(&self, _row: u64) -> Option<&[LoadName]> {
+        None
+    }
 }
 
 /// A row that a run has put into quarantine, to be read again by itself.

@@ -5,7 +5,8 @@
 //! twice; that it is the one which was discovered is seen by its bytes.
 //!
 //! A row goes only to the loads that it was rejected for: others have it. One that can't be read again as it was is rejected
-//! again ([`NOT_REPLAYABLE`]), with everything that is known of it. No row is lost here, and none altered.
+//! again ([`NOT_REPLAYABLE`]), with everything that is known of it. So is one for the loads that have other rows which were
+//! made of it, while it goes to the others. No row is lost here, and none altered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -70,30 +71,56 @@ impl Routes {
         routes
     }
 
-    /// The loads that a row was rejected for, `None` if that is all of them; or why nobody knows, for a person.
-    fn find(&self, reject: &Reject) -> Result<Option<Vec<LoadName>>, String> {
+    /// The loads that a row goes to, `None` if that is all of them; or why it goes to none, for a person.
+    fn find(&self, reject: &Reject) -> Result<Route, String> {
         let Some(kept) = &reject.kept else {
             // An earlier release did not say. A row that could not be read has reached none.
-            let Some(step) = &reject.step else { return Ok(None) };
+            let Some(step) = &reject.step else {
+                return Ok(Route::default());
+            };
             return match self.steps.get(step) {
-                Some(loads) => Ok(Some(loads.clone())),
+                Some(loads) => Ok(Route {
+                    loads: Some(loads.clone()),
+                    held_back: Vec::new(),
+                }),
                 None => Err(format!(
                     "the pipeline has no step {step} with rules any more, so it isn't known which loads have it"
                 )),
             };
         };
-        if let Some(load) = kept.reached.first() {
-            return Err(format!(
-                "a join made several rows of it, and load {load} has others of them, which it would get twice"
-            ));
+        let (held_back, loads): (Vec<_>, Vec<_>) =
+            kept.loads.iter().cloned().partition(|load| kept.reached.contains(load));
+        if loads.is_empty() && !held_back.is_empty() {
+            return Err(reached(&held_back));
         }
-        match kept.loads.iter().find(|load| !self.loads.contains(*load)) {
+        match loads.iter().find(|load| !self.loads.contains(*load)) {
             Some(load) => Err(format!(
                 "it was rejected for the load {load}, which this source doesn't feed any more"
             )),
-            None => Ok(Some(kept.loads.clone())),
+            None => Ok(Route {
+                loads: Some(loads),
+                held_back,
+            }),
         }
     }
+}
+
+/// Where a row goes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Route {
+    /// The loads that get it; `None` is all.
+    loads: Option<Vec<LoadName>>,
+    /// Those for which it stays rejected, since other rows that were made of it have reached them.
+    held_back: Vec<LoadName>,
+}
+
+/// Why loads don't get a row, for a person.
+fn reached(loads: &[LoadName]) -> String {
+    let named: Vec<&str> = loads.iter().map(LoadName::as_str).collect();
+    format!(
+        "a join or UNION ALL made several rows of it, and load {} has others of them, which it would get twice",
+        named.join(", ")
+    )
 }
 
 impl Replayed {
@@ -245,7 +272,7 @@ impl SegmentReader for ReplayReader {
         if self.done {
             return Ok(None);
         }
-        let (rows, last) = self.rows()?;
+        let (mut rows, last) = self.rows()?;
         let mut unreadable = Vec::new();
         let (mut sound, mut places) = (Vec::new(), Vec::new());
         let declared = self.source.columns().await?;
@@ -281,10 +308,18 @@ impl SegmentReader for ReplayReader {
         }
         for row in again {
             let Some(place) = place(row.row) else { continue };
-            unreadable.push(match (row.reason, rows.get(place as usize)) {
-                (NOT_REPLAYABLE, Some(before)) => lost(place, &before.reject, &row.detail),
+            unreadable.push(match (row.reason, rows.get_mut(place as usize)) {
+                (NOT_REPLAYABLE, Some(before)) => {
+                    before.hold_back_all();
+                    lost(place, &before.reject, &row.detail)
+                }
                 _ => Unreadable { row: place, ..row },
             });
+        }
+        for (place, row) in (0..).zip(&rows) {
+            if !row.held_back.is_empty() {
+                unreadable.push(lost(place, &row.reject, &reached(&row.held_back)));
+            }
         }
         unreadable.sort_by_key(|unreadable| unreadable.row);
         self.at += rows.len() as u64;
@@ -324,6 +359,8 @@ struct Row {
     bytes: Option<Vec<u8>>,
     /// `None` is all.
     loads: Option<Vec<LoadName>>,
+    /// Of one that can be read again: for which loads it stays rejected.
+    held_back: Vec<LoadName>,
     /// Why it can't be read again.
     lost: Option<String>,
 }
@@ -339,15 +376,28 @@ impl Row {
             Some(Form::Partly(why)) => (None, Some(why.clone())),
             None => (None, broken(&reject)),
         };
-        let (loads, unknown) = match routes.find(&reject) {
-            Ok(loads) => (loads, None),
-            Err(why) => (reject.kept.as_ref().map(|kept| kept.loads.clone()), Some(why)),
+        let (route, unknown) = match routes.find(&reject) {
+            Ok(route) => (route, None),
+            Err(why) => (Route::default(), Some(why)),
         };
-        Self {
+        let mut row = Self {
             reject,
             bytes,
-            loads,
+            loads: route.loads,
+            held_back: route.held_back,
             lost: broken.or(unknown),
+        };
+        if row.lost.is_some() {
+            row.hold_back_all();
+        }
+        row
+    }
+
+    /// It can't be read again, for any load: it stays rejected as it is.
+    fn hold_back_all(&mut self) {
+        self.held_back.clear();
+        if let Some(kept) = &self.reject.kept {
+            self.loads = Some(kept.loads.clone());
         }
     }
 
@@ -402,6 +452,11 @@ impl RawRows for Raw {
 
     fn loads(&self, row: u64) -> Option<&[LoadName]> {
         self.at(row)?.loads.as_deref()
+    }
+
+    fn held_back(&self, row: u64) -> Option<&[LoadName]> {
+        let loads = self.at(row)?.held_back.as_slice();
+        (!loads.is_empty()).then_some(loads)
     }
 }
 

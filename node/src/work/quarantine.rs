@@ -97,15 +97,19 @@ impl Origin<'_> {
 
     /// A row that was rejected before and is again: where it stood and how it is kept stay as they were.
     fn again(&self, before: &Reject, cause: Cause) -> Reject {
-        // Of one that can't be read again, also which loads it is for: that may be what isn't known.
-        let is_lost = cause.reason == NOT_REPLAYABLE;
+        // Of one that can't be read again, also which loads it is for: that may be what isn't known. One that others get
+        // stays rejected for those that have reached it.
+        let is_lost = cause.reason == NOT_REPLAYABLE && cause.reached.is_empty();
         let kept = before.kept.clone().filter(|_| !is_lost);
         let (columns, form) = kept.map_or((None, Form::Raw), |kept| (kept.columns, kept.form));
         Reject {
             pipeline: self.pipeline.to_owned(),
             run: self.run.clone(),
             column: cause.column,
-            step: if is_lost { before.step.clone() } else { cause.step },
+            step: match cause.reason.as_str() {
+                NOT_REPLAYABLE => before.step.clone(),
+                _ => cause.step,
+            },
             reason: cause.reason,
             detail: cause.detail,
             kept: match is_lost {

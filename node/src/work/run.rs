@@ -240,6 +240,7 @@ impl RunContext {
         let mut load = self.load_as(name, &key.run, by, order.assignment.replaces.clone())?;
         let replay = order.assignment.submission.replay.as_ref();
         load.origin = replay.map(|replay| replay.origin().clone());
+        load.read = Arc::new(replay.map(|replay| replay.read.clone()).unwrap_or_default());
         Ok(load)
     }
 
@@ -357,6 +358,7 @@ pub(crate) fn bare(
         advances: Vec::new(),
         newest: load.newest.clone(),
         origin: None,
+        read: Arc::default(),
     })
 }
 

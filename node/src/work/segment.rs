@@ -26,7 +26,7 @@ use super::resume::Standing;
 use super::{Order, Toolbox, provenance};
 use crate::receipt::Digest;
 use crate::sink::{Destination, LoadContext, SegmentWriter};
-use crate::source::{Segment, replay};
+use crate::source::{NOT_REPLAYABLE, Segment, Unreadable, replay};
 use crate::store::{Store, rejects};
 use crate::transform::{Rejected, RowTally, StagePass};
 
@@ -313,7 +313,10 @@ impl Bench<'_> {
         for (target, written) in self.targets.iter().zip(written) {
             let unreadable = segment.unreadable.iter();
             let unreadable = unreadable
-                .filter(|unreadable| may_reach(segment, unreadable.row, &target.load.load))
+                .filter(|unreadable| match held_back(segment, unreadable) {
+                    Some(loads) => loads.contains(&target.load.load),
+                    None => may_reach(segment, unreadable.row, &target.load.load),
+                })
                 .count() as u64;
             let out = written.tally.output_rows();
             let account = written.tally.clone().finish(unreadable, &written.rejects, out, 0);
@@ -339,8 +342,10 @@ impl Bench<'_> {
                 step: None,
                 reason: unreadable.reason.to_owned(),
                 detail: unreadable.detail.clone(),
-                loads: segment.raw.loads(unreadable.row).map_or_else(all, <[LoadName]>::to_vec),
-                reached: Vec::new(),
+                loads: held_back(segment, unreadable)
+                    .or_else(|| segment.raw.loads(unreadable.row))
+                    .map_or_else(all, <[LoadName]>::to_vec),
+                reached: held_back(segment, unreadable).unwrap_or_default().to_vec(),
             })
             .collect();
         let mut seen: HashMap<(u64, &str), usize> = HashMap::new();
@@ -375,6 +380,12 @@ impl Bench<'_> {
             self.spec.chunk, self.spec.object
         ))
     }
+}
+
+/// The loads that it is rejected for, if the row goes to others.
+fn held_back<'s>(segment: &'s Segment, unreadable: &Unreadable) -> Option<&'s [LoadName]> {
+    let is_not_replayable = unreadable.reason == NOT_REPLAYABLE;
+    segment.raw.held_back(unreadable.row).filter(|_| is_not_replayable)
 }
 
 /// Whether a row of the segment may go to a load.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Int64Array, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use haulage_core::failure::{Class, Failure};
-use haulage_core::ids::{Attempt, RunId};
+use haulage_core::ids::{Attempt, ChunkId, RunId, StageId};
+use haulage_core::submission::Part;
 use haulage_node::sink::{Expected, LoadContext, Rows};
 use haulage_plan::definition::Mode;
 
@@ -19,6 +20,8 @@ crate::on_all!(
     a_replayed_row_of_an_unknown_age_overwrites_nobody,
     replays_are_of_the_time_of_their_origin,
     rows_that_name_their_run_say_which_is_newer,
+    of_two_rows_of_one_object_the_later_stands,
+    what_the_origin_has_written_is_overwritten_by_nobody_unseen,
     what_was_replaced_is_not_replayed,
 );
 
@@ -90,13 +93,8 @@ async fn a_replayed_row_of_an_unknown_age_overwrites_nobody(world: &World) {
     existing(world).await;
     whole(world, &merges("a", None), &[(3, Some("a"), 1.0)]).await;
     // Nobody has published since: what is there is older.
-    whole(
-        world,
-        &merges("ra", Some("a")),
-        &[(3, Some("ra"), 1.0), (2, Some("ra"), 1.0)],
-    )
-    .await;
-    assert_eq!(things(world).await, ["1 one", "2 ra", "3 ra"]);
+    whole(world, &merges("ra", Some("a")), &[(2, Some("ra"), 1.0)]).await;
+    assert_eq!(things(world).await, ["1 one", "2 ra", "3 a"]);
     whole(world, &merges("b", None), &[(4, Some("b"), 1.0)]).await;
     let before = all_of(world).await;
     let late = merges("rra", Some("a"));
@@ -131,7 +129,7 @@ async fn a_replayed_row_of_an_unknown_age_overwrites_nobody(world: &World) {
         take_back(world, &run).await;
     }
     whole(world, &merges("r5", Some("a")), &[(1, Some("late"), 1.0)]).await;
-    assert_eq!(things(world).await, ["1 late", "2 ra", "3 ra"]);
+    assert_eq!(things(world).await, ["1 late", "2 ra", "3 a"]);
 }
 
 async fn replays_are_of_the_time_of_their_origin(world: &World) {
@@ -170,16 +168,22 @@ fn named(run: &str, origin: Option<&str>) -> LoadContext {
 }
 
 async fn publish_named(world: &World, load: &LoadContext, ids: &[i64]) -> Result<String, Failure> {
-    let all = |text: &str| Arc::new(StringArray::from(vec![text; ids.len()]));
+    let rows: Vec<_> = ids.iter().map(|id| (*id, "0.0", *id)).collect();
+    publish_lines(world, load, &rows).await
+}
+
+/// Publishes rows by id, chunk and line.
+async fn publish_lines(world: &World, load: &LoadContext, rows: &[(i64, &str, i64)]) -> Result<String, Failure> {
+    let all = |text: &str| Arc::new(StringArray::from(vec![text; rows.len()]));
     let run = load.run.as_str();
     let batch = RecordBatch::try_new(
         load.schema.clone(),
         vec![
-            Arc::new(Int64Array::from(ids.to_vec())),
+            Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>()),
             all(run),
             all(run),
-            all("0.0"),
-            Arc::new(Int64Array::from(ids.to_vec())),
+            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1))),
+            Arc::new(rows.iter().map(|row| row.2).collect::<Int64Array>()),
         ],
     )
     .expect("a batch of the load's schema");
@@ -190,7 +194,7 @@ async fn publish_named(world: &World, load: &LoadContext, ids: &[i64]) -> Result
     writer.write(&batch).await.expect("written");
     writer.commit(marker(CHUNK, 0, Attempt(1))).await.expect("committed");
     let expected = Expected {
-        rows: ids.len() as u64,
+        rows: rows.len() as u64,
         segments: 1,
     };
     destination.verify(load, expected).await.expect("verified");
@@ -208,12 +212,12 @@ async fn rows_that_name_their_run_say_which_is_newer(world: &World) {
         publish_named(world, &named(run, origin), ids).await.expect("published");
     }
     let late = named("ra", Some("a"));
-    let said = publish_named(world, &late, &[1, 2, 3, 5]).await.expect("published");
+    let said = publish_named(world, &late, &[1, 2, 5]).await.expect("published");
     assert!(said.contains("1 row of them older"), "{said}");
     let sql = "SELECT id || ' ' || name || ' ' || _haulage_run FROM named ORDER BY 1";
     assert_eq!(
         world.texts(sql).await.expect("rows"),
-        ["1 ra ra", "2 b b", "3 ra ra", "4 b b", "5 ra ra"]
+        ["1 ra ra", "2 b b", "3 a a", "4 b b", "5 ra ra"]
     );
     let standing = world.destination.standing(&late).await.expect("an answer");
     assert!(
@@ -234,6 +238,130 @@ async fn rows_that_name_their_run_say_which_is_newer(world: &World) {
     take_back(world, &late).await;
     let rows = world.texts(sql).await.expect("rows");
     assert_eq!(rows, ["1 z z", "2 b b", "3 a a", "4 b b"]);
+}
+
+/// A replay that knows what chunks of `a` and of its replays have read: 0.0 and 0.1 parts of one object, 0.2 another one.
+fn in_order(run: &str) -> LoadContext {
+    let chunk = |index| ChunkId {
+        stage: StageId(0),
+        index,
+    };
+    let all = [(0, 0, 0), (1, 0, 100), (2, 1, 0)];
+    let all = all.map(|(index, object, start)| (chunk(index), Part { object, start }));
+    let runs = ["a", "ra", "rra", run];
+    LoadContext {
+        read: Arc::new(runs.map(|run| (RunId::from(run), all.to_vec())).into()),
+        ..named(run, Some("a"))
+    }
+}
+
+async fn of_two_rows_of_one_object_the_later_stands(world: &World) {
+    let sql = "SELECT id || ' ' || name || ' ' || _haulage_line FROM named ORDER BY 1";
+    let origin = [(1, "0.0", 9), (2, "0.0", 2), (3, "0.1", 101), (4, "0.2", 1)];
+    publish_lines(world, &named("a", None), &origin)
+        .await
+        .expect("published");
+    let before = world.texts(sql).await.expect("rows");
+    assert_eq!(before, ["1 a 9", "2 a 2", "3 a 101", "4 a 1"]);
+    // Behind 1 and the part before that of 3; 2 stands before its row.
+    let late = in_order("ra");
+    let rows = [(1, "0.0", 5), (2, "0.0", 5), (3, "0.0", 200), (6, "0.0", 7)];
+    let said = publish_lines(world, &late, &rows).await.expect("published");
+    assert!(said.contains("2 rows of them older than what stands there"), "{said}");
+    let after = ["1 a 9", "2 ra 5", "3 a 101", "4 a 1", "6 ra 7"];
+    assert_eq!(world.texts(sql).await.expect("rows"), after);
+    // Another replay is of the same time.
+    let later = in_order("rra");
+    let said = publish_lines(world, &later, &[(2, "0.0", 3), (6, "0.1", 8)])
+        .await
+        .expect("published");
+    assert!(said.contains("1 row of them older"), "{said}");
+    let after = ["1 a 9", "2 ra 5", "3 a 101", "4 a 1", "6 rra 8"];
+    assert_eq!(world.texts(sql).await.expect("rows"), after);
+    // Of another object, of the very same line, and where nobody knows what a chunk has read.
+    for (run, row) in [("x", (4, "0.0", 9)), ("y", (2, "0.0", 5)), ("z", (1, "0.7", 20))] {
+        let load = in_order(run);
+        let refused = publish_lines(world, &load, &[(9, "0.0", 90), row]).await;
+        let refused = refused.expect_err("which is later isn't known");
+        for part in [format!("key (id)=({})", row.0).as_str(), "run a, which", "`newest:"] {
+            assert!(
+                refused.class == Class::Permanent && refused.message.contains(part),
+                "{part}: {refused}"
+            );
+        }
+        world.destination.revert(&load).await.expect("nothing to undo");
+        assert_eq!(world.texts(sql).await.expect("rows"), after);
+    }
+    take_back(world, &later).await;
+    take_back(world, &late).await;
+    assert_eq!(world.texts(sql).await.expect("rows"), before);
+}
+
+async fn what_the_origin_has_written_is_overwritten_by_nobody_unseen(world: &World) {
+    existing(world).await;
+    whole(world, &merges("a", None), &[(2, Some("a"), 1.0), (3, Some("a"), 1.0)]).await;
+    let after = ["1 one", "2 a", "3 a"];
+    assert_eq!(things(world).await, after);
+    let refuse = async |load: &LoadContext, id: i32| {
+        let refused = world
+            .publish(load, &[(9, Some("late"), 1.0), (id, Some("late"), 1.0)])
+            .await;
+        let refused = refused.expect_err("which row is later isn't known");
+        for part in [
+            &format!("key (id)=({id})"),
+            "run a, which",
+            "`newest:",
+            "provenance: true",
+        ] {
+            assert!(
+                refused.class == Class::Permanent && refused.message.contains(part),
+                "{part}: {refused}"
+            );
+        }
+        world.destination.revert(load).await.expect("nothing to undo");
+    };
+    // One that it has changed, and one that it has added.
+    refuse(&merges("x", Some("a")), 2).await;
+    refuse(&merges("y", Some("a")), 3).await;
+    assert_eq!(things(world).await, after);
+    // What was there before it is older than its rows.
+    let replay = merges("ra", Some("a"));
+    whole(world, &replay, &[(1, Some("ra"), 1.0), (7, Some("ra"), 1.0)]).await;
+    assert_eq!(things(world).await, ["1 ra", "2 a", "3 a", "7 ra"]);
+    refuse(&merges("z", Some("a")), 7).await;
+    take_back(world, &replay).await;
+
+    // Of a table that it has made, every row is its own; and where a revert isn't possible any more, any may be.
+    let made = |load: LoadContext| LoadContext {
+        table: "made".into(),
+        ..load
+    };
+    whole(world, &made(merges("a2", None)), &[(1, Some("a"), 1.0), (2, None, 1.0)]).await;
+    let refused = world
+        .publish(&made(merges("r2", Some("a2"))), &[(2, None, 2.0), (3, None, 2.0)])
+        .await;
+    let refused = refused.expect_err("which row is later isn't known");
+    assert!(refused.message.contains("key (id)=(2)"), "{refused}");
+    world
+        .destination
+        .revert(&made(merges("r2", Some("a2"))))
+        .await
+        .expect("nothing to undo");
+    whole(
+        world,
+        &made(merges("r3", Some("a2"))),
+        &[(3, None, 2.0), (4, None, 2.0)],
+    )
+    .await;
+    let cleaned = LoadContext {
+        keep_previous: 0,
+        ..merges("a3", None)
+    };
+    whole(world, &cleaned, &[(3, Some("a3"), 1.0), (4, Some("a3"), 1.0)]).await;
+    let late = merges("r4", Some("a3"));
+    let refused = world.publish(&late, &[(1, None, 2.0), (5, None, 2.0)]).await;
+    let refused = refused.expect_err("what it has written isn't known");
+    assert!(refused.message.contains("key (id)=(1)"), "{refused}");
 }
 
 async fn what_was_replaced_is_not_replayed(world: &World) {

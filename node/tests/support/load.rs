@@ -45,6 +45,7 @@ pub(crate) fn load(run: &str, mode: Mode, key: &[&str]) -> LoadContext {
         advances: Vec::new(),
         newest: None,
         origin: None,
+        read: Default::default(),
     }
 }
 

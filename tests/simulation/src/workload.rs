@@ -97,6 +97,8 @@ impl Run {
                 run: id(of),
                 origin: None,
                 objects: BTreeMap::new(),
+                parts: BTreeMap::new(),
+                read: BTreeMap::new(),
             }),
         }
     }

@@ -140,24 +140,20 @@ async fn conflict(
         Some(existing) if !load.key.is_empty() && !existing.has_unique(&load.key) => {}
         Some(_) | None => return Ok(None),
     }
-    some_key(lease, load, area, target).await
+    some_key(lease, load, area, target, "").await
 }
 
-/// A staged key that is already in the target, which exists.
+/// A staged key that is already in the target, which exists, of a row `s` of which this is true, too.
 pub(super) async fn some_key(
     lease: &mut Lease,
     load: &LoadContext,
     area: &Area,
     target: &Target,
+    and: &str,
 ) -> Result<Option<String>, sqlx::Error> {
-    let values = load
-        .key
-        .iter()
-        .map(|key| format!("s.{}::text", quote(key)))
-        .collect::<Vec<_>>()
-        .join(", ");
     let query = format!(
-        "SELECT {values} FROM {} s WHERE EXISTS (SELECT 1 FROM {} t WHERE {}) LIMIT 1",
+        "SELECT {} FROM {} s WHERE EXISTS (SELECT 1 FROM {} t WHERE {}){and} LIMIT 1",
+        key_text(load),
         area.stage,
         target.sql(),
         same_key("t", "s", &load.key)
@@ -166,11 +162,19 @@ pub(super) async fn some_key(
         .persistent(false)
         .fetch_optional(lease.connection())
         .await?;
-    row.map(|row| {
-        let values: Result<Vec<String>, _> = (0..row.len()).map(|at| text(&row, at)).collect();
-        Ok(format!("key ({})=({})", load.key.join(", "), values?.join(", ")))
-    })
-    .transpose()
+    row.map(|row| key_in(load, &row)).transpose()
+}
+
+/// The key of a staged row `s` as text, in SQL.
+pub(super) fn key_text(load: &LoadContext) -> String {
+    let values = load.key.iter().map(|key| format!("s.{}::text", quote(key)));
+    values.collect::<Vec<_>>().join(", ")
+}
+
+/// The key in a row of its texts, in words.
+pub(super) fn key_in(load: &LoadContext, row: &PgRow) -> Result<String, sqlx::Error> {
+    let values: Result<Vec<String>, _> = (0..row.len()).map(|at| text(row, at)).collect();
+    Ok(format!("key ({})=({})", load.key.join(", "), values?.join(", ")))
 }
 
 fn text(row: &PgRow, at: usize) -> Result<String, sqlx::Error> {

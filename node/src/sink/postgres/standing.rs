@@ -241,7 +241,7 @@ fn found(row: &PgRow, names: &[String]) -> Result<FoundRow, sqlx::Error> {
     })
 }
 
-fn way(method: Option<Method>) -> Way {
+pub(super) fn way(method: Option<Method>) -> Way {
     match method {
         Some(Method::Swap | Method::Rewrite) | None => Way::Whole,
         Some(Method::Append) => Way::Append,

@@ -268,7 +268,7 @@ fn found(row: &SqliteRow, names: &[String]) -> Result<FoundRow, sqlx::Error> {
     })
 }
 
-fn way(method: Option<Method>) -> Way {
+pub(super) fn way(method: Option<Method>) -> Way {
     match method {
         Some(Method::Rename | Method::Rewrite) | None => Way::Whole,
         Some(Method::Append) => Way::Append,
