@@ -1,5 +1,7 @@
 //! Replay: rejected rows are read again by a corrected pipeline, and each is loaded once, whatever happens in between.
 
+mod kept;
+mod lost_node;
 mod own_columns;
 
 use std::fs::File;
