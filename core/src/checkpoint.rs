@@ -169,8 +169,38 @@ pub struct Manifest {
     pub last: bool,
     /// What this segment counted.
     pub counts: Counts,
-    /// The key in the checkpoint store of this segment's quarantined rows, if it has any.
-    pub rejects: Option<String>,
+    /// The keys in the checkpoint store of this segment's quarantined rows, in order; most often one, or none.
+    #[serde(default, with = "keys")]
+    pub rejects: Vec<String>,
+}
+
+/// One key is written as the text that earlier releases read and wrote, and none as `null`. They refuse a list, and with it
+/// to go on behind rows that they wouldn't report.
+mod keys {
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Keys {
+        One(String),
+        All(Vec<String>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(keys: &[String], into: S) -> Result<S::Ok, S::Error> {
+        match keys {
+            [] => into.serialize_none(),
+            [one] => one.serialize(into),
+            all => all.serialize(into),
+        }
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Vec<String>, D::Error> {
+        Ok(match Option::deserialize(from)? {
+            None => Vec::new(),
+            Some(Keys::One(key)) => vec![key],
+            Some(Keys::All(keys)) => keys,
+        })
+    }
 }
 
 /// What a destination holds in the same transaction as the rows of a segment.

@@ -1,13 +1,15 @@
 //! Quarantine: a row that did not make it, with everything needed to find out why.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::checksum::Checksum;
 use crate::ids::{LoadName, RunId};
 
-/// One rejected row, as it is kept in the checkpoint store (one JSON object a line).
+/// One rejected row. In the checkpoint store it is a line, a JSON object; columns that it has in common with others stand
+/// there once, before them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject {
     /// The pipeline's name.
@@ -45,10 +47,42 @@ pub struct Kept {
     pub reached: Vec<LoadName>,
     /// The columns in the order of its fields; empty where a row names them itself, or where nobody does. `None` of a row
     /// that an earlier release put there and a replay has rejected again: the header of its file has them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub columns: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "shared")]
+    pub columns: Option<Arc<[String]>>,
+    /// Whether its text is that of a row of a database: its values with a tab between them, and `\N` for none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tabbed: bool,
     /// How it is kept.
     pub form: Form,
+}
+
+/// Many rows have the same columns, so in memory they share them.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(columns: &Option<Arc<[String]>>, into: S) -> Result<S::Ok, S::Error> {
+        columns.as_deref().serialize(into)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Arc<[String]>>, D::Error> {
+        Ok(Option::<Vec<String>>::deserialize(from)?.map(Arc::from))
+    }
+}
+
+impl Reject {
+    /// The values of a row whose text doesn't say by itself where one ends, in the order of its columns: of a database, or
+    /// of a load. `None` of every other, and of one that isn't kept whole or as text.
+    pub fn values(&self) -> Option<Vec<Option<String>>> {
+        let kept = self.kept.as_ref()?;
+        let value = |value: &str| (value != "\\N").then(|| value.to_owned());
+        match &kept.form {
+            Form::Values(values) => Some(values.clone()),
+            Form::Raw if kept.tabbed => Some(self.raw.split('\t').map(value).collect()),
+            Form::Raw | Form::Hex(_) | Form::Partly(_) => None,
+        }
+    }
 }
 
 /// The rows of a load that its checks have set aside before it was published: rejected rows of the run, which were staged.

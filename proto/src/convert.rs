@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use haulage_core::checkpoint::Counts;
 use haulage_core::event::{CheckResult, Event, Outcome, PlannedStage};
 use haulage_core::ids::{ChunkId, Millis, Seq, StepKind, Work};
-use haulage_core::quarantine::Reject;
+use haulage_core::quarantine::{Form, Reject};
 use haulage_core::run::{Phase, State};
 use haulage_core::submission::{LoadOutline, Submission};
 
@@ -168,7 +168,21 @@ pub fn watermark(mark: haulage_core::watermark::Watermark) -> v1::Watermark {
 
 /// A quarantined row.
 pub fn reject(reject: Reject) -> v1::Reject {
+    let values = reject.values();
+    let (columns, form) = reject.kept.map(|kept| (kept.columns, kept.form)).unzip();
+    let columns = columns.flatten().filter(|_| values.is_some());
+    let (mut raw_hex, mut partly) = (String::new(), String::new());
+    match form {
+        Some(Form::Hex(hex)) => raw_hex = hex,
+        Some(Form::Partly(why)) => partly = why,
+        Some(Form::Raw | Form::Values(_)) | None => {}
+    }
+    let value = |text| v1::reject::Value { text };
     v1::Reject {
+        raw_hex,
+        columns: columns.map(|columns| columns.to_vec()).unwrap_or_default(),
+        values: values.into_iter().flatten().map(value).collect(),
+        partly,
         pipeline: reject.pipeline,
         run_id: reject.run.0,
         source: reject.source,

@@ -38,6 +38,7 @@ pub(crate) mod submit;
 pub(crate) mod validate;
 pub(crate) mod verify;
 pub(crate) mod watch;
+pub(crate) mod who;
 pub(crate) mod why;
 
 const ABOUT: &str = "Moves data through pipelines and loads it exactly once";

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::api::{Client, Explain as _};
 use crate::cli::node_options::NodeOptions;
-use crate::cli::{Globals, reach};
+use crate::cli::{Globals, reach, who};
 use crate::embedded::Embedded;
 use crate::exit::Exit;
 use crate::output::{Output, human, json as to_json};
@@ -35,8 +35,8 @@ pub(crate) struct Args {
     /// Only say what there is to delete
     #[arg(long)]
     dry_run: bool,
-    /// Who asks; kept in the runs' logs [default: $USER]
-    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
+    /// Who asks; kept in the runs' logs [default: $USER, or the user's number and the host]
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "", value_parser = who::asks)]
     by: String,
     #[command(flatten)]
     node: NodeOptions,

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use haulage_core::event::Event;
 use haulage_core::ids::{StepKind, Work};
-use haulage_core::quarantine;
 use haulage_node::store;
+use haulage_proto::convert;
 use haulage_proto::v1::{GetRunRequest, GetRunResponse, ListRejectsRequest, Reject, Run, RunEvent};
+use serde_json::Value;
 
 use crate::api::{self, Client, Explain as _};
 use crate::cli::{Globals, reach};
@@ -21,16 +22,20 @@ const AFTER_HELP: &str = "\
 Examples:
   haulage rejects flights-0a1b2c3d4e
   haulage rejects flights-0a1b2c3d4e --reason no_carrier --limit 20
-  haulage rejects flights-0a1b2c3d4e --output json    one object a line, with file, line, column, reason and raw row
+  haulage rejects flights-0a1b2c3d4e --output json    one object a line, with file, line, column, reason and the row
   haulage rejects flights-0a1b2c3d4e --output csv     the same as a table with a header, for a spreadsheet
   haulage replay flights-0a1b2c3d4e pipeline.yaml     reads them again, once the pipeline is corrected
 
 Reasons are the names of the pipeline's reject rules, and words like ragged, bad_int, bad_utf8 or null_in_required for
-rows that could not be read. Rows that a check has set aside have the reason check:NAME; their text is the row of the load.";
+rows that could not be read. Rows that a check has set aside have the reason check:NAME; their text is the row of the load.
+
+JSON and CSV have the row as it was: as `raw`, or if some of its bytes are no text, as `raw_hex`; of a database's row and a
+load's also `values` (null is NULL) with their `columns`. `partly` says why not all of a row is kept.";
 
 /// The header of CSV: the names that JSON has.
-const COLUMNS: [&str; 10] = [
-    "pipeline", "run_id", "source", "file", "line", "column", "step", "reason", "detail", "raw",
+const COLUMNS: [&str; 14] = [
+    "pipeline", "run_id", "source", "file", "line", "column", "step", "reason", "detail", "raw", "raw_hex", "columns",
+    "values", "partly",
 ];
 
 /// Arguments of `rejects`.
@@ -112,8 +117,13 @@ async fn from_home(globals: &Globals, response: &GetRunResponse, printer: &mut P
             break;
         }
         let data = store.get(&key).await?;
-        for reject in store::rejects::decode(&key, &data)? {
-            printer.print(&shown(reject))?;
+        let mut rows = store::rejects::Rows::new(&key, &data[..])?;
+        while printer.left > 0
+            && let Some(reject) = rows.read()?
+        {
+            if printer.wants(&reject.reason) {
+                printer.print(&convert::reject(reject))?;
+            }
         }
     }
     Ok(())
@@ -150,21 +160,6 @@ fn keys(response: &GetRunResponse) -> Result<Vec<String>> {
         .collect())
 }
 
-fn shown(reject: quarantine::Reject) -> Reject {
-    Reject {
-        pipeline: reject.pipeline,
-        run_id: reject.run.0,
-        source: reject.source,
-        file: reject.file,
-        line: reject.line,
-        column: reject.column.unwrap_or_default(),
-        step: reject.step.unwrap_or_default(),
-        reason: reject.reason,
-        detail: reject.detail,
-        raw: reject.raw,
-    }
-}
-
 struct Printer {
     output: Output,
     reason: String,
@@ -174,8 +169,12 @@ struct Printer {
 }
 
 impl Printer {
+    fn wants(&self, reason: &str) -> bool {
+        self.left > 0 && (self.reason.is_empty() || self.reason == reason)
+    }
+
     fn print(&mut self, reject: &Reject) -> Result<()> {
-        if self.left == 0 || (!self.reason.is_empty() && self.reason != reject.reason) {
+        if !self.wants(&reject.reason) {
             return Ok(());
         }
         self.header()?;
@@ -183,6 +182,12 @@ impl Printer {
         self.shown += 1;
         if self.output.format == Format::Csv {
             let line = reject.line.to_string();
+            // In one field each, as JSON has them.
+            let object = json::reject(reject);
+            let list = |name: &str| match &object[name] {
+                Value::Null => String::new(),
+                list => list.to_string(),
+            };
             self.output.csv([
                 reject.pipeline.as_str(),
                 &reject.run_id,
@@ -194,6 +199,10 @@ impl Printer {
                 &reject.reason,
                 &reject.detail,
                 &reject.raw,
+                &reject.raw_hex,
+                &list("columns"),
+                &list("values"),
+                &reject.partly,
             ])?;
         } else if self.output.is_json() {
             self.output.json(&json::reject(reject))?;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::api::{self, Client, Explain as _};
 use crate::cli::deed::Deed;
 use crate::cli::node_options::NodeOptions;
-use crate::cli::{Globals, reach};
+use crate::cli::{Globals, reach, who};
 use crate::exit::Exit;
 use crate::output::{json as to_json, note};
 use crate::signals::Signals;
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", default_value = "reverted by the user")]
     reason: String,
     /// Who asks, as the log keeps it
-    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "", value_parser = who::asks)]
     by: String,
     /// Follow the run until it is at rest
     #[arg(short, long)]

@@ -11,7 +11,7 @@ use tonic::Status;
 use crate::api::{self, Client, Explain as _};
 use crate::cli::deed::Deed;
 use crate::cli::node_options::NodeOptions;
-use crate::cli::{Globals, reach};
+use crate::cli::{Globals, reach, who};
 use crate::exit::Exit;
 use crate::output::{json as to_json, note};
 use crate::signals::Signals;
@@ -84,7 +84,7 @@ struct How {
     #[arg(long, value_name = "STEP", default_value = "")]
     step: String,
     /// Who decides, as the log keeps it
-    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "", value_parser = who::asks)]
     by: String,
     /// Follow the run until it is at rest, or stuck again
     #[arg(short, long)]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Explain as _};
 use crate::cli::node_options::NodeOptions;
-use crate::cli::{Globals, reach};
+use crate::cli::{Globals, reach, who};
 use crate::embedded;
 use crate::exit::{Exit, Usage};
 use crate::output::note;
@@ -77,7 +77,7 @@ struct Which {
     #[arg(long, value_name = "COLUMN")]
     column: Option<String>,
     /// Who sets it, as it is kept beside the value
-    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "")]
+    #[arg(long, value_name = "NAME", env = "USER", hide_env_values = true, default_value = "", value_parser = who::asks)]
     by: String,
     #[command(flatten)]
     node: NodeOptions,

@@ -157,8 +157,10 @@ pub(crate) fn node(node: &Node) -> Value {
     })
 }
 
-/// A quarantined row.
+/// A quarantined row. Columns and values go together.
 pub(crate) fn reject(reject: &Reject) -> Value {
+    let values = || reject.values.iter().map(|value| &value.text).collect::<Vec<_>>();
+    let has_values = !reject.values.is_empty();
     json!({
         "pipeline": reject.pipeline,
         "run_id": reject.run_id,
@@ -170,6 +172,10 @@ pub(crate) fn reject(reject: &Reject) -> Value {
         "reason": reject.reason,
         "detail": reject.detail,
         "raw": reject.raw,
+        "raw_hex": text(&reject.raw_hex),
+        "columns": has_values.then_some(&reject.columns),
+        "values": has_values.then(values),
+        "partly": text(&reject.partly),
     })
 }
 

@@ -1,5 +1,7 @@
 //! Replay: rejected rows are read again by a corrected pipeline, and each is loaded once, whatever happens in between.
 
+mod kept;
+mod lost_node;
 mod one_key;
 mod own_columns;
 mod several_rows;

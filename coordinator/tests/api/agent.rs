@@ -52,7 +52,10 @@ struct Inner {
     script: Script,
     /// How often every outcome is told, acknowledged or not.
     repeats: u32,
+    older: bool,
     silent: AtomicBool,
+    /// Pages of rejects that it was asked for and did not bring.
+    pages_owed: AtomicU64,
     dead: AtomicBool,
     /// It was asked to leave: it takes nothing more.
     leaving: AtomicBool,
@@ -77,6 +80,8 @@ pub(crate) struct Manner {
     pub(crate) slots: u32,
     pub(crate) places: BTreeMap<String, String>,
     pub(crate) repeats: u32,
+    /// Answers as a release before this one, where it may.
+    pub(crate) older: bool,
     pub(crate) speaks: Speaks,
     pub(crate) script: Script,
 }
@@ -93,6 +98,7 @@ impl Manner {
             slots: 4,
             places: BTreeMap::new(),
             repeats: 1,
+            older: false,
             speaks: Speaks::ours(),
             script: Box::new(script),
         }
@@ -118,6 +124,11 @@ impl Manner {
         self
     }
 
+    pub(crate) fn older(mut self) -> Self {
+        self.older = true;
+        self
+    }
+
     pub(crate) fn repeats(mut self, repeats: u32) -> Self {
         self.repeats = repeats;
         self
@@ -133,7 +144,9 @@ impl FakeNode {
             places: manner.places,
             script: manner.script,
             repeats: manner.repeats,
+            older: manner.older,
             silent: AtomicBool::new(false),
+            pages_owed: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             speaks: manner.speaks,
@@ -155,6 +168,11 @@ impl FakeNode {
 
     pub(crate) fn resume(&self) {
         self.inner.silent.store(false, Ordering::SeqCst);
+    }
+
+    /// Pages of rejects that it was asked for while it was paused.
+    pub(crate) fn pages_owed(&self) -> u64 {
+        self.inner.pages_owed.load(Ordering::SeqCst)
     }
 
     /// Attempts in the order in which they came.
@@ -254,6 +272,9 @@ impl Actor for FakeAgent {
         inner: &mut Arc<Inner>,
     ) -> Result<(), ActorProcessingErr> {
         if inner.is_silent() {
+            if matches!(message, AgentMessage::FetchRejects(..)) {
+                inner.pages_owed.fetch_add(1, Ordering::SeqCst);
+            }
             return Ok(());
         }
         match message {
@@ -305,12 +326,7 @@ impl Actor for FakeAgent {
             AgentMessage::Prune(_, port) => drop(port),
             AgentMessage::FetchRejects(wire, port) => {
                 let (_, body) = open::<FetchRejects>(&wire);
-                answer(
-                    port,
-                    &RejectsPage {
-                        rows: Ok(rejects(&body)),
-                    },
-                );
+                answer(port, &rejects(&body, inner.older));
             }
         }
         Ok(())
@@ -446,8 +462,8 @@ fn answer<T: Serialize>(port: RpcReplyPort<Wire>, body: &T) {
     drop(port.send(wire::encode(&Meta::default(), body).expect("encodes")));
 }
 
-/// Three rows in every object, on pages of two.
-fn rejects(body: &FetchRejects) -> Vec<Reject> {
+/// Three rows in every object, on pages of two; as an earlier release says it, or as this one does.
+fn rejects(body: &FetchRejects, is_older: bool) -> RejectsPage {
     let row = |line: u64| Reject {
         kept: None,
         pipeline: "p".into(),
@@ -459,9 +475,25 @@ fn rejects(body: &FetchRejects) -> Vec<Reject> {
         step: None,
         reason: if line == 2 { "ragged".into() } else { "bad_int".into() },
         detail: String::new(),
-        raw: String::new(),
+        // So many that not all of them are on their way before anybody has read the first.
+        raw: "x".repeat(4096),
     };
-    (body.skip + 1..=3).take(2).map(row).collect()
+    let rows = (body.skip + 1..=3).take(2).map(row);
+    if is_older {
+        return RejectsPage {
+            rows: Ok(rows.collect()),
+            next: None,
+            last: false,
+        };
+    }
+    let next = (body.skip + 2).min(3);
+    RejectsPage {
+        rows: Ok(rows
+            .filter(|row| body.reason.is_empty() || row.reason == body.reason)
+            .collect()),
+        next: Some(next),
+        last: next == 3,
+    }
 }
 
 /// Ten rows read, eight loaded into each of `one` and `two`.

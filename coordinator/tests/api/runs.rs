@@ -290,23 +290,71 @@ async fn a_cancel_is_refused_once_publishing_has_begun() {
 async fn rejects_are_read_by_a_node_page_by_page() {
     let stage = Stage::set().await;
     let (_coordinator, mut client) = stage.coordinator().await;
-    let node = FakeNode::start("n1", Manner::quick(2)).await;
-    let run = submitted(&mut client).await;
-    finished(&mut client, &run).await;
+    rejects_of(&mut client, Manner::quick(2).older()).await;
+    let stage = Stage::set().await;
+    let (_coordinator, mut client) = stage.coordinator().await;
+    rejects_of(&mut client, Manner::quick(2)).await;
+}
 
-    let all = rejects(&mut client, &run, "").await.expect("a node reads them");
+/// A node of this release, or of an earlier one, which leaves choosing by reason to whoever asks.
+async fn rejects_of(client: &mut Client, manner: Manner) {
+    let node = FakeNode::start("n1", manner).await;
+    let run = submitted(client).await;
+    finished(client, &run).await;
+
+    let all = rejects(client, &run, "").await.expect("a node reads them");
     let expected: Vec<(String, u64)> = ["rejects/0.0", "rejects/0.1"]
         .iter()
         .flat_map(|key| (1..=3).map(|line| ((*key).to_owned(), line)))
         .collect();
     assert_eq!(all, expected);
-    let ragged = rejects(&mut client, &run, "ragged").await.expect("a node reads them");
+    let ragged = rejects(client, &run, "ragged").await.expect("a node reads them");
     assert_eq!(ragged, [("rejects/0.0".to_owned(), 2), ("rejects/0.1".to_owned(), 2)]);
 
     drop(node);
-    let status = until_err(&mut client, &run).await;
+    let status = until_err(client, &run).await;
     assert_eq!(status.code(), Code::Unavailable);
     assert!(status.message().contains("haulage node"), "{}", status.message());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_of_rejects_goes_on_when_its_node_is_lost() {
+    let stage = Stage::set().await;
+    let (_coordinator, mut client) = stage.coordinator().await;
+    let nodes = [
+        FakeNode::start("n1", Manner::quick(100)).await,
+        FakeNode::start("n2", Manner::quick(100)).await,
+    ];
+    let run = submitted(&mut client).await;
+    finished(&mut client, &run).await;
+
+    // Whichever of them it is that reads: first one is lost, then both, and then one of them is there again.
+    for lost in [&nodes[..1], &nodes[1..], &nodes[..]] {
+        let request = ListRejectsRequest {
+            run_id: run.clone(),
+            reason: String::new(),
+        };
+        let mut stream = client.list_rejects(request).await.expect("a listing").into_inner();
+        let mut rows = Vec::new();
+        let first = stream.message().await.expect("a node reads them").expect("a row");
+        rows.push((first.file, first.line));
+        lost.iter().for_each(FakeNode::pause);
+        let rest = async {
+            while let Some(row) = within("the next row", stream.message()).await.expect("it goes on") {
+                rows.push((row.file, row.line));
+            }
+        };
+        let back = async {
+            if let [one, other] = lost {
+                until("both were asked", || one.pages_owed() > 0 && other.pages_owed() > 0).await;
+                other.resume();
+            }
+        };
+        tokio::join!(rest, back);
+        lost.iter().for_each(FakeNode::resume);
+        let expected = (0..100).flat_map(|chunk| (1..=3).map(move |line| (format!("rejects/0.{chunk}"), line)));
+        assert_eq!(rows, expected.collect::<Vec<_>>());
+    }
 }
 
 async fn until_err(client: &mut Client, run: &str) -> tonic::Status {

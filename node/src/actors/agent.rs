@@ -8,7 +8,7 @@ use std::sync::Arc;
 use haulage_proto::link::actor::{AGENTS, AgentMessage};
 use haulage_proto::link::message::{
     Assignment, AssignmentReply, Drop as DropRuns, Examine, Examined, FetchRejects, Hello, Leave, Prune, Pruned,
-    RejectsPage, Watermarks, WatermarksReply,
+    Watermarks, WatermarksReply,
 };
 use haulage_proto::link::wire::{self, Wire};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -22,7 +22,7 @@ use crate::receipt;
 use crate::store::prune;
 use crate::watermarks;
 use crate::work::Toolbox;
-use crate::work::quarantine;
+use crate::work::listing;
 
 /// See the module.
 pub(crate) struct NodeAgent;
@@ -143,8 +143,7 @@ impl Actor for NodeAgent {
                 };
                 let (shared, tools) = (with.shared.clone(), with.tools.clone());
                 with.data.spawn(async move {
-                    let rows = quarantine::page(&tools, &fetch.key, fetch.skip).await;
-                    shared.answer(reply, &RejectsPage { rows });
+                    shared.answer(reply, &listing::page(&tools, fetch).await);
                 });
             }
         }

@@ -11,6 +11,9 @@
 //! Of `unique` all rows that share their values go: nobody knows which of them is right. A row that several checks name goes
 //! once, with the reason of the first of them in the file.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use datafusion::arrow::array::{Array as _, ArrayRef, RecordBatch};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::util::display::array_value_to_string;
@@ -28,7 +31,7 @@ use crate::receipt::{Digest, read_as_text};
 use crate::sink::{Aside, Named, Question};
 use crate::source::database;
 use crate::source::{RawRows, printable};
-use crate::store::rejects;
+use crate::store::rejects::Packer;
 use crate::work::Toolbox;
 use crate::work::quarantine::RAW_BYTES;
 
@@ -75,7 +78,7 @@ pub(crate) async fn set(tools: &Toolbox, checking: &Checking<'_>) -> Result<Opti
         aside.checks[*at].set_aside = rows;
     }
     let names: Vec<&Check> = naming.iter().map(|at| checks[*at]).collect();
-    aside.set = Writer::new(checking, &names).write(tools).await?;
+    aside.set = Writer::new(checking, &names)?.write(tools).await?;
     let done = destination.set_aside(load, expected, &aside).await?;
     tools.config().fault.after_set_aside();
     Ok(Some(done))
@@ -93,12 +96,16 @@ struct Writer<'a> {
     /// Of the source that feeds it.
     source: String,
     set: SetAside,
-    rows: Vec<Reject>,
+    packer: Packer,
+    /// Their names.
+    names: Arc<[String]>,
+    /// Rows of the object that is being written, and bytes of their text.
+    rows: usize,
     bytes: usize,
 }
 
 impl<'a> Writer<'a> {
-    fn new(checking: &'a Checking<'a>, checks: &'a [&'a Check]) -> Self {
+    fn new(checking: &'a Checking<'a>, checks: &'a [&'a Check]) -> Result<Self, Failure> {
         let load = checking.load;
         let mut columns = Vec::new();
         let mut summed = Vec::new();
@@ -122,9 +129,10 @@ impl<'a> Writer<'a> {
             "runs/{}/checks/{area}/r{}-e{}-a{}/",
             load.run, load.round, load.epoch, load.attempt
         );
-        Self {
+        Ok(Self {
             checking,
             checks,
+            names: columns.iter().map(|column| column.name.clone()).collect(),
             columns,
             summed,
             source: sources.join(", "),
@@ -132,9 +140,10 @@ impl<'a> Writer<'a> {
                 prefix,
                 ..SetAside::default()
             },
-            rows: Vec::new(),
+            packer: Packer::new()?,
+            rows: 0,
             bytes: 0,
-        }
+        })
     }
 
     async fn write(mut self, tools: &Toolbox) -> Result<SetAside, Failure> {
@@ -193,22 +202,26 @@ impl<'a> Writer<'a> {
         *self.set.reasons.entry(reject.reason.clone()).or_default() += 1;
         self.set.rows += 1;
         self.bytes += reject.raw.len();
-        self.rows.push(reject);
-        if self.rows.len() >= OBJECT_ROWS || self.bytes >= OBJECT_BYTES {
+        self.rows += 1;
+        let full = self.packer.add(reject)?;
+        self.put(tools, full).await?;
+        if self.rows >= OBJECT_ROWS || self.bytes >= OBJECT_BYTES {
             self.flush(tools).await?;
         }
         Ok(())
     }
 
     async fn flush(&mut self, tools: &Toolbox) -> Result<(), Failure> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
+        (self.rows, self.bytes) = (0, 0);
+        let last = self.packer.finish()?;
+        self.put(tools, last).await
+    }
+
+    async fn put(&mut self, tools: &Toolbox, object: Option<Bytes>) -> Result<(), Failure> {
+        let Some(object) = object else { return Ok(()) };
         let key = SetAside::key(&self.set.prefix, self.set.objects);
-        let data = rejects::encode(&std::mem::take(&mut self.rows))?;
-        tools.store().await?.put(&key, data).await?;
+        tools.store().await?.put(&key, object).await?;
         self.set.objects += 1;
-        self.bytes = 0;
         Ok(())
     }
 
@@ -241,8 +254,7 @@ impl<'a> Writer<'a> {
         if let Some(chunk) = chunk {
             detail.push_str(&format!("; from chunk {chunk}"));
         }
-        let names: Vec<String> = self.columns.iter().map(|column| column.name.clone()).collect();
-        let text = object(&names, &values);
+        let text = object(&self.names, &values);
         let kept = cut(&text, RAW_BYTES);
         if kept.len() < text.len() {
             detail.push_str(&format!(
@@ -274,7 +286,8 @@ impl<'a> Writer<'a> {
                         text.len()
                     )),
                 },
-                columns: Some(names),
+                columns: Some(Arc::clone(&self.names)),
+                tabbed: false,
             }),
         })
     }

@@ -124,6 +124,11 @@ pub trait RawRows: Send + Sync {
         &[]
     }
 
+    /// Whether the bytes of its rows are their values with a tab between them, and `\N` for none.
+    fn is_tabbed(&self) -> bool {
+        false
+    }
+
     /// The row's values, if its bytes don't tell where one ends.
     fn values(&self, _row: u64) -> Option<Vec<Option<&[u8]>>> {
         None

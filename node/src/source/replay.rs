@@ -9,10 +9,12 @@
 //! made of it, while it goes to the others. No row is lost here, and none altered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Cursor;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::arrow::array::{Array, BooleanArray, RecordBatch, UInt64Array};
 use datafusion::arrow::compute::filter_record_batch;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -210,13 +212,15 @@ impl Source for Replayed {
                 chunk.object
             )));
         }
+        let mut rows = rejects::Rows::new(&chunk.object, Cursor::new(data))?;
+        rows.pass_over(from.offset)?;
         Ok(Box::new(ReplayReader {
             source: Arc::clone(&self.source),
             routes: Arc::clone(&self.routes),
             checkpoint_rows: self.checkpoint_rows,
             holds_new: self.holds_new,
-            object: chunk.object.clone(),
-            data,
+            rows,
+            ahead: None,
             at: from.offset,
             done: false,
         }))
@@ -236,33 +240,32 @@ struct ReplayReader {
     routes: Arc<Routes>,
     checkpoint_rows: u64,
     holds_new: bool,
-    object: String,
-    data: bytes::Bytes,
-    /// The next row.
+    rows: rejects::Rows<Cursor<Bytes>>,
+    /// The first row of the next segment, which had to be read to know that there is one.
+    ahead: Option<Reject>,
+    /// The number of that row.
     at: u64,
     done: bool,
 }
 
 impl ReplayReader {
     /// The rows of the next segment, and whether they are the last.
-    fn rows(&self) -> Result<(Vec<Row>, bool), Failure> {
-        let (mut rows, mut bytes, mut last) = (Vec::new(), 0, true);
-        let mut number = 0;
-        rejects::each(&self.object, &self.data, |reject| {
-            number += 1;
-            if number <= self.at {
-                return ControlFlow::Continue(());
-            }
+    fn rows(&mut self) -> Result<(Vec<Row>, bool), Failure> {
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        loop {
+            let next = match self.ahead.take() {
+                None => self.rows.read()?,
+                ahead => ahead,
+            };
+            let Some(reject) = next else { return Ok((rows, true)) };
             if rows.len() as u64 == self.checkpoint_rows || bytes >= SEGMENT_BYTES {
-                last = false;
-                return ControlFlow::Break(());
+                self.ahead = Some(reject);
+                return Ok((rows, false));
             }
             let row = Row::new(reject, &self.routes);
             bytes += row.bytes().len();
             rows.push(row);
-            ControlFlow::Continue(())
-        })?;
-        Ok((rows, last))
+        }
     }
 }
 

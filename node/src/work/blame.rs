@@ -280,7 +280,7 @@ mod tests {
                 read,
                 ..Counts::default()
             },
-            rejects: None,
+            rejects: Vec::new(),
         };
         let seen = Seen::from(&manifest(7, 10, "p2", "a"));
         assert_eq!(seen, Seen::from(&manifest(7, 10, "p2", "a")));

@@ -5,6 +5,7 @@
 mod blame;
 pub(crate) mod chunk;
 pub(crate) mod discover;
+pub(crate) mod listing;
 mod provenance;
 pub(crate) mod quarantine;
 pub(crate) mod read;

@@ -1,16 +1,16 @@
-//! Quarantine of a segment: its rejected rows with everything needed to find out why, and reading them back in pages.
+//! Quarantine of a segment: its rejected rows with everything needed to find out why.
+
+use std::sync::Arc;
 
 use haulage_core::failure::Failure;
 use haulage_core::ids::{LoadName, RunId};
 use haulage_core::quarantine::{Form, Kept, Reject};
 
-use super::Toolbox;
 use crate::source::{NOT_REPLAYABLE, RawRows, printable};
-use crate::store::rejects;
+use crate::store::Store;
+use crate::store::rejects::Packer;
 
-/// The most bytes of rows in one page, as JSON.
-const PAGE_BYTES: usize = 1024 * 1024;
-/// The most bytes of a raw row that are kept. As JSON a byte may take six, and one row always fits a page.
+/// The most bytes of a raw row that are kept. As JSON a byte may take eight.
 pub(crate) const RAW_BYTES: usize = 128 * 1024;
 
 /// Where the rows of a segment come from.
@@ -20,6 +20,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) source: &'a str,
     pub(crate) file: &'a str,
     pub(crate) raw: &'a dyn RawRows,
+    /// Its columns, which all of its rows share.
+    pub(crate) columns: Arc<[String]>,
 }
 
 /// Why a row is rejected.
@@ -65,7 +67,8 @@ impl Origin<'_> {
             kept: Some(Kept {
                 loads: cause.loads,
                 reached: cause.reached,
-                columns: Some(self.raw.columns().to_vec()),
+                columns: Some(Arc::clone(&self.columns)),
+                tabbed: self.raw.is_tabbed(),
                 form: self.form(cause.row, raw),
             }),
         }
@@ -101,7 +104,8 @@ impl Origin<'_> {
         // stays rejected for those that have reached it.
         let is_lost = cause.reason == NOT_REPLAYABLE && cause.reached.is_empty();
         let kept = before.kept.clone().filter(|_| !is_lost);
-        let (columns, form) = kept.map_or((None, Form::Raw), |kept| (kept.columns, kept.form));
+        let (columns, tabbed, form) =
+            kept.map_or((None, false, Form::Raw), |kept| (kept.columns, kept.tabbed, kept.form));
         Reject {
             pipeline: self.pipeline.to_owned(),
             run: self.run.clone(),
@@ -118,6 +122,7 @@ impl Origin<'_> {
                     loads: cause.loads,
                     reached: cause.reached,
                     columns,
+                    tabbed,
                     form,
                 }),
             },
@@ -126,32 +131,37 @@ impl Origin<'_> {
     }
 }
 
-/// A page of the object under `key`, without its first `skip` rows. At least one row, if there is one left.
-pub(crate) async fn page(tools: &Toolbox, key: &str, skip: u64) -> Result<Vec<Reject>, Failure> {
-    let data = tools.store().await?.get(key).await?;
-    let all = rejects::decode(key, &data)?;
-    let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-    let mut page = Vec::new();
-    let mut bytes = 0;
-    for mut reject in all.into_iter().skip(skip) {
-        // For whoever reads the rows again, and not for who looks at them.
-        reject.kept = None;
-        let size = serde_json::to_vec(&reject).map_or(0, |json| json.len());
-        if !page.is_empty() && bytes + size > PAGE_BYTES {
-            break;
+/// Puts rejected rows away, in as many objects as they need, each under the key that its number has; their keys in order.
+/// The same rows come into the same objects, so an attempt that is made again writes what it wrote.
+pub(crate) async fn keep(
+    store: &dyn Store,
+    key: impl Fn(u32) -> String,
+    rows: impl Iterator<Item = Reject>,
+) -> Result<Vec<String>, Failure> {
+    let mut keys = Vec::new();
+    let mut packer = Packer::new()?;
+    let mut part = 0;
+    for row in rows {
+        if let Some(object) = packer.add(row)? {
+            keys.push(key(part));
+            store.put(&key(part), object).await?;
+            part += 1;
         }
-        bytes += size;
-        page.push(reject);
     }
-    Ok(page)
+    if let Some(object) = packer.finish()? {
+        keys.push(key(part));
+        store.put(&key(part), object).await?;
+    }
+    Ok(keys)
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use std::ops::ControlFlow;
 
     use super::*;
-    use crate::config::NodeConfig;
+    use crate::store::rejects::{OBJECT_BYTES, each};
+    use crate::store::{self, S3Settings};
 
     struct One(Vec<u8>);
 
@@ -169,6 +179,7 @@ mod tests {
             source: "s",
             file: "a.csv",
             raw: &raw,
+            columns: Arc::from([]),
         };
         let cause = Cause {
             row: 0,
@@ -188,7 +199,6 @@ mod tests {
         let long = reject(vec![0; RAW_BYTES + 1]);
         assert_eq!((long.line, long.raw.len()), (7, RAW_BYTES * "\\x00".len()));
         assert!(long.detail.contains("of 131073 bytes"), "{}", long.detail);
-        assert!(serde_json::to_vec(&long).unwrap().len() < PAGE_BYTES);
     }
 
     #[test]
@@ -204,31 +214,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_hold_at_least_one_row_and_end_empty() {
+    async fn rows_that_are_too_many_for_an_object_begin_another() {
         let folder = tempfile::tempdir().unwrap();
-        let tools = Toolbox::new(NodeConfig::new("n", folder.path().to_str().unwrap()));
-        let rows: Vec<Reject> = (0..5)
-            .map(|_| reject(vec![b'x'; RAW_BYTES]))
-            .chain([reject(vec![0; RAW_BYTES])])
-            .collect();
-        let data: Bytes = rejects::encode(&rows).unwrap();
-        tools.store().await.unwrap().put("k", data).await.unwrap();
-        let mut got = Vec::new();
-        let mut pages = 0;
-        loop {
-            let page = page(&tools, "k", got.len() as u64).await.unwrap();
-            if page.is_empty() {
-                break;
+        let settings = S3Settings::default();
+        let store = store::open(folder.path().to_str().unwrap(), &settings);
+        let store = store.await.unwrap();
+        let columns: Arc<[String]> = ["a".to_owned(), "b".to_owned()].into();
+        let mut long = reject(vec![0; RAW_BYTES]);
+        long.kept.as_mut().unwrap().columns = Some(Arc::clone(&columns));
+        let row = |line| Reject { line, ..long.clone() };
+        let rows = 80;
+        let mut found = Vec::new();
+        for _ in 0..2 {
+            let keys = keep(store.as_ref(), |part| format!("k{part}"), (0..rows).map(row)).await;
+            let mut objects = Vec::new();
+            for key in keys.unwrap() {
+                let data = store.get(&key).await.unwrap();
+                let unpacked = zstd::decode_all(&data[..]).unwrap().len();
+                assert!(unpacked <= OBJECT_BYTES, "{unpacked}");
+                let mut lines = Vec::new();
+                each(&key, &data, |row| {
+                    assert_eq!(row.kept.unwrap().columns.as_ref(), Some(&columns));
+                    lines.push(row.line);
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                objects.push((key, lines));
             }
-            pages += 1;
-            got.extend(page);
+            found.push(objects);
         }
-        let shown = rows.into_iter().map(|row| Reject { kept: None, ..row });
-        assert!(
-            got == shown.collect::<Vec<_>>() && pages > 1,
-            "{} rows in {pages} pages",
-            got.len()
-        );
-        assert!(page(&tools, "none", 0).await.is_err());
+        assert!(found[0].len() > 1, "one object holds all of it");
+        assert_eq!(found[0], found[1], "an attempt that is made again");
+        let lines: Vec<u64> = found[0].iter().flat_map(|(_, lines)| lines.clone()).collect();
+        assert_eq!(lines, (0..rows).collect::<Vec<_>>());
+        let none = keep(store.as_ref(), |part| format!("k{part}"), std::iter::empty()).await;
+        assert_eq!(none.unwrap(), Vec::<String>::new());
     }
 }

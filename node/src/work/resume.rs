@@ -152,7 +152,7 @@ mod tests {
                 loads: [("l".to_owned(), counts)].into(),
                 ..Counts::default()
             },
-            rejects: Some(format!("rejects-{segment}")),
+            rejects: vec![format!("rejects-{segment}")],
         }
     }
 

@@ -21,7 +21,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
 use super::blame::{Fault, Seen};
-use super::quarantine::{Cause, Origin};
+use super::quarantine::{self, Cause, Origin};
 use super::resume::Standing;
 use super::{Order, Toolbox, provenance};
 use crate::receipt::Digest;
@@ -65,8 +65,8 @@ pub(crate) struct Bench<'a> {
 /// What a segment left behind.
 pub(crate) struct Staged {
     pub(crate) counts: Counts,
-    /// The key of its quarantined rows.
-    pub(crate) rejects: Option<String>,
+    /// The keys of its quarantined rows.
+    pub(crate) rejects: Vec<String>,
 }
 
 /// A segment at one load, before the commit.
@@ -285,10 +285,10 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Puts the rejected rows away; the key, if there are any.
-    async fn quarantine(&self, number: u32, segment: &Segment, causes: Vec<Cause>) -> Result<Option<String>, Failure> {
+    /// Puts the rejected rows away; the keys, if there are any.
+    async fn quarantine(&self, number: u32, segment: &Segment, causes: Vec<Cause>) -> Result<Vec<String>, Failure> {
         if causes.is_empty() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let key = &self.order.assignment.key;
         let origin = Origin {
@@ -297,11 +297,11 @@ impl Bench<'_> {
             source: &self.spec.source,
             file: &self.spec.object,
             raw: segment.raw.as_ref(),
+            columns: segment.raw.columns().into(),
         };
-        let rows: Vec<_> = causes.into_iter().map(|cause| origin.reject(cause)).collect();
-        let at = rejects::rejects_key(&key.run, self.spec.chunk, key.attempt, number);
-        self.store.put(&at, rejects::encode(&rows)?).await?;
-        Ok(Some(at))
+        let at = |part| rejects::rejects_key(&key.run, self.spec.chunk, key.attempt, number, part);
+        let rows = causes.into_iter().map(|cause| origin.reject(cause));
+        quarantine::keep(self.store, at, rows).await
     }
 
     fn counts(&self, segment: &Segment, written: &[Written], causes: &[Cause]) -> Counts {

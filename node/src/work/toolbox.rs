@@ -13,6 +13,7 @@ use indexmap::IndexMap;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::Order;
+use super::listing::Listings;
 use super::run::{Request, RunContext};
 use crate::config::NodeConfig;
 use crate::sink::{self, Destination};
@@ -32,6 +33,8 @@ pub(crate) struct Toolbox {
     runs: Mutex<IndexMap<RunId, Cell<Arc<RunContext>>>>,
     /// Targets that are read back at once; others wait for their turn.
     pub(crate) reading_back: Semaphore,
+    /// Quarantine objects that are being listed.
+    pub(crate) listings: Listings,
 }
 
 type Cell<T> = Arc<OnceCell<T>>;
@@ -46,6 +49,7 @@ impl Toolbox {
             destinations: Mutex::default(),
             runs: Mutex::default(),
             reading_back: Semaphore::new(READING_BACK),
+            listings: Listings::default(),
         }
     }
 

@@ -214,13 +214,23 @@ pub struct FetchRejects {
     pub key: String,
     /// How many rows to leave out from its start.
     pub skip: u64,
+    /// Only rows that were rejected for this reason; empty for all. Earlier releases don't know it.
+    #[serde(default)]
+    pub reason: String,
 }
 
-/// At most 1 MiB of rows; an empty page is the end.
+/// Some rows, until they come to 1 MiB or a node has looked at many. What is of use for a replay alone is left out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RejectsPage {
     /// The rows, or why they can't be read.
     pub rows: Result<Vec<Reject>, Failure>,
+    /// How many rows of the object lie before the next page. `None` from a release that knows no reasons: its page holds all
+    /// rows, and an empty one is the end.
+    #[serde(default)]
+    pub next: Option<u64>,
+    /// Whether there is no next page.
+    #[serde(default)]
+    pub last: bool,
 }
 
 /// Coordinator to node, from protocol 4 on: a question about what is published. Reading, so harmless under any epoch.

@@ -119,6 +119,10 @@ impl RawRows for Raw {
         &self.names
     }
 
+    fn is_tabbed(&self) -> bool {
+        true
+    }
+
     fn values(&self, row: u64) -> Option<Vec<Option<&[u8]>>> {
         let values = match self.forms.is_empty() {
             true => self.odd.get(&row)?,
