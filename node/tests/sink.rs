@@ -32,6 +32,8 @@ mod older;
 mod publishing;
 #[path = "sink/room.rs"]
 mod room;
+#[path = "sink/rounds.rs"]
+mod rounds;
 #[path = "sink/server.rs"]
 mod server;
 #[path = "sink/snapshots.rs"]

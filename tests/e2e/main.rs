@@ -23,6 +23,7 @@ mod house;
 mod increments;
 mod infer;
 mod lake;
+mod lake_readers;
 mod lake_receipts;
 mod lake_watermarks;
 mod leaving;

@@ -11,8 +11,8 @@
 //! Both are in `state.rs`; what a place has to be able to do is in `objects`. Who reads the table reads the manifest. A glob
 //! over the folder also finds files that are staged, or kept for a revert (`keep_previous`).
 //!
-//! A segment leaves one file a partition. Nothing merges them: a reader that wants large files wants a large
-//! `checkpoint_rows`.
+//! A segment leaves one file a partition, and more where its rows are too many to be kept in memory. Nothing merges them: a
+//! reader that wants large files wants a large `checkpoint_rows`.
 
 mod aside;
 mod ask;
@@ -34,6 +34,7 @@ mod state;
 mod target;
 mod verify;
 mod watermarks;
+mod work;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -109,7 +110,7 @@ impl Destination for Files {
         self.begin_chunk(load, chunk, attempt).await
     }
 
-    /// An open segment holds nothing at the place but its rows in memory, which are bounded where they come from.
+    /// An open segment holds nothing at the place, and of its rows only the last few in memory.
     async fn reserve(&self, _: usize) -> Result<Arc<dyn Destination>, Failure> {
         Ok(Arc::new(self.clone()))
     }

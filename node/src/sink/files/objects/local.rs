@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use haulage_core::failure::Failure;
 use sha2::{Digest, Sha256};
 
+use super::super::state::now;
 use super::{Objects, Tag};
 use crate::chance;
 
@@ -23,6 +25,10 @@ const LOCK: &str = ".haulage.lock";
 /// How long a lock is waited for, and between two tries.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(4);
+/// How the name of a file begins that is being written.
+const TEMPORARY: &str = ".tmp-";
+/// Nobody writes a file for longer.
+const UNFINISHED: TimeDelta = TimeDelta::hours(1);
 
 /// A folder.
 pub(in super::super) struct Local {
@@ -158,6 +164,17 @@ impl Objects for Local {
         .await
     }
 
+    async fn forget_unfinished(&self, folder: &str) -> Result<(), Failure> {
+        let folder = folder.trim_end_matches('/').to_owned();
+        self.blocking(move |place| {
+            let before = now() - UNFINISHED;
+            // What can't be removed is no more of a burden than it was.
+            drop(remove_unfinished(&place.root.join(&folder), before));
+            Ok(())
+        })
+        .await
+    }
+
     async fn check(&self) -> Result<(), Failure> {
         self.blocking(|place| {
             place.must_exist()?;
@@ -214,7 +231,7 @@ impl Place {
     fn write(&self, key: &str, data: &[u8]) -> Result<(), Failure> {
         let path = self.root.join(key);
         let folder = path.parent().unwrap_or(&self.root);
-        let temporary = folder.join(format!(".tmp-{}", chance::boot()));
+        let temporary = folder.join(format!("{TEMPORARY}{}", chance::boot()));
         let written = (|| {
             make_folder(&self.root, folder)?;
             let mut file = File::create_new(&temporary)?;
@@ -260,9 +277,12 @@ impl Place {
             self.root.join(key).display()
         );
         match error.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::PermissionDenied => {
                 Failure::permanent(format!("{at}; give the node's user the right to write there"))
             }
+            ErrorKind::ReadOnlyFilesystem => Failure::permanent(format!(
+                "{at}; nobody can write there: mount its disk writable, or load somewhere else"
+            )),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 Failure::permanent(format!("{at}; free some space there, or load somewhere else"))
             }
@@ -294,6 +314,23 @@ fn make_folder(root: &Path, folder: &Path) -> std::io::Result<()> {
             None => Ok(()),
         },
     }
+}
+
+/// Removes temporary files that nobody has touched since.
+fn remove_unfinished(folder: &Path, since: DateTime<Utc>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            drop(remove_unfinished(&path, since));
+        } else if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
+            && let Ok(touched) = entry.metadata().and_then(|found| found.modified())
+            && DateTime::<Utc>::from(touched) < since
+        {
+            drop(std::fs::remove_file(path));
+        }
+    }
+    Ok(())
 }
 
 fn remove_empty(folder: &Path) -> std::io::Result<()> {
@@ -356,5 +393,59 @@ mod tests {
         assert!(!root.exists() && !place.exists().await.unwrap());
         assert_eq!(place.get("t/a").await.unwrap(), None);
         place.remove("t/a").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_was_writing_goes_when_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Local::new("lake", folder.path().to_owned());
+        place.put("t/_haulage/versions/1.json", Bytes::new()).await.unwrap();
+        place.put("t/data/1.parquet", Bytes::new()).await.unwrap();
+        let old = std::time::SystemTime::from(now() - TimeDelta::minutes(61));
+        for (key, is_old) in [
+            ("t/_haulage/.tmp-1", true),
+            ("t/_haulage/versions/.tmp-2", true),
+            ("t/_haulage/versions/1.json", true),
+            ("t/_haulage/versions/.tmp-3", false),
+            ("t/data/.tmp-4", true),
+        ] {
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .open(folder.path().join(key))
+                .unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        place.forget_unfinished("t/_haulage/").await.unwrap();
+        place.forget_unfinished("nothing/").await.unwrap();
+        assert_eq!(
+            place.list("t/").await.unwrap(),
+            [
+                "t/_haulage/versions/.tmp-3",
+                "t/_haulage/versions/1.json",
+                "t/data/.tmp-4",
+                "t/data/1.parquet"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_disk_that_is_mounted_read_only_is_no_matter_of_rights() {
+        let place = Local::new("lake", PathBuf::from("/lake")).place;
+        for (kind, words) in [
+            (
+                ErrorKind::PermissionDenied,
+                "give the node's user the right to write there",
+            ),
+            (
+                ErrorKind::ReadOnlyFilesystem,
+                "mount its disk writable, or load somewhere else",
+            ),
+        ] {
+            let failure = place.failure("write", "t/a", &kind.into());
+            assert!(failure.message.ends_with(words), "{failure}");
+        }
     }
 }

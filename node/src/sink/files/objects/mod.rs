@@ -48,6 +48,9 @@ pub(super) trait Objects: Send + Sync {
     /// What a folder leaves behind when its last object is gone, if the place has such a thing.
     async fn forget_folder(&self, folder: &str) -> Result<(), Failure>;
 
+    /// Removes what writers that have died long ago had begun in a folder, if the place has such a thing.
+    async fn forget_unfinished(&self, folder: &str) -> Result<(), Failure>;
+
     /// A failure if the place itself can't be used.
     async fn check(&self) -> Result<(), Failure>;
 

@@ -232,6 +232,10 @@ impl Objects for S3 {
         Ok(())
     }
 
+    async fn forget_unfinished(&self, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn check(&self) -> Result<(), Failure> {
         let client = self.client().await;
         let request = client
