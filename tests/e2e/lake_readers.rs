@@ -144,8 +144,9 @@ async fn a_table_without_a_row_can_be_read() -> Result<()> {
     .iter()
     .map(|(name, more)| format!("  {name}: {{from: SOURCE, to: lake, table: {name}, mode: replace, {more}}}\n"))
     .collect();
-    for source in ["none", "raw", "none"] {
-        lake.pipeline(COLUMNS, &loads.replace("SOURCE", source))?;
+    for (n, source) in ["none", "raw", "none"].into_iter().enumerate() {
+        // Every text is another submission, so that each is another run.
+        lake.pipeline(COLUMNS, &format!("{}# {n}\n", loads.replace("SOURCE", source)))?;
         lake.run().await?;
     }
     let run = newest_run(lake.0.path()).await?;

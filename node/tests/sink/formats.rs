@@ -9,7 +9,6 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::compute::{cast, concat_batches};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
-use haulage_core::failure::Failure;
 use haulage_core::ids::Attempt;
 use haulage_node::sink::{Destination, Expected, LoadContext, Refused};
 use haulage_plan::definition::{FileCompression, FileFormat, Layout, Mode};

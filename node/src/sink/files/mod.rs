@@ -69,6 +69,7 @@ pub(super) struct Files {
     runtime: Arc<RuntimeEnv>,
     /// Of loads that are being verified, the rows that are to be set aside.
     marks: Arc<Mutex<Vec<Arc<aside::Marks>>>>,
+    found: Arc<Mutex<stage::Found>>,
 }
 
 impl Files {
@@ -92,6 +93,7 @@ impl Files {
             objects,
             runtime,
             marks: Arc::default(),
+            found: Arc::default(),
         })
     }
 }

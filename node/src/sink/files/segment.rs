@@ -15,7 +15,7 @@ use haulage_core::ids::{Attempt, ChunkId};
 use super::Files;
 use super::place::{Area, TablePlace};
 use super::rows;
-use super::state::{self, File, State, ended, must_be_staged};
+use super::state::{self, File, State, ended};
 use super::work::{Work, unwritable};
 use crate::chance;
 use crate::sink::fence::admit;
@@ -145,8 +145,7 @@ impl Segment {
 
     /// The chunk as it is, if its load takes segments.
     async fn document(&self) -> Result<state::Chunk, Failure> {
-        let table = self.files.table(&self.place).await?;
-        must_be_staged(&self.load, &table.value)?;
+        self.files.staged_round(&self.load, &self.place).await?;
         Ok(self.files.document(&self.key()).await?.value)
     }
 

@@ -4,8 +4,9 @@
 //! conditional write does that under a lock of the folder, which the system gives back when its holder dies. A holder that
 //! stands still keeps it: others wait a while and fail as transient, and none of them overtakes it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use haulage_core::failure::Failure;
 use sha2::{Digest, Sha256};
 
 use super::super::state::now;
-use super::{Objects, Tag};
+use super::{Objects, Sight, Tag};
 use crate::chance;
 
 /// The file that is locked, in the destination's folder.
@@ -25,6 +26,8 @@ const LOCK: &str = ".haulage.lock";
 /// How long a lock is waited for, and between two tries.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(4);
+/// A write after so long has another time.
+const SETTLED: TimeDelta = TimeDelta::seconds(3);
 /// How the name of a file begins that is being written.
 const TEMPORARY: &str = ".tmp-";
 /// Nobody writes a file for longer.
@@ -77,6 +80,19 @@ impl Objects for Local {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(place.failure("look at", &key, &error)),
         })
+        .await
+    }
+
+    async fn sight(&self, key: &str) -> Result<Option<Sight>, Failure> {
+        let key = key.to_owned();
+        // Opened, and not just asked for: a network file system answers the latter from what it knew some seconds ago.
+        self.blocking(
+            move |place| match File::open(place.root.join(&key)).and_then(|file| file.metadata()) {
+                Ok(found) => Ok(looks(&found, now())),
+                Err(error) if is_absent(&error) => Ok(None),
+                Err(error) => Err(place.failure("look at", &key, &error)),
+            },
+        )
         .await
     }
 
@@ -299,6 +315,24 @@ fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
+/// A file's number comes again when it is free, and its times stand still for some milliseconds: only of one that was
+/// written a while ago it is certain that the next write shows.
+fn looks(found: &Metadata, now: DateTime<Utc>) -> Option<Sight> {
+    let written = found.mtime().max(found.ctime());
+    (written < (now - SETTLED).timestamp()).then(|| {
+        Sight(format!(
+            "{} {} {} {}.{} {}.{}",
+            found.dev(),
+            found.ino(),
+            found.size(),
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec()
+        ))
+    })
+}
+
 /// Makes a folder below the root, durably.
 fn make_folder(root: &Path, folder: &Path) -> std::io::Result<()> {
     if folder.is_dir() {
@@ -429,6 +463,28 @@ mod tests {
                 "t/data/1.parquet"
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_written_just_now_looks_like_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Local::new("lake", folder.path().to_owned());
+        assert_eq!(place.sight("t/state.json").await.unwrap(), None);
+        place.put("t/state.json", Bytes::from_static(b"1")).await.unwrap();
+        assert_eq!(place.sight("t/state.json").await.unwrap(), None);
+        let found = |_| std::fs::metadata(folder.path().join("t/state.json")).unwrap();
+        let later = now() + TimeDelta::seconds(5);
+        let first = looks(&found(1), later).unwrap();
+        assert_eq!(looks(&found(1), later), Some(first.clone()));
+        // Of the same size, and with the same time of its contents.
+        let written = found(1).modified().unwrap();
+        place.put("t/state.json", Bytes::from_static(b"2")).await.unwrap();
+        let file = File::options()
+            .append(true)
+            .open(folder.path().join("t/state.json"))
+            .unwrap();
+        file.set_modified(written).unwrap();
+        assert_ne!(looks(&found(2), later), Some(first));
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub(super) const AT_ONCE: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag(String);
 
+/// What an object looks like without being read. If it looks the same again, nobody has written it in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sight(String);
+
 /// Objects below a root, by keys of `/`-separated parts.
 #[async_trait]
 pub(super) trait Objects: Send + Sync {
@@ -31,6 +35,9 @@ pub(super) trait Objects: Send + Sync {
 
     /// An object's size in bytes; `None` if there is none.
     async fn size(&self, key: &str) -> Result<Option<u64>, Failure>;
+
+    /// What an object looks like. None if there is none, or if it was written so recently that another write might not show.
+    async fn sight(&self, key: &str) -> Result<Option<Sight>, Failure>;
 
     /// Writes an object that nobody else writes, whole or not at all. Durable when it returns.
     async fn put(&self, key: &str, data: Bytes) -> Result<(), Failure>;
