@@ -36,6 +36,8 @@ mod publishing;
 mod rights;
 #[path = "sink/room.rs"]
 mod room;
+#[path = "sink/rounds.rs"]
+mod rounds;
 #[path = "sink/server.rs"]
 mod server;
 #[path = "sink/snapshots.rs"]

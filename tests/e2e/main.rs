@@ -24,6 +24,7 @@ mod increments;
 mod infer;
 mod lake;
 mod lake_evolve;
+mod lake_readers;
 mod lake_receipts;
 mod lake_watermarks;
 mod leaving;

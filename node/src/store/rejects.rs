@@ -189,7 +189,7 @@ impl<R: BufRead> Rows<R> {
 
     /// The next row. Permanent failure naming the key if it is damaged.
     pub fn read(&mut self) -> Result<Option<Reject>, Failure> {
-        if !self.to_row()? {
+        if !self.next_row()? {
             return Ok(None);
         }
         let mut reject: Reject = serde_json::from_slice(&self.line).map_err(|error| damaged(&self.key, &error))?;
@@ -207,7 +207,7 @@ impl<R: BufRead> Rows<R> {
     /// Leaves out so many rows, or those that are left if there are fewer.
     pub fn pass_over(&mut self, rows: u64) -> Result<(), Failure> {
         for _ in 0..rows {
-            if !self.to_row()? {
+            if !self.next_row()? {
                 break;
             }
             self.at += 1;
@@ -216,8 +216,8 @@ impl<R: BufRead> Rows<R> {
     }
 
     /// Reads the line of the next row; `false` if there is none.
-    fn to_row(&mut self) -> Result<bool, Failure> {
-        while self.to_line()? {
+    fn next_row(&mut self) -> Result<bool, Failure> {
+        while self.next_line()? {
             if !self.line.starts_with(HEAD) {
                 return Ok(true);
             }
@@ -227,7 +227,7 @@ impl<R: BufRead> Rows<R> {
         Ok(false)
     }
 
-    fn to_line(&mut self) -> Result<bool, Failure> {
+    fn next_line(&mut self) -> Result<bool, Failure> {
         self.line.clear();
         let mut lines = (&mut self.lines).take(LINE_BYTES);
         let read = lines.read_until(b'\n', &mut self.line);

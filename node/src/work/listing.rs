@@ -158,14 +158,14 @@ mod tests {
             line,
             column: None,
             step: None,
-            reason: if line % 3 == 0 { "third" } else { "other" }.into(),
+            reason: if line.is_multiple_of(3) { "third" } else { "other" }.into(),
             detail: String::new(),
             raw,
             kept: Some(Kept {
                 loads: vec![LoadName::from("l")],
                 reached: Vec::new(),
                 columns: Some(vec!["a".to_owned(), "b".to_owned()].into()),
-                tabbed: line % 2 == 0,
+                tabbed: line.is_multiple_of(2),
                 form: Form::Raw,
             }),
         }
@@ -202,7 +202,7 @@ mod tests {
                 let values = row.values().map(|values| (values.len(), values[50_000].clone()));
                 let kept = row.kept.unwrap();
                 // Columns only where there are values without names.
-                assert_eq!(values, (row.line % 2 == 0).then_some((50_001, None)));
+                assert_eq!(values, (row.line.is_multiple_of(2)).then_some((50_001, None)));
                 assert_eq!((kept.columns.is_some(), kept.loads.len()), (values.is_some(), 0));
                 lines.push(row.line);
             }

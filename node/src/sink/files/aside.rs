@@ -19,9 +19,9 @@ use super::ask::said;
 use super::documents::json;
 use super::place::{Area, TablePlace};
 use super::rows::stored;
-use super::segment::Work;
 use super::state::{File, State, ended, same_round};
 use super::verify::{List, staged};
+use super::work::Work;
 use crate::chance;
 use crate::sink::aside::left;
 use crate::sink::{Aside, Expected, LoadContext, Named, Question};
@@ -181,6 +181,7 @@ impl Files {
                 load.load, what.set.rows
             )));
         }
+        let kept = self.with_columns(load, &place, kept).await?;
         let list = format!("{}{}.json", Area::of(load).lists(), chance::boot());
         self.objects
             .put(&place.key(&list), json(&List { files: kept })?)
@@ -232,14 +233,11 @@ impl Files {
             load: load.clone(),
             batches: left,
             name: format!("left-{number}-a{}-{}", load.attempt, chance::boot()),
+            before: 0,
         };
-        let encoded = tokio::task::spawn_blocking(move || work.run()).await;
-        let encoded = encoded.map_err(|_| Failure::transient("the node is stopping"))?;
         let mut files = Vec::new();
-        for encoded in encoded.map_err(Failure::from)? {
-            files.push(encoded.file.clone());
-            self.put_encoded(place, encoded).await?;
-        }
+        let written = self.write_files(place, work, &mut files).await;
+        written.map_err(Failure::from)?;
         Ok(files)
     }
 

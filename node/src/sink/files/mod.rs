@@ -11,8 +11,8 @@
 //! Both are in `state.rs`; what a place has to be able to do is in `objects`. Who reads the table reads the manifest. A glob
 //! over the folder also finds files that are staged, or kept for a revert (`keep_previous`).
 //!
-//! A segment leaves one file a partition. Nothing merges them: a reader that wants large files wants a large
-//! `checkpoint_rows`.
+//! A segment leaves one file a partition, and more where its rows are too many to be kept in memory. Nothing merges them: a
+//! reader that wants large files wants a large `checkpoint_rows`.
 
 mod aside;
 mod ask;
@@ -35,6 +35,7 @@ mod state;
 mod target;
 mod verify;
 mod watermarks;
+mod work;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -69,6 +70,7 @@ pub(super) struct Files {
     runtime: Arc<RuntimeEnv>,
     /// Of loads that are being verified, the rows that are to be set aside.
     marks: Arc<Mutex<Vec<Arc<aside::Marks>>>>,
+    found: Arc<Mutex<stage::Found>>,
 }
 
 impl Files {
@@ -92,6 +94,7 @@ impl Files {
             objects,
             runtime,
             marks: Arc::default(),
+            found: Arc::default(),
         })
     }
 }
@@ -110,7 +113,7 @@ impl Destination for Files {
         self.begin_chunk(load, chunk, attempt).await
     }
 
-    /// An open segment holds nothing at the place but its rows in memory, which are bounded where they come from.
+    /// An open segment holds nothing at the place, and of its rows only the last few in memory.
     async fn reserve(&self, _: usize) -> Result<Arc<dyn Destination>, Failure> {
         Ok(Arc::new(self.clone()))
     }

@@ -104,9 +104,9 @@ impl Files {
                 tries.again(&self.objects.address(&place.state())).await?;
                 continue;
             }
-            judge(load, later(load, \&table), Vec::new())?;
+            judge(load, later(load, &table), Vec::new())?;
             // Over what is there now: others may have added the same column meanwhile, or one that this load lacks.
-            let changes = fit(load, table.head.as_ref()).map_err(|misfits| misfit(load, \&misfits))?;
+            let changes = fit(load, table.head.as_ref()).map_err(|misfits| misfit(load, &misfits))?;
             let created = table.head.is_none();
             table.advance(load, created)?;
             if !load.advances.is_empty() {

@@ -13,7 +13,7 @@ use super::Files;
 use super::documents::Tries;
 use super::evolve;
 use super::objects::{remove_all, remove_folder};
-use super::place::{Area, TablePlace};
+use super::place::{Area, NOTES, TablePlace};
 use super::recall::{Reach, free, may_undo, report};
 use super::state::{Head, Part, State, Table};
 use super::verify::paths;
@@ -158,6 +158,9 @@ impl Files {
             self.remove_orphans(load, &place, part).await?;
         }
         self.remove_garbage(&place, &table).await?;
+        for folder in [&place.key("_haulage/"), NOTES] {
+            self.objects.forget_unfinished(folder).await?;
+        }
         Ok(report(format!(
             "staging dropped, and what {} had replaced or changed",
             counted(dropped as u64, "run")

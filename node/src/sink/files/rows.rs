@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
-use datafusion::arrow::compute::{cast, take_record_batch};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use datafusion::arrow::compute::{cast, interleave_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use indexmap::IndexMap;
@@ -84,8 +84,22 @@ pub(super) struct Unfit {
     pub(super) why: String,
 }
 
-/// Rows of one partition.
+/// The values of one partition, in the order of the columns.
 pub(super) type Partition = Vec<Option<String>>;
+
+/// A row of several batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct At {
+    batch: u32,
+    row: u32,
+}
+
+/// These rows of several batches, as one.
+pub(super) fn gathered(batches: &[RecordBatch], rows: &[At]) -> Result<RecordBatch, ArrowError> {
+    let batches: Vec<&RecordBatch> = batches.iter().collect();
+    let rows: Vec<(usize, usize)> = rows.iter().map(|at| (at.batch as usize, at.row as usize)).collect();
+    interleave_record_batch(&batches, &rows)
+}
 
 impl Division {
     /// `names` are among the columns.
@@ -103,39 +117,49 @@ impl Division {
             .collect()
     }
 
-    /// Divides a batch; partitions come in the order of their first rows.
-    pub(super) fn divide(&self, batch: &RecordBatch) -> Result<Vec<(Partition, RecordBatch)>, Error> {
-        if self.columns.is_empty() {
-            return Ok(vec![(Vec::new(), batch.clone())]);
-        }
-        let mut texts: Vec<StringArray> = Vec::new();
-        for place in &self.columns {
-            let text = cast(batch.column(*place), &DataType::Utf8)?;
-            texts.push(text.as_string::<i32>().clone());
-        }
-        let mut rows: IndexMap<Partition, Vec<u32>> = IndexMap::new();
-        for row in 0..batch.num_rows() {
-            let value = |text: &StringArray| text.is_valid(row).then(|| text.value(row).to_owned());
-            let partition: Partition = texts.iter().map(value).collect();
-            for (name, value) in self.names.iter().zip(&partition) {
-                if folder(name, value.as_deref()).len() > MAX_NAME {
-                    return Err(Error::Unfit(Unfit {
-                        row,
-                        column: name.clone(),
-                        why: "it is too long for a folder's name; partition by another column, or reject such rows in the step"
-                            .to_owned(),
-                    }));
+    /// Divides rows; partitions come in the order of their first rows. `Unfit` counts rows over all batches.
+    pub(super) fn divide(&self, batches: &[RecordBatch]) -> Result<IndexMap<Partition, Vec<At>>, Error> {
+        let mut parts: IndexMap<Partition, Vec<At>> = IndexMap::new();
+        let mut before = 0;
+        for (place, batch) in batches.iter().enumerate() {
+            let mut texts: Vec<StringArray> = Vec::new();
+            for column in &self.columns {
+                let text = cast(batch.column(*column), &DataType::Utf8)?;
+                texts.push(text.as_string::<i32>().clone());
+            }
+            for row in 0..batch.num_rows() {
+                let value = |text: &StringArray| text.is_valid(row).then(|| text.value(row).to_owned());
+                let partition: Partition = texts.iter().map(value).collect();
+                let at = At {
+                    batch: u32::try_from(place).unwrap_or(u32::MAX),
+                    row: u32::try_from(row).unwrap_or(u32::MAX),
+                };
+                match parts.get_mut(&partition) {
+                    Some(rows) => rows.push(at),
+                    None => {
+                        self.fits(&partition, before + row)?;
+                        parts.insert(partition, vec![at]);
+                    }
                 }
             }
-            rows.entry(partition)
-                .or_default()
-                .push(u32::try_from(row).unwrap_or(u32::MAX));
-        }
-        let mut parts = Vec::with_capacity(rows.len());
-        for (partition, rows) in rows {
-            parts.push((partition, take_record_batch(batch, &UInt32Array::from(rows))?));
+            before += batch.num_rows();
         }
         Ok(parts)
+    }
+
+    /// Whether a partition's values can name folders.
+    fn fits(&self, partition: &[Option<String>], row: usize) -> Result<(), Error> {
+        for (name, value) in self.names.iter().zip(partition) {
+            if folder(name, value.as_deref()).len() > MAX_NAME {
+                return Err(Error::Unfit(Unfit {
+                    row,
+                    column: name.clone(),
+                    why: "it is too long for a folder's name; partition by another column, or reject such rows in the step"
+                        .to_owned(),
+                }));
+            }
+        }
+        Ok(())
     }
 
     /// A partition's folders, with a slash at the end; empty where nothing is divided.
@@ -165,6 +189,8 @@ fn folder(name: &str, value: Option<&str>) -> String {
         None => NO_VALUE.to_owned(),
         // A text that reads like no value.
         Some(NO_VALUE) => escaped(NO_VALUE).replacen('_', "%5F", 1),
+        // To DuckDB such a folder has no value, unless a letter of it is escaped.
+        Some(null) if null.eq_ignore_ascii_case("null") => format!("%{:02X}{}", null.as_bytes()[0], &null[1..]),
         Some(value) => escaped(value),
     };
     format!("{}={value}", escaped(name))
@@ -213,6 +239,7 @@ pub(super) fn constant(value: Option<&str>, data_type: &DataType, rows: usize) -
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{Date32Array, Int64Array};
+    use datafusion::arrow::compute::concat_batches;
 
     use super::*;
 
@@ -238,7 +265,13 @@ mod tests {
         )
         .unwrap();
         let division = Division::new(&schema, &["day".to_owned(), "the region".to_owned()]);
-        let parts = division.divide(&batch).unwrap();
+        // In two batches: a partition has rows of both.
+        let batches = [batch.slice(0, 1), batch.slice(1, 3)];
+        let parts = division.divide(&batches).unwrap();
+        let parts: Vec<(Partition, RecordBatch)> = parts
+            .into_iter()
+            .map(|(partition, rows)| (partition, gathered(&batches, &rows).unwrap()))
+            .collect();
         let paths: Vec<String> = parts.iter().map(|(partition, _)| division.path(partition)).collect();
         assert_eq!(
             paths,
@@ -252,7 +285,10 @@ mod tests {
             let back = of_path(&format!("data/0a/{path}0.0-1.parquet"));
             assert_eq!((&back["day"], &back["the region"]), (&partition[0], &partition[1]));
         }
-        assert_eq!(parts[0].1.num_rows(), 2);
+        assert_eq!(
+            parts[0].1,
+            concat_batches(&schema, [&batch.slice(0, 1), &batch.slice(2, 1)]).unwrap()
+        );
         assert_eq!(division.rest(&schema), [1]);
         for (partition, rows) in &parts {
             let back = constant(partition[0].as_deref(), &DataType::Date32, rows.num_rows()).unwrap();
@@ -268,7 +304,25 @@ mod tests {
         )
         .unwrap();
         assert!(
-            matches!(division.divide(&long), Err(Error::Unfit(Unfit { row: 0, column, .. })) if column == "the region")
+            matches!(division.divide(&[batch, long]), Err(Error::Unfit(Unfit { row: 4, column, .. })) if column == "the region")
         );
+    }
+
+    #[test]
+    fn a_text_that_reads_like_no_value_is_escaped_and_comes_back() {
+        for (text, name) in [
+            ("NULL", "c=%4EULL"),
+            ("null", "c=%6Eull"),
+            ("nuLL", "c=%6EuLL"),
+            ("nulls", "c=nulls"),
+            (NO_VALUE, "c=%5F_HIVE_DEFAULT_PARTITION__"),
+            ("", "c="),
+        ] {
+            assert_eq!(folder("c", Some(text)), name);
+            assert_eq!(
+                of_path(&format!("data/0a/{name}/f.parquet"))["c"].as_deref(),
+                Some(text)
+            );
+        }
     }
 }

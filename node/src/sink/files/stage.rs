@@ -1,18 +1,27 @@
 //! The staging area of files: a record, and a document for each chunk that has begun.
 
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+
 use futures::stream::{self, StreamExt, TryStreamExt};
 use haulage_core::checkpoint::Marker;
 use haulage_core::event::StepReport;
-use haulage_core::failure::Failure;
+use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::{Attempt, ChunkId};
 
 use super::Files;
-use super::objects::AT_ONCE;
+use super::objects::{AT_ONCE, Sight};
 use super::place::{Area, TablePlace};
 use super::state::{Chunk, File, State, ended, must_be_staged};
 use super::target::{fit, misfit};
 use crate::sink::LoadContext;
 use crate::sink::fence::too_late;
+
+/// Loads that are kept in mind.
+const LOADS: usize = 64;
+
+/// Of loads, by table and area: how the state looked in which each was last found to take chunks, and its round there.
+pub(super) type Found = HashMap<(String, String), (Sight, u32)>;
 
 impl Files {
     pub(super) async fn make_staging(&self, load: &LoadContext) -> Result<StepReport, Failure> {
@@ -107,8 +116,7 @@ impl Files {
     ) -> Result<Vec<Marker>, Failure> {
         let place = TablePlace::parse(&load.table)?;
         let key = place.key(&Area::of(load).chunk(chunk));
-        let table = self.table(&place).await?.value;
-        let round = must_be_staged(load, &table)?.round;
+        let round = self.staged_round(load, &place).await?;
         let markers = self
             .change_chunk(&key, |document| {
                 if document.epoch > load.epoch.0 || document.attempt > attempt.0 {
@@ -130,12 +138,42 @@ impl Files {
             .await?;
         // Whoever seals or discards changes the record first and looks for chunks then: of two that meet here, one sees
         // the other.
-        let table = self.table(&place).await?.value;
-        if let Err(fenced) = must_be_staged(load, &table) {
-            self.forget_chunk(&key, load, &table).await;
-            return Err(fenced);
+        if let Err(failure) = self.staged_round(load, &place).await {
+            if failure.class == Class::Fenced {
+                self.forget_chunk(&key, load, &self.table(&place).await?.value).await;
+            }
+            return Err(failure);
         }
         Ok(markers)
+    }
+
+    /// The round of a load that takes chunks. `Fenced` if it takes none.
+    ///
+    /// Every segment asks this of a state that grows with the table's runs. It is read again only if it has changed since the
+    /// load was last found in it: rounds and states of a record only go forward, so what was true of a state that looks the
+    /// same before and after is true of it now.
+    pub(super) async fn staged_round(&self, load: &LoadContext, place: &TablePlace) -> Result<u32, Failure> {
+        let sight = self.objects.sight(&place.state()).await?;
+        let area = (place.folder.clone(), Area::of(load).id);
+        if let Some(sight) = &sight
+            && let Some((known, round)) = self.found().get(&area)
+            && known == sight
+        {
+            return Ok(*round);
+        }
+        let round = must_be_staged(load, &self.table(place).await?.value)?.round;
+        if let Some(sight) = sight {
+            let mut found = self.found();
+            if found.len() >= LOADS {
+                found.clear();
+            }
+            found.insert(area, (sight, round));
+        }
+        Ok(round)
+    }
+
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes away a chunk's document that has come after the discard.

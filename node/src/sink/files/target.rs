@@ -6,10 +6,11 @@
 use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
 use haulage_core::words::counted;
-use haulage_plan::definition::{FileFormat, Mode};
+use haulage_plan::definition::{FileCompression, FileFormat, Mode};
 use haulage_plan::types;
 
 use super::Files;
+use super::encode::Encoding;
 use super::evolve;
 use super::place::TablePlace;
 use super::rows::stored_type;
@@ -154,17 +155,32 @@ impl Files {
 fn change(load: &LoadContext, head: Option<&Head>, rows: Option<u64>) -> String {
     let table = &load.table;
     let there = counted(rows.unwrap_or_default(), "row");
+    let files = described(load);
     match (head, load.mode) {
-        (None, _) => format!(
-            "creates {table} with the run's rows, as {} files",
-            word(load.layout.format.unwrap_or_default())
-        ),
+        (None, _) => format!("creates {table} with the run's rows, as {files}"),
         (Some(head), Mode::Replace) if head.shape != Shape::of(load) => {
             format!(
-                "replaces the {there} of {table} in one version, with other columns, format or partitions than it has now"
+                "replaces the {there} of {table} in one version, with other columns, format or partitions than it has now: \
+                 {files}"
             )
         }
-        (Some(_), Mode::Replace) => format!("replaces the {there} of {table} in one version"),
-        (Some(_), Mode::Append | Mode::Merge) => format!("adds rows to the {there} of {table}"),
+        (Some(_), Mode::Replace) => format!("replaces the {there} of {table} in one version, by {files}"),
+        (Some(_), Mode::Append | Mode::Merge) => format!("adds rows to the {there} of {table}, as {files}"),
     }
+}
+
+/// The files that the load writes: `csv files (gzip) in folders by day, region`.
+fn described(load: &LoadContext) -> String {
+    let encoding = Encoding::new(load.layout.format, load.layout.compression);
+    let compression = match encoding.compression {
+        FileCompression::None => "not compressed",
+        FileCompression::Gzip => "gzip",
+        FileCompression::Snappy => "snappy",
+        FileCompression::Zstd => "zstd",
+    };
+    let folders = match load.layout.partition_by.as_slice() {
+        [] => String::new(),
+        by => format!(" in folders by {}", by.join(", ")),
+    };
+    format!("{} files ({compression}){folders}", word(encoding.format))
 }

@@ -138,6 +138,7 @@ impl Files {
         expected: Expected,
     ) -> Result<(), Failure> {
         let area = Area::of(load);
+        let files = self.with_columns(load, place, files).await?;
         let list = format!("{}{}.json", area.lists(), chance::boot());
         self.objects.put(&place.key(&list), json(&List { files })?).await?;
         let part = Part {

@@ -4,18 +4,21 @@
 //! conditional write does that under a lock of the folder, which the system gives back when its holder dies. A holder that
 //! stands still keeps it: others wait a while and fail as transient, and none of them overtakes it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use haulage_core::failure::Failure;
 use sha2::{Digest, Sha256};
 
-use super::{Objects, Tag};
+use super::super::state::now;
+use super::{Objects, Sight, Tag};
 use crate::chance;
 
 /// The file that is locked, in the destination's folder.
@@ -23,6 +26,12 @@ const LOCK: &str = ".haulage.lock";
 /// How long a lock is waited for, and between two tries.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(4);
+/// A write after so long has another time.
+const SETTLED: TimeDelta = TimeDelta::seconds(3);
+/// How the name of a file begins that is being written.
+const TEMPORARY: &str = ".tmp-";
+/// Nobody writes a file for longer.
+const UNFINISHED: TimeDelta = TimeDelta::hours(1);
 
 /// A folder.
 pub(in super::super) struct Local {
@@ -71,6 +80,19 @@ impl Objects for Local {
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(place.failure("look at", &key, &error)),
         })
+        .await
+    }
+
+    async fn sight(&self, key: &str) -> Result<Option<Sight>, Failure> {
+        let key = key.to_owned();
+        // Opened, and not just asked for: a network file system answers the latter from what it knew some seconds ago.
+        self.blocking(
+            move |place| match File::open(place.root.join(&key)).and_then(|file| file.metadata()) {
+                Ok(found) => Ok(looks(&found, now())),
+                Err(error) if is_absent(&error) => Ok(None),
+                Err(error) => Err(place.failure("look at", &key, &error)),
+            },
+        )
         .await
     }
 
@@ -158,6 +180,17 @@ impl Objects for Local {
         .await
     }
 
+    async fn forget_unfinished(&self, folder: &str) -> Result<(), Failure> {
+        let folder = folder.trim_end_matches('/').to_owned();
+        self.blocking(move |place| {
+            let before = now() - UNFINISHED;
+            // What can't be removed is no more of a burden than it was.
+            drop(remove_unfinished(&place.root.join(&folder), before));
+            Ok(())
+        })
+        .await
+    }
+
     async fn check(&self) -> Result<(), Failure> {
         self.blocking(|place| {
             place.must_exist()?;
@@ -214,7 +247,7 @@ impl Place {
     fn write(&self, key: &str, data: &[u8]) -> Result<(), Failure> {
         let path = self.root.join(key);
         let folder = path.parent().unwrap_or(&self.root);
-        let temporary = folder.join(format!(".tmp-{}", chance::boot()));
+        let temporary = folder.join(format!("{TEMPORARY}{}", chance::boot()));
         let written = (|| {
             make_folder(&self.root, folder)?;
             let mut file = File::create_new(&temporary)?;
@@ -260,9 +293,12 @@ impl Place {
             self.root.join(key).display()
         );
         match error.kind() {
-            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::PermissionDenied => {
                 Failure::permanent(format!("{at}; give the node's user the right to write there"))
             }
+            ErrorKind::ReadOnlyFilesystem => Failure::permanent(format!(
+                "{at}; nobody can write there: mount its disk writable, or load somewhere else"
+            )),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 Failure::permanent(format!("{at}; free some space there, or load somewhere else"))
             }
@@ -277,6 +313,24 @@ impl Place {
 /// A file is absent, too, where a part of its path is a file.
 fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}
+
+/// A file's number comes again when it is free, and its times stand still for some milliseconds: only of one that was
+/// written a while ago it is certain that the next write shows.
+fn looks(found: &Metadata, now: DateTime<Utc>) -> Option<Sight> {
+    let written = found.mtime().max(found.ctime());
+    (written < (now - SETTLED).timestamp()).then(|| {
+        Sight(format!(
+            "{} {} {} {}.{} {}.{}",
+            found.dev(),
+            found.ino(),
+            found.size(),
+            found.mtime(),
+            found.mtime_nsec(),
+            found.ctime(),
+            found.ctime_nsec()
+        ))
+    })
 }
 
 /// Makes a folder below the root, durably.
@@ -294,6 +348,23 @@ fn make_folder(root: &Path, folder: &Path) -> std::io::Result<()> {
             None => Ok(()),
         },
     }
+}
+
+/// Removes temporary files that nobody has touched since.
+fn remove_unfinished(folder: &Path, since: DateTime<Utc>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            drop(remove_unfinished(&path, since));
+        } else if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
+            && let Ok(touched) = entry.metadata().and_then(|found| found.modified())
+            && DateTime::<Utc>::from(touched) < since
+        {
+            drop(std::fs::remove_file(path));
+        }
+    }
+    Ok(())
 }
 
 fn remove_empty(folder: &Path) -> std::io::Result<()> {
@@ -356,5 +427,81 @@ mod tests {
         assert!(!root.exists() && !place.exists().await.unwrap());
         assert_eq!(place.get("t/a").await.unwrap(), None);
         place.remove("t/a").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_was_writing_goes_when_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Local::new("lake", folder.path().to_owned());
+        place.put("t/_haulage/versions/1.json", Bytes::new()).await.unwrap();
+        place.put("t/data/1.parquet", Bytes::new()).await.unwrap();
+        let old = std::time::SystemTime::from(now() - TimeDelta::minutes(61));
+        for (key, is_old) in [
+            ("t/_haulage/.tmp-1", true),
+            ("t/_haulage/versions/.tmp-2", true),
+            ("t/_haulage/versions/1.json", true),
+            ("t/_haulage/versions/.tmp-3", false),
+            ("t/data/.tmp-4", true),
+        ] {
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .open(folder.path().join(key))
+                .unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        place.forget_unfinished("t/_haulage/").await.unwrap();
+        place.forget_unfinished("nothing/").await.unwrap();
+        assert_eq!(
+            place.list("t/").await.unwrap(),
+            [
+                "t/_haulage/versions/.tmp-3",
+                "t/_haulage/versions/1.json",
+                "t/data/.tmp-4",
+                "t/data/1.parquet"
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_written_just_now_looks_like_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Local::new("lake", folder.path().to_owned());
+        assert_eq!(place.sight("t/state.json").await.unwrap(), None);
+        place.put("t/state.json", Bytes::from_static(b"1")).await.unwrap();
+        assert_eq!(place.sight("t/state.json").await.unwrap(), None);
+        let found = |_| std::fs::metadata(folder.path().join("t/state.json")).unwrap();
+        let later = now() + TimeDelta::seconds(5);
+        let first = looks(&found(1), later).unwrap();
+        assert_eq!(looks(&found(1), later), Some(first.clone()));
+        // Of the same size, and with the same time of its contents.
+        let written = found(1).modified().unwrap();
+        place.put("t/state.json", Bytes::from_static(b"2")).await.unwrap();
+        let file = File::options()
+            .append(true)
+            .open(folder.path().join("t/state.json"))
+            .unwrap();
+        file.set_modified(written).unwrap();
+        assert_ne!(looks(&found(2), later), Some(first));
+    }
+
+    #[test]
+    fn a_disk_that_is_mounted_read_only_is_no_matter_of_rights() {
+        let place = Local::new("lake", PathBuf::from("/lake")).place;
+        for (kind, words) in [
+            (
+                ErrorKind::PermissionDenied,
+                "give the node's user the right to write there",
+            ),
+            (
+                ErrorKind::ReadOnlyFilesystem,
+                "mount its disk writable, or load somewhere else",
+            ),
+        ] {
+            let failure = place.failure("write", "t/a", &kind.into());
+            assert!(failure.message.ends_with(words), "{failure}");
+        }
     }
 }

@@ -23,6 +23,10 @@ pub(super) const AT_ONCE: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag(String);
 
+/// What an object looks like without being read. If it looks the same again, nobody has written it in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sight(String);
+
 /// Objects below a root, by keys of `/`-separated parts.
 #[async_trait]
 pub(super) trait Objects: Send + Sync {
@@ -31,6 +35,9 @@ pub(super) trait Objects: Send + Sync {
 
     /// An object's size in bytes; `None` if there is none.
     async fn size(&self, key: &str) -> Result<Option<u64>, Failure>;
+
+    /// What an object looks like. None if there is none, or if it was written so recently that another write might not show.
+    async fn sight(&self, key: &str) -> Result<Option<Sight>, Failure>;
 
     /// Writes an object that nobody else writes, whole or not at all. Durable when it returns.
     async fn put(&self, key: &str, data: Bytes) -> Result<(), Failure>;
@@ -47,6 +54,9 @@ pub(super) trait Objects: Send + Sync {
 
     /// What a folder leaves behind when its last object is gone, if the place has such a thing.
     async fn forget_folder(&self, folder: &str) -> Result<(), Failure>;
+
+    /// Removes what writers that have died long ago had begun in a folder, if the place has such a thing.
+    async fn forget_unfinished(&self, folder: &str) -> Result<(), Failure>;
 
     /// A failure if the place itself can't be used.
     async fn check(&self) -> Result<(), Failure>;

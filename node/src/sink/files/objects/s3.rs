@@ -7,12 +7,13 @@
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use haulage_core::failure::{Class, Failure};
 use tokio::sync::OnceCell;
 
-use super::{Objects, Tag};
+use super::{Objects, Sight, Tag};
 use crate::chance;
 use crate::store::S3Settings;
 use crate::store::s3_client;
@@ -66,6 +67,16 @@ impl S3 {
         Failure {
             message: format!("destination {}: {}", self.name, failure.message),
             ..failure
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>, Failure> {
+        let client = self.client().await;
+        let request = client.head_object().bucket(&self.bucket).key(self.key(key));
+        match request.send().await {
+            Ok(head) => Ok(Some(head)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.failed("look at", key, error)),
         }
     }
 
@@ -161,18 +172,13 @@ impl Objects for S3 {
     }
 
     async fn size(&self, key: &str) -> Result<Option<u64>, Failure> {
-        let client = self.client().await;
-        match client
-            .head_object()
-            .bucket(&self.bucket)
-            .key(self.key(key))
-            .send()
-            .await
-        {
-            Ok(head) => Ok(head.content_length().and_then(|length| u64::try_from(length).ok())),
-            Err(error) if status(&error) == Some(404) => Ok(None),
-            Err(error) => Err(self.failed("look at", key, error)),
-        }
+        let head = self.head(key).await?;
+        Ok(head.and_then(|head| u64::try_from(head.content_length()?).ok()))
+    }
+
+    async fn sight(&self, key: &str) -> Result<Option<Sight>, Failure> {
+        let head = self.head(key).await?;
+        Ok(head.and_then(|head| Some(Sight(head.e_tag()?.to_owned()))))
     }
 
     async fn put(&self, key: &str, data: Bytes) -> Result<(), Failure> {
@@ -229,6 +235,10 @@ impl Objects for S3 {
     }
 
     async fn forget_folder(&self, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn forget_unfinished(&self, _: &str) -> Result<(), Failure> {
         Ok(())
     }
 
