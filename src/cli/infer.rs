@@ -156,7 +156,13 @@ async fn find_delimiter(config: &NodeConfig, source: &mut Source, base: &str) ->
         let columns = found.columns.len();
         // A single column is what any file has by a delimiter that isn't its own.
         let sound = if columns > 1 { found.rows - found.unreadable } else { 0 };
-        let worth = (columns > 1 && (sound > 0 || found.rows == 0), sound, columns);
+        // Of files whose headers differ, another delimiter makes a column of each header.
+        let names = found.columns.iter().map(|column| column.column.name.as_bytes());
+        let others = names
+            .flatten()
+            .any(|byte| *byte != delimiter && DELIMITERS.contains(byte));
+        let is_sound = columns > 1 && (sound > 0 || found.rows == 0);
+        let worth = (is_sound, !others, sound, columns);
         if best.is_none_or(|(most, _)| worth > most) {
             best = Some((worth, delimiter));
         }

@@ -82,10 +82,6 @@ async fn parameters_are_bound(to: &To) -> Result<()> {
          sum: {{type: \"decimal(10,2)\", default: 2.25}}\n  day: {{type: date, default: 2024-02-29}}\n  \
          at: {{type: timestamp, default: \"2024-02-29T12:30:00.25\"}}\n  truth: {{type: bool, default: true}}\n"
     );
-    let price = match to {
-        To::Database(stage) if !stage.is_postgres() => "CAST(price AS REAL)",
-        To::Database(_) | To::Files(_) => "price",
-    };
     let count = "SELECT count(*) FROM staged WHERE";
     let queries = [
         (format!("{count} name = $who"), 1),
@@ -95,7 +91,7 @@ async fn parameters_are_bound(to: &To) -> Result<()> {
         (format!("{count} name = '$who'"), 0),
         (format!("{count} id > $most - 1"), 1),
         (format!("{count} id * $share > 0.75"), 1),
-        (format!("{count} {price} = $sum"), 1),
+        (format!("{count} price = $sum"), 1),
         (format!("{count} day = $day"), 1),
         (format!("{count} day < $day"), 1),
         (format!("{count} at = $at"), 1),

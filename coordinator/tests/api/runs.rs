@@ -290,13 +290,17 @@ async fn a_cancel_is_refused_once_publishing_has_begun() {
 async fn rejects_are_read_by_a_node_page_by_page() {
     let stage = Stage::set().await;
     let (_coordinator, mut client) = stage.coordinator().await;
-    rejects_of(&mut client, Manner::quick(2).older()).await;
-    let stage = Stage::set().await;
-    let (_coordinator, mut client) = stage.coordinator().await;
     rejects_of(&mut client, Manner::quick(2)).await;
 }
 
-/// A node of this release, or of an earlier one, which leaves choosing by reason to whoever asks.
+/// It leaves choosing by reason to whoever asks, and an empty page is its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_are_read_by_a_node_of_an_earlier_release() {
+    let stage = Stage::set().await;
+    let (_coordinator, mut client) = stage.coordinator().await;
+    rejects_of(&mut client, Manner::quick(2).older()).await;
+}
+
 async fn rejects_of(client: &mut Client, manner: Manner) {
     let node = FakeNode::start("n1", manner).await;
     let run = submitted(client).await;

@@ -56,7 +56,8 @@ impl Asker<'_> {
         values: [&str; N],
         rest: impl Into<Question>,
     ) -> Result<[f64; N], Failure> {
-        let Question { sql, values: bound } = rest.into();
+        let rest: Question = rest.into();
+        let (sql, bound, as_numbers) = (rest.sql, rest.values, rest.as_numbers);
         let rest = sql.as_str();
         let question = match self.dialect() {
             Dialect::Postgres | Dialect::DataFusion => select(&values, rest, |value| format!("CAST({value} AS text)")),
@@ -66,6 +67,7 @@ impl Asker<'_> {
         let question = Question {
             sql: question,
             values: bound,
+            as_numbers,
         };
         let found = self.put(question).await?;
         let mut numbers = [0.0; N];
@@ -252,6 +254,7 @@ impl Asker<'_> {
         Question {
             sql,
             values: vec![Value::Keys(keys)],
+            as_numbers: false,
         }
     }
 
@@ -315,7 +318,8 @@ impl Asker<'_> {
         query: &str,
         params: &BTreeMap<String, ScalarValue>,
     ) -> Result<Option<String>, Failure> {
-        let query = self.written(query.trim().trim_end_matches(';'), params)?;
+        let mut query = self.written(query.trim().trim_end_matches(';'), params)?;
+        query.as_numbers = true;
         if self.dialect() == Dialect::DataFusion {
             // As it stands: `staged` is a table there, and one row is seen to.
             let values = self.put(query).await?;
@@ -480,6 +484,7 @@ fn with(question: &Question, sql: impl Fn(&str) -> String) -> Question {
     Question {
         sql: sql(&question.sql),
         values: question.values.clone(),
+        as_numbers: question.as_numbers,
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Question {
     pub sql: String,
     /// The values.
     pub values: Vec<Value>,
+    /// Whether decimals of `staged` are numbers, also where a database keeps them as texts: for SQL that users write.
+    pub as_numbers: bool,
 }
 
 /// A value of a question.
@@ -27,10 +29,7 @@ pub(crate) const KEYS: &str = "_haulage_keys";
 
 impl From<String> for Question {
     fn from(sql: String) -> Self {
-        Self {
-            sql,
-            values: Vec::new(),
-        }
+        Self { sql, ..Self::default() }
     }
 }
 

@@ -243,7 +243,7 @@ async fn no_row_is_still_a_table(world: &World) {
         assert_eq!(found.len(), 1, "{run}: {found:?}");
         let (path, said) = &found[0];
         assert_eq!(
-            (said["rows"].as_u64(), &said["run"] == run),
+            (said["rows"].as_u64(), said["run"] == *run),
             (Some(0), run != "b"),
             "{said}"
         );

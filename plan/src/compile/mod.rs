@@ -48,7 +48,7 @@ use indexmap::IndexMap;
 
 pub use context::{PlanTable, TableKind, session_builder, session_config, source_schema, with_row};
 
-use crate::definition::{Column, Definition, Place, Source};
+use crate::definition::{Column, Definition, Load, Mode, Place, Source};
 use crate::diagnostics::{Diagnostics, Report};
 use crate::parse::Gaps;
 use crate::{PROVENANCE, ROW_COLUMN};
@@ -342,6 +342,24 @@ struct Loaded {
     plan: LogicalPlan,
 }
 
+/// Refuses rows that every run would append once more: a pipeline that reads on is run again and again.
+fn appends_again(planner: &mut Planner<'_>, load: &Load, source: &str) {
+    let is_incremental = |source: &Source| source.kind.incremental().is_some();
+    let sources = &planner.definition.sources;
+    let Some(other) = sources.values().find(|source| is_incremental(source)) else {
+        return;
+    };
+    if load.mode != Mode::Append || sources.get(source).is_none_or(is_incremental) {
+        return;
+    }
+    let message = format!(
+        "load `{}` appends the rows of `{source}`, which is not `incremental` as `{}` is: every run would append them again",
+        load.name, other.name
+    );
+    let help = "write `mode: merge` with a `key`, or `replace`, or give it a pipeline of its own";
+    planner.report.help(load.place, message, help);
+}
+
 fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> IndexMap<LoadName, Loaded> {
     let mut loads = IndexMap::new();
     let lookups = planner.definition.sources.iter().filter(|(_, source)| source.lookup);
@@ -371,6 +389,7 @@ fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> Index
                 continue;
             }
         };
+        appends_again(planner, load, &source);
         let Some(schema) = schema else { continue };
         if load.provenance
             && let Some(taken) = PROVENANCE.iter().find(|name| schema.field_with_name(name).is_ok())

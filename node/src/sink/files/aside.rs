@@ -80,6 +80,7 @@ impl Files {
             let question = Question {
                 sql: format!("SELECT {NUMBER} FROM staged WHERE {}", condition.sql),
                 values: condition.values.clone(),
+                ..Question::default()
             };
             let mut bits = BooleanBufferBuilder::new(rows);
             bits.append_n(rows, false);

@@ -1,5 +1,6 @@
 //! Questions about what is staged, for checks.
 
+use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
 use sqlx::{AssertSqlSafe, Connection, Row};
 
@@ -22,7 +23,15 @@ impl Sqlite {
             return Err(ended(load, "gone with its file"));
         };
         let stage = quote(&Area::of(load).stage);
-        let query = sqlx::query(AssertSqlSafe(staged_as(load, &stage, &question.sql))).persistent(false);
+        let sql = match question.as_numbers {
+            true => format!(
+                "WITH staged AS (SELECT {} FROM {stage}) {}",
+                numbers(load),
+                question.sql
+            ),
+            false => staged_as(load, &stage, &question.sql),
+        };
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
         let row = bound(query, &question.values).fetch_one(&mut reader).await;
         let values = row.and_then(|row| (0..row.len()).map(|at| row.try_get(at)).collect());
         let values = values.map_err(|error| self.file.failure(&doing, error))?;
@@ -30,4 +39,13 @@ impl Sqlite {
         drop(reader.close().await);
         Ok(values)
     }
+}
+
+/// The load's columns, of which decimals, which are kept as texts, become numbers.
+fn numbers(load: &LoadContext) -> String {
+    let columns = load.schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Decimal128(..) => format!("CAST({name} AS NUMERIC) AS {name}", name = quote(field.name())),
+        _ => quote(field.name()),
+    });
+    columns.collect::<Vec<_>>().join(", ")
 }
