@@ -92,6 +92,9 @@ async fn parameters_are_bound(to: &To) -> Result<()> {
         (format!("{count} id > $most - 1"), 1),
         (format!("{count} id * $share > 0.75"), 1),
         (format!("{count} price = $sum"), 1),
+        // Of texts, 10.50 would be neither.
+        (format!("{count} price > 9.5"), 1),
+        (format!("{count} price < 9.5"), 1),
         (format!("{count} day = $day"), 1),
         (format!("{count} day < $day"), 1),
         (format!("{count} at = $at"), 1),

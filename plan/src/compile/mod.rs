@@ -25,6 +25,8 @@ mod steps;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_of_appends;
+#[cfg(test)]
 mod tests_of_checks;
 #[cfg(test)]
 mod tests_of_depth;
@@ -363,7 +365,12 @@ fn appends_again(planner: &mut Planner<'_>, load: &Load, source: &str) {
 fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> IndexMap<LoadName, Loaded> {
     let mut loads = IndexMap::new();
     let lookups = planner.definition.sources.iter().filter(|(_, source)| source.lookup);
-    let lookups = lookups.filter_map(|(name, _)| Some((name.clone(), Arc::clone(&planner.known.get(name)?.schema))));
+    let lookups = lookups.filter_map(|(name, _)| {
+        let known = planner.known.get(name)?;
+        // Of one that is refused, or that nobody has looked at yet, the columns are not known.
+        let is_known = !matches!(known.feed, Feed::Refused);
+        is_known.then(|| (name.clone(), Arc::clone(&known.schema)))
+    });
     let lookups = lookups.collect();
     for load in planner.definition.loads.values() {
         let Some(known) = planner.known.get(&load.from) else {
