@@ -291,9 +291,11 @@ async fn of_a_warehouse_that_does_not_answer_names_it_and_keeps_the_password() -
     }
     // The role `locked` with its right password may not make anything in schema public: also named.
     let right = postgres.url_with_password("the%20right%20one");
-    run(folder.path(), Some(&right))
-        .await?
-        .failure(&["warehouse", "may not make schema haulage", "GRANT CREATE ON DATABASE"])?;
+    run(folder.path(), Some(&right)).await?.failure(&[
+        "warehouse",
+        "may not make schema haulage",
+        "GRANT CREATE ON DATABASE",
+    ])?;
     let fine = postgres.url("postgres");
     run(folder.path(), Some(&fine))
         .await?
