@@ -338,3 +338,35 @@ async fn a_run_publishes_to_the_table_that_it_has_read() -> Result<()> {
     ensure!(told(&here, "SELECT min(id) || '-' || max(id) FROM t").await? == "2-5001");
     Ok(())
 }
+
+/// How many digits a `numeric` has is a part of its type, which a contract is about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_digits_than_declared_are_a_wider_type() -> Result<()> {
+    let postgres = Postgres::start().await?;
+    let here = postgres.create("warehouse").await?;
+    let sql = "CREATE TABLE amounts (id bigint PRIMARY KEY, v numeric(20,6)); INSERT INTO amounts VALUES (1, 1.5), (2, 2.123456)";
+    postgres.execute("postgres", sql).await?;
+    let folder = tempfile::tempdir()?;
+    for wider in ["fail", "widen"] {
+        let text = format!(
+            "pipeline: p\nsources:\n  amounts: {{postgres: crm, table: amounts, on_wider_type: {wider}, columns: {{id: bigint!, v: \
+             \"decimal(10,2)\"}}}}\nloads:\n  a: {{from: amounts, to: warehouse, table: amounts, mode: merge, key: [id]}}\n"
+        );
+        std::fs::write(folder.path().join("p.yaml"), text)?;
+        let verb = Verb::new(folder.path())
+            .args(["run", "p.yaml"])
+            .env("HAULAGE_SOURCE_CRM", postgres.url("postgres"))
+            .env("HAULAGE_DESTINATION_WAREHOUSE", postgres.url("warehouse"));
+        let output = verb.output().await?;
+        if wider == "fail" {
+            output.failure(&["decimal(10,2)", "decimal(20,6)"])?;
+            continue;
+        }
+        output.success()?;
+        let found: Vec<String> = sqlx::query_scalar("SELECT v::text FROM amounts ORDER BY id")
+            .fetch_all(&here)
+            .await?;
+        ensure!(found == ["1.500000", "2.123456"], "{found:?}");
+    }
+    Ok(())
+}

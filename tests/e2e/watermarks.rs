@@ -478,3 +478,36 @@ async fn mariadb_is_read_on_too() -> Result<()> {
         .failure(&["without a value in `at`"])?;
     Ok(())
 }
+
+/// A table that was appended whole has no watermark, and what begins at the first row would append it once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_were_appended_whole_are_not_appended_again() -> Result<()> {
+    let shop = Shop::open().await?;
+    shop.write("table: orders", APPEND, "")?;
+    let whole = shop.run().await?;
+    shop.write(INCREMENTAL, APPEND, "")?;
+    let refused = shop.verb(&["run", "shop.yaml"]).output().await?;
+    refused.failure(&[
+        &whole,
+        "haulage state set shop orders orders VALUE --to warehouse --column at",
+    ])?;
+    ensure!(shop.rows().await? == (5000, 5000));
+
+    let mark = [
+        "shop",
+        "orders",
+        "orders",
+        "2024-01-04 11:20:00",
+        "--to",
+        "warehouse",
+        "--column",
+        "at",
+    ];
+    let set = [&["state", "set"][..], &mark].concat();
+    shop.verb(&set).output().await?.success()?;
+    shop.insert("INSERT INTO orders VALUES (6000, '2024-02-01Z', 'second')")
+        .await?;
+    shop.run().await?;
+    ensure!(shop.rows().await? == (5001, 5001));
+    Ok(())
+}

@@ -348,6 +348,11 @@ fn staged_as(load: &LoadContext, table: &str, question: &str) -> String {
     )
 }
 
+/// How the ids of the runs of a load's pipeline begin.
+fn runs_of(load: &LoadContext) -> String {
+    format!("{}-", load.pipeline)
+}
+
 /// Rows that were noted to be set aside.
 pub enum Named {
     /// What a query of the destination gives.
@@ -448,6 +453,12 @@ pub trait Destination: Send + Sync {
     /// How far the incremental sources of a pipeline have been read for this load's target: what publishes to it have
     /// written. `None` if this kind of destination keeps no watermarks.
     async fn watermarks_of(&self, load: &LoadContext) -> Result<Option<Vec<Watermark>>, Failure> {
+        let _ = load;
+        Ok(None)
+    }
+
+    /// The newest run of the load's pipeline whose rows stand in the load's target, by whatever it read.
+    async fn published_before(&self, load: &LoadContext) -> Result<Option<String>, Failure> {
         let _ = load;
         Ok(None)
     }

@@ -69,7 +69,7 @@ impl Contracted {
                 DataType::Utf8 => Own::Text,
                 typed => Own::Typed(typed.clone()),
             };
-            let columns = (self.bind)(&[])?.columns().await?;
+            let columns = (self.bind)(&[])?.described().await?;
             Ok(columns
                 .iter()
                 .map(|column| Found::new(&column.name, own(column)))

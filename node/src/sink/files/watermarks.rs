@@ -16,8 +16,8 @@ use super::Files;
 use super::documents::json;
 use super::place::{NOTES, TablePlace};
 use super::state::{State, Table, now};
-use crate::sink::LoadContext;
 use crate::sink::watermark::{Found, goes_on, stands_elsewhere, unknown_watermark};
+use crate::sink::{LoadContext, runs_of};
 
 /// A watermark of the table in whose state it stands. What its parts say is in [`Watermark`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +174,19 @@ impl Files {
     pub(super) async fn marks_of(&self, load: &LoadContext) -> Result<Vec<Watermark>, Failure> {
         let place = TablePlace::parse(&load.table)?;
         self.marks(&place, Some(&load.pipeline)).await
+    }
+
+    /// See [`crate::sink::Destination::published_before`].
+    pub(super) async fn read_publisher(&self, load: &LoadContext) -> Result<Option<String>, Failure> {
+        if !self.objects.exists().await? {
+            return Ok(None);
+        }
+        let table = self.table(&TablePlace::parse(&load.table)?).await?.value;
+        let runs = runs_of(load);
+        let mut parts = table.head.iter().flat_map(|head| head.parts.iter().rev());
+        Ok(parts
+            .find(|part| part.run.starts_with(&runs))
+            .map(|part| part.run.clone()))
     }
 
     async fn marks(&self, place: &TablePlace, pipeline: Option<&str>) -> Result<Vec<Watermark>, Failure> {

@@ -172,6 +172,10 @@ impl Destination for Postgres {
         self.soon("reading watermarks", reading).await.map(Some)
     }
 
+    async fn published_before(&self, load: &LoadContext) -> Result<Option<String>, Failure> {
+        self.soon("looking who has published", self.read_publisher(load)).await
+    }
+
     async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
         self.soon("reading watermarks", self.read_advances(run, load)).await
     }

@@ -14,8 +14,8 @@ use super::bookkeeping;
 use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::publish::Trouble;
 use super::target::describe;
-use crate::sink::LoadContext;
 use crate::sink::watermark::{Found, goes_on, stands_elsewhere, unknown_watermark, unreadable_advances};
+use crate::sink::{LoadContext, runs_of};
 
 const ALL: &str = "SELECT pipeline, target, source, watermark_column, value, run, set_by,
     to_char(changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), read_of, replaced_by FROM haulage.watermarks
@@ -61,6 +61,25 @@ impl Postgres {
         let marks = marks.map_err(|error| lease.place().failure("reading watermarks", error))?;
         lease.give_back();
         Ok(marks)
+    }
+
+    /// See [`crate::sink::Destination::published_before`].
+    pub(super) async fn read_publisher(&self, load: &LoadContext) -> Result<Option<String>, Failure> {
+        let mut lease = self.lease().await?;
+        if !is_there(&mut lease).await? {
+            return Ok(None);
+        }
+        let target = describe(&mut lease, &load.table).await?.text();
+        let sql = "SELECT run FROM haulage.loads WHERE target = $1 AND state = 'published' AND starts_with(run, $2)
+            ORDER BY sequence DESC LIMIT 1";
+        let asking = sqlx::query_scalar(sql)
+            .bind(target)
+            .bind(runs_of(load))
+            .fetch_optional(lease.connection());
+        let run = asking.await;
+        let run = run.map_err(|error| lease.place().failure("looking who has published", error))?;
+        lease.give_back();
+        Ok(run)
     }
 
     pub(super) async fn read_advances(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {

@@ -135,6 +135,10 @@ impl Destination for Sqlite {
         reading.await.map(Some)
     }
 
+    async fn published_before(&self, load: &LoadContext) -> Result<Option<String>, Failure> {
+        self.read_publisher(load).await
+    }
+
     async fn advanced_by(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
         self.read_advances(run, load).await
     }

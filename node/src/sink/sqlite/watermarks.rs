@@ -11,8 +11,8 @@ use super::Sqlite;
 use super::bookkeeping::begin;
 use super::file::Writer;
 use super::target::table_name;
-use crate::sink::LoadContext;
 use crate::sink::watermark::{Found, goes_on, stands_elsewhere, unknown_watermark, unreadable_advances};
+use crate::sink::{LoadContext, runs_of};
 
 const DOING: &str = "reading watermarks";
 
@@ -55,6 +55,22 @@ impl Sqlite {
         .await;
         let marks = rows.and_then(|rows| rows.iter().map(read).collect());
         marks.map_err(|error| self.file.failure(DOING, error))
+    }
+
+    /// See [`crate::sink::Destination::published_before`].
+    pub(super) async fn read_publisher(&self, load: &LoadContext) -> Result<Option<String>, Failure> {
+        let table = table_name(&load.table)?;
+        let Some(mut connection) = self.there().await? else {
+            return Ok(None);
+        };
+        let sql = "SELECT run FROM _haulage_loads WHERE target = $1 COLLATE NOCASE AND state = 'published'
+            AND substr(run, 1, length($2)) = $2 ORDER BY sequence DESC LIMIT 1";
+        let run = sqlx::query_scalar(sql)
+            .bind(table)
+            .bind(runs_of(load))
+            .fetch_optional(&mut connection)
+            .await;
+        run.map_err(|error| self.file.failure(DOING, error))
     }
 
     pub(super) async fn read_advances(&self, run: &RunId, load: &LoadContext) -> Result<Vec<Advance>, Failure> {
