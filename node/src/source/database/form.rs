@@ -64,11 +64,11 @@ impl Form {
             Self::Int2 | Self::Int4 | Self::Int8 => integer(bytes, self)?.to_string(),
             Self::Float4 => {
                 let value = float4(bytes)?;
-                float_text(&format!("{value:e}"), 6)
+                float_text(&even(format!("{value:e}"), ryu::Buffer::new().format(value)), 6)
             }
             Self::Float8 => {
                 let value = float8(bytes)?;
-                float_text(&format!("{value:e}"), 15)
+                float_text(&even(format!("{value:e}"), ryu::Buffer::new().format(value)), 15)
             }
             Self::Date => match i32::from_be_bytes(bytes.try_into().ok()?) {
                 i32::MAX => "infinity".to_owned(),
@@ -132,6 +132,26 @@ pub(super) fn moment(bytes: &[u8]) -> Option<i64> {
     (FIRST_DAY * DAY..(LAST_DAY + 1) * DAY)
         .contains(&micros)
         .then_some(micros)
+}
+
+/// The shortest text of a float, such as `1.5e20`. Of one that lies in the middle between two such texts the server writes
+/// that with an even digit at its end, as Ryu does, which is its algorithm; the standard library rounds up.
+fn even(shortest: String, ryu: &str) -> String {
+    let digits_of = |mantissa: &str| mantissa.chars().filter(char::is_ascii_digit).collect::<String>();
+    let Some((mantissa, exponent)) = shortest.split_once('e') else {
+        return shortest;
+    };
+    let own = digits_of(mantissa);
+    let theirs = digits_of(ryu.split('e').next().unwrap_or_default());
+    let theirs = theirs.trim_start_matches('0').trim_end_matches('0');
+    if theirs.len() != own.len() || theirs == own {
+        return shortest;
+    }
+    let sign = if mantissa.starts_with('-') { "-" } else { "" };
+    match theirs.split_at(1) {
+        (first, "") => format!("{sign}{first}e{exponent}"),
+        (first, rest) => format!("{sign}{first}.{rest}e{exponent}"),
+    }
 }
 
 /// A float as the server writes it: its shortest digits (as `1.5e20`), without an exponent from `1e-4` up to as many digits
@@ -246,6 +266,14 @@ mod tests {
 
     #[test]
     fn values_are_written_as_the_server_writes_them() {
+        let float4 = |value: f32| text(Form::Float4, &value.to_be_bytes()).unwrap();
+        // Between two texts of as many digits.
+        assert_eq!(float4(2_399_312.25), "2.3993122e+06");
+        assert_eq!(float4(-2_399_312.75), "-2.3993128e+06");
+        assert_eq!(
+            (float4(-0.0), float4(100.0), float4(1.5)),
+            ("-0".into(), "100".into(), "1.5".into())
+        );
         let float8 = |value: f64| text(Form::Float8, &value.to_be_bytes()).unwrap();
         for (value, expected) in [
             (0.0, "0"),
