@@ -268,8 +268,8 @@ mod tests {
     fn values_are_written_as_the_server_writes_them() {
         let float4 = |value: f32| text(Form::Float4, &value.to_be_bytes()).unwrap();
         // Between two texts of as many digits.
-        assert_eq!(float4(2_399_312.25), "2.3993122e+06");
-        assert_eq!(float4(-2_399_312.75), "-2.3993128e+06");
+        assert_eq!(float4(9_597_249.0 / 4.0), "2.3993122e+06");
+        assert_eq!(float4(-9_597_251.0 / 4.0), "-2.3993128e+06");
         assert_eq!(
             (float4(-0.0), float4(100.0), float4(1.5)),
             ("-0".into(), "100".into(), "1.5".into())
