@@ -31,21 +31,8 @@ pub(super) async fn read_from(
     let mut advances = Vec::new();
     for load in loads {
         let destination = tools.destination(definition, &load.load).await?;
-        if let Some(run) = appended_before(destination.as_ref(), load).await? {
-            let to = definition
-                .loads
-                .get(&load.load)
-                .map_or("DESTINATION", |load| load.to.as_str());
-            let mark = format!("{} {source} {}", load.pipeline, load.table);
-            let more = format!("--to {to} --column {}", how.column);
-            return Err(Failure::permanent(format!(
-                "load {}: {} has rows of run {run}, and {source} has no watermark, so they would be appended again; say up to \
-                 where they are there: haulage state set {mark} VALUE {more}; to read all of it: haulage state forget {mark} \
-                 {more}",
-                load.load, load.table
-            )));
-        }
-        advances.push(advance(destination.as_ref(), load, source, how, &of).await?);
+        let to = definition.loads.get(&load.load).map_or("", |load| load.to.as_str());
+        advances.push(advance((to, destination.as_ref()), load, source, how, &of).await?);
     }
     // A value can't be compared here, only its column's database can. One that differs from the others is one too many.
     let mut lows: Vec<&Option<String>> = Vec::new();
@@ -87,20 +74,8 @@ pub(super) async fn read_from(
     Ok(ReadFrom { low, advances })
 }
 
-/// The run of the pipeline whose rows an append would write again, since nothing says how far they were read.
-async fn appended_before(destination: &dyn Destination, load: &LoadContext) -> Result<Option<String>, Failure> {
-    if load.mode != Mode::Append {
-        return Ok(None);
-    }
-    match destination.watermarks_of(load).await? {
-        // Of a source by another name something else is said.
-        Some(marks) if marks.is_empty() => destination.published_before(load).await,
-        Some(_) | None => Ok(None),
-    }
-}
-
 async fn advance(
-    destination: &dyn Destination,
+    (to, destination): (&str, &dyn Destination),
     load: &LoadContext,
     source: &str,
     how: &Incremental,
@@ -132,6 +107,18 @@ async fn advance(
             others.join(", "),
             how.column,
             how.column
+        )));
+    }
+    if mark.is_none()
+        && load.mode == Mode::Append
+        && let Some(run) = destination.published_before(load).await?
+    {
+        let more = format!("--to {to} --column {}", how.column);
+        return Err(Failure::permanent(format!(
+            "load {}: {} has rows of run {run}, and {source} has no watermark, so they would be appended again; say up to \
+             where they are there: haulage state set {named} VALUE {more}; to read all of it: haulage state forget {named} \
+             {more}",
+            load.load, load.table
         )));
     }
     if let Some(mark) = mark
