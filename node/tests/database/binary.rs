@@ -383,6 +383,45 @@ fn binary_values_are_what_their_texts_are() {
     });
 }
 
+/// Floats beside which the middle to the next is a decimal of few digits: `q * 5^k` times a power of two is the middle, and
+/// odd. And many others of that size.
+const FLOATS: &str = "CREATE TABLE t AS
+    WITH odd AS (
+        SELECT bits, k, p, size * 5::numeric ^ k AS odd
+        FROM (VALUES (25, 10), (54, 23)) AS types (bits, deepest), generate_series(1, deepest) AS k,
+            generate_series(0, 4) AS p,
+            LATERAL (SELECT trunc(2::numeric ^ (bits - 1) / 5::numeric ^ k) AS least) AS bounds,
+            LATERAL (SELECT trunc(least * (1 + i / 40.0)) + j AS size FROM generate_series(0, 40) AS i, generate_series(0, 1) AS j)
+                AS sizes
+    ), floats AS (
+        SELECT bits, ((odd + side) / 2) * 2::numeric ^ (k + p + 1) AS value
+        FROM odd, (VALUES (-1), (1)) AS sides (side)
+        WHERE odd % 2 = 1 AND odd BETWEEN 2::numeric ^ (bits - 1) AND 2::numeric ^ bits
+        UNION ALL
+        SELECT 54, trunc(sin(i)::numeric * 1e20) FROM generate_series(1, 4000) AS i
+    )
+    SELECT row_number() OVER () AS id, value::float4 AS single, value::float8 AS double FROM floats";
+
+#[tokio::test]
+async fn floats_have_the_digits_of_the_server_where_others_would_do() {
+    let server = Postgres::shared().await.unwrap();
+    let name = server.database().await.unwrap();
+    server.execute(&name, FLOATS).await.unwrap();
+    let node = Node::new(&[("crm", &server.url(&name))]);
+    let read = |columns: &str| {
+        node.source(&format!(
+            "{{postgres: crm, query: \"SELECT id, {columns} FROM t ORDER BY id\"}}"
+        ))
+    };
+    let binary = told(&*read("single, double")).await;
+    let texts = told(&*read("single::text, double::text")).await;
+    assert!(binary.len() > 6_000, "{}", binary.len());
+    for (mine, theirs) in binary.iter().zip(&texts) {
+        assert_eq!(mine.raw, theirs.raw);
+    }
+    assert_eq!(binary.len(), texts.len());
+}
+
 #[tokio::test]
 async fn a_column_that_becomes_another_type_is_read_as_what_it_is() {
     let server = Postgres::shared().await.unwrap();

@@ -64,11 +64,23 @@ impl Form {
             Self::Int2 | Self::Int4 | Self::Int8 => integer(bytes, self)?.to_string(),
             Self::Float4 => {
                 let value = float4(bytes)?;
-                float_text(&even(format!("{value:e}"), ryu::Buffer::new().format(value)), 6)
+                let text = even(format!("{value:e}"), ryu::Buffer::new().format(value));
+                let parts = (
+                    u64::from(value.to_bits() & 0x7f_ffff),
+                    i32::from((value.to_bits() >> 23) as u8) - 150,
+                );
+                let text = inside(text, (parts.0 | 1 << 23, parts.1), |more| format!("{value:.more$e}"));
+                float_text(&text, 6)
             }
             Self::Float8 => {
                 let value = float8(bytes)?;
-                float_text(&even(format!("{value:e}"), ryu::Buffer::new().format(value)), 15)
+                let text = even(format!("{value:e}"), ryu::Buffer::new().format(value));
+                let parts = (
+                    value.to_bits() & 0xf_ffff_ffff_ffff,
+                    (value.to_bits() >> 52 & 0x7ff) as i32 - 1_075,
+                );
+                let text = inside(text, (parts.0 | 1 << 52, parts.1), |more| format!("{value:.more$e}"));
+                float_text(&text, 15)
             }
             Self::Date => match i32::from_be_bytes(bytes.try_into().ok()?) {
                 i32::MAX => "infinity".to_owned(),
@@ -152,6 +164,37 @@ fn even(shortest: String, ryu: &str) -> String {
         (first, "") => format!("{sign}{first}e{exponent}"),
         (first, rest) => format!("{sign}{first}.{rest}e{exponent}"),
     }
+}
+
+/// The text, or a longer one if it lies exactly in the middle between the float and one beside it: that would be read as the
+/// float by who rounds to even, as the standard library does, and the server writes none that depends on it.
+///
+/// The float is the mantissa times two to the power; `longer` gives it with so many digits behind the point.
+fn inside(mut text: String, (mantissa, power): (u64, i32), longer: impl Fn(usize) -> String) -> String {
+    // Others have middles of more digits than any shortest text.
+    while power > 0 {
+        let Some((digits, exponent)) = text.split_once('e') else {
+            break;
+        };
+        let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+        let (Ok(whole), Ok(exponent)) = (digits.parse::<u64>(), exponent.parse::<i32>()) else {
+            break;
+        };
+        let Ok(tens) = u32::try_from(exponent + 1 - digits.len() as i32) else {
+            break;
+        };
+        // `whole` times ten to `tens` is an odd number times two to one less than the power: what is odd in both is compared.
+        let odd = 5u64
+            .checked_pow(tens)
+            .and_then(|fives| (whole >> whole.trailing_zeros()).checked_mul(fives));
+        let is_middle = (whole.trailing_zeros() + tens) as i32 == power - 1
+            && odd.is_some_and(|odd| odd == 2 * mantissa - 1 || odd == 2 * mantissa + 1);
+        if !is_middle {
+            break;
+        }
+        text = longer(digits.len());
+    }
+    text
 }
 
 /// A float as the server writes it: its shortest digits (as `1.5e20`), without an exponent from `1e-4` up to as many digits
@@ -274,6 +317,8 @@ mod tests {
             (float4(-0.0), float4(100.0), float4(1.5)),
             ("-0".into(), "100".into(), "1.5".into())
         );
+        // In the middle between two floats, and read as this one by who rounds to even.
+        assert_eq!(float4(-463_873_216.0), "-4.6387322e+08");
         let float8 = |value: f64| text(Form::Float8, &value.to_be_bytes()).unwrap();
         for (value, expected) in [
             (0.0, "0"),
