@@ -48,6 +48,9 @@ pub struct Column {
     pub required: bool,
 }
 
+/// Of the columns that don't stand at their own name in an object: the keys that lead to each, the outermost first.
+pub type Paths = BTreeMap<String, Vec<String>>;
+
 /// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
@@ -94,6 +97,8 @@ pub struct JsonSource {
     /// The declared columns, which are the keys of the objects; others are left out, and an absent key is no value.
     /// Empty if the file doesn't declare them: then they are the first object's keys, nullable text of whatever is there.
     pub columns: Vec<Column>,
+    /// Where those of them stand that are deeper in an object, or at another key.
+    pub paths: Paths,
     /// Compression of the files.
     pub compression: Compression,
     /// Aim for chunks of so many bytes.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::definition::Column;
+use crate::definition::{Column, Paths};
 
 /// Records that an HTTP server gives as JSON, page by page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct RestSource {
     pub max_response: u64,
     /// The declared columns, which are the keys of the records, as of a [`crate::definition::JsonSource`].
     pub columns: Vec<Column>,
+    /// Where those of them stand that are deeper in a record, or at another key.
+    pub paths: Paths,
     /// Where its rows are, for a person: the URL without its query.
     pub location: String,
 }

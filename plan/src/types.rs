@@ -142,6 +142,8 @@ pub fn name(data_type: &DataType) -> String {
         DataType::Timestamp(_, None) => "timestamp".to_owned(),
         DataType::Timestamp(_, Some(_)) => "timestamptz".to_owned(),
         DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        // What `->` finds in a JSON text.
+        DataType::Union(_, _) => "JSON value".to_owned(),
         other => other.to_string().to_lowercase(),
     }
 }

@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use haulage_node::config::NodeConfig;
 use haulage_node::source::infer::{self, Inferred, InferredColumn};
 use haulage_plan::definition::{
-    Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, Pagination, ParquetSource, Place,
-    RestAuth, RestSource, RestUser, SecretName, Source, SourceKind,
+    Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, Pagination, ParquetSource, Paths,
+    Place, RestAuth, RestSource, RestUser, SecretName, Source, SourceKind,
 };
 use haulage_plan::types;
 use serde_json::{Value, json};
@@ -270,6 +270,7 @@ fn api(args: &Args) -> Result<RestSource> {
         timeout: Duration::from_secs(30),
         max_wait: Duration::from_secs(60),
         max_response: 16 << 20,
+        paths: Paths::new(),
         columns: Vec::new(),
         location: location.to_owned(),
     })
@@ -372,6 +373,7 @@ fn files(args: &Args) -> Result<SourceKind> {
         }
         Kind::Json => SourceKind::Json(JsonSource {
             path,
+            paths: Paths::new(),
             columns: Vec::new(),
             compression: Compression::Auto,
             chunk_bytes: CHUNK_BYTES,

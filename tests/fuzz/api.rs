@@ -260,6 +260,7 @@ impl Api {
             timeout: Duration::from_secs(if is_silent { 1 } else { 30 }),
             max_wait: Duration::from_secs(600),
             max_response: MAX_RESPONSE,
+            paths: Default::default(),
             columns: vec![
                 column("id", DataType::Int64, true),
                 column("word", DataType::Utf8, false),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use haulage_plan::definition::{Column, Compression, JsonSource, SourceKind};
+use haulage_plan::definition::{Column, Compression, JsonSource, Paths, SourceKind};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
@@ -129,8 +129,9 @@ fn input(random: &mut Random, corpus: &Corpus) -> Vec<u8> {
 pub(crate) async fn case(random: &mut Random, corpus: &Corpus, folder: &Path) -> Result<usize> {
     let data = input(random, corpus);
     std::fs::write(folder.join("a.jsonl"), &data)?;
-    let base = JsonSource {
+    let mut base = JsonSource {
         path: "a.jsonl".to_owned(),
+        paths: Paths::new(),
         columns: Vec::new(),
         compression: Compression::Auto,
         chunk_bytes: UNCUT,
@@ -143,6 +144,13 @@ pub(crate) async fn case(random: &mut Random, corpus: &Corpus, folder: &Path) ->
                 data_type: files::any_type(random),
                 required: random.once_in(6),
             });
+        }
+    }
+    // Some stand deeper, or at another's key.
+    for column in &columns {
+        if random.once_in(4) {
+            let keys = (0..random.within(1, 4)).map(|_| random.pick(&["a", "b", "at", "é"]).to_owned());
+            base.paths.insert(column.name.clone(), keys.collect());
         }
     }
     let source = |path: &str, chunk_bytes: u64| {
@@ -190,6 +198,7 @@ pub(crate) async fn case(random: &mut Random, corpus: &Corpus, folder: &Path) ->
         .await?;
     }
     if random.once_in(3) {
+        base.paths.clear();
         let with = |columns, _| {
             SourceKind::Json(JsonSource {
                 columns,

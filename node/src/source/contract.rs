@@ -8,7 +8,7 @@ use datafusion::arrow::datatypes::DataType;
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
 use haulage_plan::contract::{Contract, MissingColumn, NewColumn, WiderType};
-use haulage_plan::definition::Column;
+use haulage_plan::definition::{Column, Paths};
 use haulage_plan::types::{self, holds};
 use serde::Serialize;
 
@@ -20,6 +20,9 @@ use super::{EXCERPT, Misdeclared, excerpt};
 pub(crate) const NEW_COLUMN: &str = "new_column";
 /// Names that an error lists.
 const LISTED: usize = 10;
+
+/// Of a source whose columns stand at their own names.
+pub(super) static NO_PATHS: Paths = Paths::new();
 
 /// What an object says of a column's type.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,8 @@ impl Found {
 pub(super) struct Terms<'a> {
     pub(super) declared: &'a [Column],
     pub(super) contract: Contract,
+    /// Where declared columns are that don't stand at their own name.
+    pub(super) paths: &'a Paths,
     /// Whether every row names its columns, so that it is for the reader to judge them one by one.
     pub(super) by_row: bool,
 }
@@ -78,6 +83,36 @@ pub struct Drift {
     pub declared: Option<String>,
     /// The type that it has, as far as it has one.
     pub found: Option<String>,
+}
+
+/// Permanent failure if a declared column's name is a path to what stands in an object's key: such a name is only a name.
+pub(super) fn misplaced(columns: &[Column], found: &[Found], address: &str) -> Result<(), Misdeclared> {
+    let has = |name: &str| found.iter().any(|found| found.name == name);
+    let Some((column, help)) = columns.iter().find_map(|column| Some((column, as_path(column, has)?))) else {
+        return Ok(());
+    };
+    Err(Misdeclared {
+        failure: Failure::permanent(format!(
+            "{address}: column \"{}\" is a key of none of its first objects; {help}",
+            excerpt(column.name.as_bytes(), EXCERPT)
+        )),
+        column: Some(column.name.clone()),
+    })
+}
+
+/// What to write for a column that isn't there, if its name begins with a key that is.
+fn as_path(column: &Column, has: impl Fn(&str) -> bool) -> Option<String> {
+    let (outer, _) = column.name.split_once('.')?;
+    (has(outer) && !has(&column.name)).then(|| {
+        format!(
+            "for what stands in the object \"{}\", write {}: {{type: \"{}{}\", path: {}}}",
+            excerpt(outer.as_bytes(), EXCERPT),
+            column.name.replace('.', "_"),
+            types::name(&column.data_type),
+            if column.required { "!" } else { "" },
+            column.name
+        )
+    })
 }
 
 fn listed(names: &[&str]) -> String {
@@ -203,10 +238,17 @@ impl Terms<'_> {
             }
             if there.is_none() && self.by_row && self.contract.on_missing_column == Some(MissingColumn::Fail) {
                 let names: Vec<String> = found.iter().map(|found| found.name.clone()).collect();
-                return Err(wrong(format!(
-                    "is a key of none of its first objects; {}, or write `on_missing_column: null`",
-                    suggestion(&column.name, &names)
-                )));
+                let advice = match as_path(column, has) {
+                    Some(path) => path,
+                    None => format!(
+                        "{}, or write `on_missing_column: null`",
+                        suggestion(&column.name, &names)
+                    ),
+                };
+                return Err(wrong(match self.paths.get(&column.name) {
+                    Some(path) => format!("is in none of its first objects at {}; {advice}", path.join(".")),
+                    None => format!("is a key of none of its first objects; {advice}"),
+                }));
             }
         }
         if self.by_row {
@@ -332,6 +374,7 @@ mod tests {
     fn the_columns_of_a_run_are_all_that_any_object_has_in_their_order() {
         let declared = [column("id", "int", true), column("n", "int", false)];
         let terms = |contract| Terms {
+            paths: &NO_PATHS,
             declared: &declared,
             contract,
             by_row: false,
@@ -385,6 +428,7 @@ mod tests {
         let declared = [column("id", "int", true), column("n", "int", false)];
         let hold = |contract, by_row, found: &[Found]| {
             let terms = Terms {
+                paths: &NO_PATHS,
                 declared: &declared,
                 contract,
                 by_row,
@@ -453,6 +497,7 @@ mod tests {
     fn what_drifted_is_told_once_for_all_objects() {
         let declared = [column("id", "int", true), column("n", "int", false)];
         let terms = Terms {
+            paths: &NO_PATHS,
             declared: &declared,
             contract: Contract {
                 on_wider_type: Some(WiderType::Widen),

@@ -11,7 +11,7 @@ use haulage_plan::contract::Contract;
 use haulage_plan::definition::Column;
 use tokio::sync::OnceCell;
 
-use super::contract::{Drift, Found, Own, Terms};
+use super::contract::{Drift, Found, NO_PATHS, Own, Terms};
 use super::held::Held;
 use super::{Increment, KeptRow, Misdeclared, Reread, SegmentReader, Source, schema};
 
@@ -54,6 +54,7 @@ impl Contracted {
         Terms {
             declared: &self.declared,
             contract: self.contract,
+            paths: &NO_PATHS,
             by_row: false,
         }
     }

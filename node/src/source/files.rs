@@ -8,10 +8,10 @@ use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{ChunkId, StageId};
 use haulage_plan::contract::Contract;
-use haulage_plan::definition::{Column, Source as Declared};
+use haulage_plan::definition::{Column, Paths, Source as Declared};
 use tokio::sync::OnceCell;
 
-use super::contract::{Drift, Found, Own, Terms};
+use super::contract::{Drift, Found, NO_PATHS, Own, Terms};
 use super::held::Held;
 use super::object::{self, Object};
 use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt, schema};
@@ -59,6 +59,11 @@ pub(super) trait Format: Send + Sync {
     /// Whether every row names its columns.
     fn by_row(&self) -> bool {
         false
+    }
+
+    /// Where declared columns are that don't stand at their own name.
+    fn paths(&self) -> &Paths {
+        &NO_PATHS
     }
 
     /// Looks whether the object is such a file and has the columns, without reading its rows.
@@ -122,6 +127,7 @@ impl<F: Format> Files<F> {
         Terms {
             declared: &self.declared,
             contract: self.contract,
+            paths: self.format.paths(),
             by_row: self.format.by_row(),
         }
     }

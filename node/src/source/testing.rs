@@ -9,6 +9,7 @@ use datafusion::arrow::util::display::array_value_to_string;
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
 use haulage_core::ids::StageId;
+use haulage_plan::contract::Contract;
 use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 
 use super::{Binding, Segment, Source, bind};
@@ -30,11 +31,15 @@ pub(super) fn required(name: &str, data_type: DataType) -> Column {
 }
 
 pub(super) fn bound(folder: &Path, kind: SourceKind, checkpoint_rows: u64) -> Box<dyn Source> {
+    under(folder, kind, Contract::default(), checkpoint_rows)
+}
+
+pub(super) fn under(folder: &Path, kind: SourceKind, contract: Contract, checkpoint_rows: u64) -> Box<dyn Source> {
     let declared = Declared {
         name: "raw".to_owned(),
         lookup: false,
         kind,
-        contract: Default::default(),
+        contract,
         planned: None,
         place: Default::default(),
     };

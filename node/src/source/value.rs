@@ -5,7 +5,7 @@
 //! |-------------|-------------------------------------------------------------------------------------------------|
 //! | integers    | `12`, `-3`, `+4`; not `1.0`                                                                     |
 //! | floats      | `1`, `-.5`, `6.02e23`, `nan`, `inf`, `-infinity`                                                |
-//! | `decimal`   | `12.50`, `-3`; digits after the declared scale only if they are 0; no exponent                  |
+//! | `decimal`   | `12.50`, `-3`; `1.25e1`; digits after the declared scale only if they are 0                     |
 //! | `bool`      | `true`/`t`/`yes`/`y`/`on`/`1` and `false`/`f`/`no`/`n`/`off`/`0`, in any case                   |
 //! | `date`      | `2013-01-31` or `2013/01/31`                                                                    |
 //! | `timestamp` | `2013-01-31 05:00:00`, with `T`, without seconds, with a fraction (cut after microseconds), with `Z`; or a date |
@@ -78,17 +78,23 @@ fn signed(text: &[u8]) -> (bool, &[u8]) {
     }
 }
 
-/// A float, of the nearest value; too large for the type is [`Why::Range`].
+/// A float, of the nearest value; too large for the type, or so small that it would be 0, is [`Why::Range`].
 pub(super) fn float<T>(text: &[u8]) -> Result<T, Why>
 where
     T: fast_float2::FastFloat + Into<f64>,
 {
     let value: T = fast_float2::parse(text).map_err(|_| Why::Bad)?;
-    if value.into().is_infinite() && text.iter().any(u8::is_ascii_digit) {
-        Err(Why::Range)
+    let wide: f64 = value.into();
+    let is_lost = if wide == 0.0 {
+        let digits = text
+            .split(|byte| matches!(byte, b'e' | b'E'))
+            .next()
+            .unwrap_or_default();
+        digits.iter().any(|byte| matches!(byte, b'1'..=b'9'))
     } else {
-        Ok(value)
-    }
+        wide.is_infinite() && text.iter().any(u8::is_ascii_digit)
+    };
+    if is_lost { Err(Why::Range) } else { Ok(value) }
 }
 
 /// Yes or no.
@@ -114,7 +120,10 @@ pub(super) fn decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, Why
         None => (digits, &[][..]),
     };
     if whole.is_empty() && fraction.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
-        return Err(Why::Bad);
+        return match text.iter().position(|byte| matches!(byte, b'e' | b'E')) {
+            Some(at) => decimal_of_exponent(&text[..at], &text[at + 1..], precision, scale),
+            None => Err(Why::Bad),
+        };
     }
     let scale = usize::try_from(scale).unwrap_or_default();
     let (kept, beyond) = fraction.split_at(fraction.len().min(scale));
@@ -134,6 +143,55 @@ pub(super) fn decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, Why
         return Err(Why::Range);
     }
     Ok(if negative { -value } else { value })
+}
+
+/// Any decimal has its point moved by less than this.
+const MOVES: i64 = 80;
+
+/// Such as `1.25e1`, which programs write for large and small numbers.
+#[cold]
+fn decimal_of_exponent(mantissa: &[u8], exponent: &[u8], precision: u8, scale: i8) -> Result<i128, Why> {
+    // No second exponent, and no zeros beyond number.
+    if mantissa.len() > 400
+        || !mantissa
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'+' | b'-'))
+    {
+        return Err(Why::Bad);
+    }
+    let (negative, digits) = signed(mantissa);
+    let (whole, fraction) = match digits.iter().position(|byte| *byte == b'.') {
+        Some(point) => (&digits[..point], &digits[point + 1..]),
+        None => (digits, &[][..]),
+    };
+    let digits = [whole, fraction].concat();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Why::Bad);
+    }
+    let exponent = match int::<i64>(exponent) {
+        Ok(exponent) => exponent,
+        Err(Why::Range) if exponent.first() == Some(&b'-') => i64::MIN,
+        Err(Why::Range) => i64::MAX,
+        Err(why) => return Err(why),
+    };
+    if digits.iter().all(|byte| *byte == b'0') {
+        return Ok(0);
+    }
+    let significant = digits.len() as i64;
+    match exponent {
+        _ if exponent > MOVES + significant => return Err(Why::Range),
+        _ if exponent < -MOVES - significant => return Err(Why::Scale),
+        _ => {}
+    }
+    let point = whole.len() as i64 + exponent;
+    let before = usize::try_from(-point).unwrap_or_default();
+    let after = usize::try_from(point - significant).unwrap_or_default();
+    let mut plain = [vec![b'0'; before], digits, vec![b'0'; after]].concat();
+    plain.insert(usize::try_from(point).unwrap_or_default(), b'.');
+    if negative {
+        plain.insert(0, b'-');
+    }
+    decimal(&plain, precision, scale)
 }
 
 /// Days since 1970-01-01.
@@ -298,7 +356,24 @@ mod tests {
             ("1000", Err(Why::Range)),
             ("1.2300", Ok(123)),
             ("1.239", Err(Why::Scale)),
-            ("1e2", Err(Why::Bad)),
+            ("1e2", Ok(10_000)),
+            ("-1.25E+1", Ok(-1250)),
+            ("125e-2", Ok(125)),
+            (".5e-1", Ok(5)),
+            ("5e-03", Err(Why::Scale)),
+            ("1e3", Err(Why::Range)),
+            ("00012.5e0", Ok(1250)),
+            ("0.0000000125e9", Ok(1250)),
+            ("1e99999999999999999999", Err(Why::Range)),
+            ("1e-99999999999999999999", Err(Why::Scale)),
+            ("-0e99999999999999999999", Ok(0)),
+            ("1e", Err(Why::Bad)),
+            ("e1", Err(Why::Bad)),
+            (".e1", Err(Why::Bad)),
+            ("1e1e1", Err(Why::Bad)),
+            ("1e1.5", Err(Why::Bad)),
+            ("1-2e1", Err(Why::Bad)),
+            ("1.2.3e1", Err(Why::Bad)),
             (".", Err(Why::Bad)),
             ("1.2.3", Err(Why::Bad)),
             ("99999999999999999999999999999999999999999", Err(Why::Range)),

@@ -44,7 +44,7 @@ use futures::{Stream, StreamExt, ready};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{LoadName, Millis, StageId};
 use haulage_plan::Compiled;
-use haulage_plan::compile::{session_builder, with_row};
+use haulage_plan::compile::{session as plan_session, with_row};
 use haulage_plan::definition::SourceKind;
 
 pub use accounts::RowTally;
@@ -219,10 +219,7 @@ fn session(memory: Arc<dyn MemoryPool>, spill: Option<PathBuf>, started: DateTim
         .position(|rule| rule.name() == "join_selection")
         .map_or(0, |place| place + 1);
     rules.insert(after, Arc::new(probe::ChunkProbes));
-    let mut state = session_builder()
-        .with_runtime_env(runtime)
-        .with_physical_optimizer_rules(rules)
-        .build();
+    let mut state = plan_session(|builder| builder.with_runtime_env(runtime).with_physical_optimizer_rules(rules));
     state.execution_props_mut().query_execution_start_time = Some(started);
     Ok(state)
 }

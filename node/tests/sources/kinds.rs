@@ -143,6 +143,7 @@ fn csv_text(records: &[Record]) -> Vec<u8> {
 fn json(path: String, columns: Vec<Column>, chunk_bytes: u64) -> SourceKind {
     SourceKind::Json(JsonSource {
         path,
+        paths: Default::default(),
         columns,
         compression: Compression::Auto,
         chunk_bytes,

@@ -264,6 +264,7 @@ fn rest(url: &str) -> RestSource {
         timeout: Duration::from_secs(30),
         max_wait: Duration::from_secs(600),
         max_response: 16 << 20,
+        paths: Default::default(),
         columns: kinds::columns(),
         location: url.to_owned(),
     }

@@ -82,31 +82,45 @@ pub fn session_config() -> SessionConfig {
     config
 }
 
-/// A session with those settings: DataFusion's functions, and the rules that nodes use.
-pub fn session_builder() -> SessionStateBuilder {
+/// A session with those settings: DataFusion's functions, those for JSON, and the rules that nodes use. `configure` gets it
+/// before it is built.
+pub fn session(configure: impl FnOnce(SessionStateBuilder) -> SessionStateBuilder) -> SessionState {
     let rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = Optimizer::new()
         .rules
         .into_iter()
         .filter(|rule| !LEFT_OUT_RULES.contains(&rule.name()))
         .collect();
-    SessionStateBuilder::new()
+    let builder = SessionStateBuilder::new()
         .with_config(session_config())
         .with_default_features()
         .with_optimizer_rules(rules)
         // After DataFusion's own rules, of which the last coerces types.
-        .with_analyzer_rule(Arc::new(CheckedArithmetic))
+        .with_analyzer_rule(Arc::new(CheckedArithmetic));
+    let mut state = configure(builder).build();
+    // They join the session's maps and lists, which take everything.
+    let registered = datafusion_functions_json::register_all(&mut state);
+    debug_assert!(registered.is_ok(), "{registered:?}");
+    state
 }
 
 /// The tables that one step may name.
 pub(crate) struct Context {
     pub(crate) state: SessionState,
+    /// What the planner goes by.
+    options: ConfigOptions,
     pub(crate) tables: HashMap<String, Arc<PlanTable>>,
 }
 
 impl Context {
     pub(crate) fn new() -> Self {
+        let state = session(|builder| builder);
+        let mut options = state.config_options().as_ref().clone();
+        // `timestamptz` in SQL is the type that columns have. The session itself has no zone: it would give one to what
+        // `now()` and `to_timestamp()` answer.
+        options.execution.time_zone = Some("UTC".to_owned());
         Self {
-            state: session_builder().build(),
+            state,
+            options,
             tables: HashMap::new(),
         }
     }
@@ -174,7 +188,7 @@ impl ContextProvider for Context {
     }
 
     fn options(&self) -> &ConfigOptions {
-        self.state.config_options()
+        &self.options
     }
 
     fn udf_names(&self) -> Vec<String> {

@@ -48,7 +48,7 @@ use datafusion::optimizer::OptimizerContext;
 use haulage_core::ids::{LoadName, StageId};
 use indexmap::IndexMap;
 
-pub use context::{PlanTable, TableKind, session_builder, session_config, source_schema, with_row};
+pub use context::{PlanTable, TableKind, session, session_config, source_schema, with_row};
 
 use crate::definition::{Column, Definition, Load, Mode, Place, Source};
 use crate::diagnostics::{Diagnostics, Report};

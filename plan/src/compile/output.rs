@@ -196,6 +196,9 @@ fn stored_type(data_type: &DataType) -> Result<DataType, &'static str> {
         DataType::Interval(_) | DataType::Duration(_) => {
             Err("take its seconds: `CAST(date_part('epoch', {}) AS bigint) AS {}`")
         }
+        DataType::Union(_, _) => {
+            Err("take its text with `->>` in place of the last `->`, or its JSON with `json_get_json`")
+        }
         _ => Err("write `CAST({} AS text) AS {}`, or take single values out of it"),
     }
 }

@@ -176,7 +176,7 @@ impl Look<'_> {
         self.word(
             "unnest",
             "`unnest` can't be used in a step: sources have no lists to take apart",
-            "for a text with several values, name each: `split_part(tags, ';', 1) AS tag_1`",
+            "for a text with several values, name each: `split_part(tags, ';', 1) AS tag_1`, or of JSON `tags->>0 AS tag_1`",
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{Draft, parse_and_bind};
+use crate::{Draft, parse_and_bind, types};
 
 /// Flights, a second chunked source, and two lookups. `body` is the rest of the file, from line 10.
 pub(super) fn file(body: &str) -> String {
@@ -110,9 +110,35 @@ fn what_one_row_can_answer_is_accepted() {
         "SELECT id, CASE WHEN delay > 0 THEN 'late' END AS how FROM raw",
         "SELECT id, now() AS loaded_at, date_trunc('month', $day) AS m FROM raw",
         "SELECT id, \"Upper\" AS u FROM more",
+        "SELECT id, carrier->>'name' AS name, carrier->'lines'->0->>'sku' AS sku FROM raw WHERE json_contains(carrier, 'name')",
+        "SELECT id, json_get_int(carrier, 'n') AS n, json_length(carrier) AS long, (carrier->>'x')::double AS x FROM raw",
     ] {
         accepted(sql);
     }
+}
+
+#[test]
+fn a_zone_in_sql_is_the_one_that_columns_have() {
+    let sql = "SELECT id, CAST(carrier AS timestamptz) AS a, carrier::timestamp with time zone AS b, \
+               CAST(carrier AS timestamp) AS c, now() AS d, to_timestamp(carrier) AS e FROM raw";
+    let compiled = compiled(&step(sql)).unwrap_or_else(|error| panic!("{error}"));
+    let names = compiled.loads[0]
+        .schema
+        .fields()
+        .iter()
+        .map(|f| types::name(f.data_type()));
+    let names: Vec<String> = names.collect();
+    assert_eq!(
+        names,
+        [
+            "int",
+            "timestamptz",
+            "timestamptz",
+            "timestamp",
+            "timestamp",
+            "timestamp"
+        ]
+    );
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod steps;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_of_columns;
+#[cfg(test)]
 mod tests_of_contract;
 #[cfg(test)]
 mod tests_of_rest;

@@ -172,16 +172,19 @@ fn even(shortest: String, ryu: &str) -> String {
 /// The float is the mantissa times two to the power; `longer` gives it with so many digits behind the point.
 fn inside(mut text: String, (mantissa, power): (u64, i32), longer: impl Fn(usize) -> String) -> String {
     // Others have middles of more digits than any shortest text.
-    while power > 0 {
+    if power < 1 {
+        return text;
+    }
+    loop {
         let Some((digits, exponent)) = text.split_once('e') else {
-            break;
+            return text;
         };
         let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
         let (Ok(whole), Ok(exponent)) = (digits.parse::<u64>(), exponent.parse::<i32>()) else {
-            break;
+            return text;
         };
         let Ok(tens) = u32::try_from(exponent + 1 - digits.len() as i32) else {
-            break;
+            return text;
         };
         // `whole` times ten to `tens` is an odd number times two to one less than the power: what is odd in both is compared.
         let odd = 5u64
@@ -190,11 +193,10 @@ fn inside(mut text: String, (mantissa, power): (u64, i32), longer: impl Fn(usize
         let is_middle = (whole.trailing_zeros() + tens) as i32 == power - 1
             && odd.is_some_and(|odd| odd == 2 * mantissa - 1 || odd == 2 * mantissa + 1);
         if !is_middle {
-            break;
+            return text;
         }
         text = longer(digits.len());
     }
-    text
 }
 
 /// A float as the server writes it: its shortest digits (as `1.5e20`), without an exponent from `1e-4` up to as many digits

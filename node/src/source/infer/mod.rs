@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use self::guess::Guess;
 use super::database::Databases;
 use super::json::column::text;
+use super::json::row;
 use super::{Binding, Segment, Unreadable, bind};
 use crate::config::NodeConfig;
 use datafusion::arrow::array::{Array, AsArray};
@@ -149,8 +150,10 @@ fn of_all_files(declared: &Declared, columns: &[Column]) -> Option<Declared> {
 #[derive(Default)]
 struct Kinds {
     there: u64,
-    /// A number or a truth, which no column of texts takes.
+    /// A number or a truth, which a column of dates doesn't take.
     bare: u64,
+    /// A plain key of an object.
+    inner: Option<String>,
 }
 
 #[derive(Default)]
@@ -231,7 +234,13 @@ impl Look {
                         let dated = text.len() >= 10 && text.as_bytes().get(4) == Some(&b'-');
                         guess.look(if dated { &text } else { TEXT });
                     }
-                    b'[' | b'{' => guess.look(TEXT),
+                    b'[' => guess.look(TEXT),
+                    b'{' => {
+                        guess.look(TEXT);
+                        if kinds.inner.is_none() {
+                            kinds.inner = plain_key(value);
+                        }
+                    }
                     _ => {
                         guess.look(value);
                         kinds.bare += 1;
@@ -279,8 +288,16 @@ impl Look {
             if !swallowed.is_empty() {
                 notes.push(format!("{} is no value here either", swallowed.join(", ")));
             }
-            if mixed {
+            if mixed && guessed.data_type != DataType::Utf8 {
                 notes.push(format!("{bare} times a number or a truth, which goes to quarantine"));
+            }
+            let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            if let Some(inner) = self.kinds.get(name).and_then(|kinds| kinds.inner.as_ref())
+                && plain(name)
+            {
+                notes.push(format!(
+                    "objects; of what is in them, {name}_{inner}: {{type: text, path: {name}.{inner}}} is a column"
+                ));
             }
             let counted = |(word, times): (&&str, &u64)| nulls.contains(word).then_some(*times);
             let empty = missing + guess.nulls.iter().filter_map(counted).sum::<u64>();
@@ -306,6 +323,13 @@ impl Look {
     }
 }
 
+/// The first key of an object that can stand in a path as it is.
+fn plain_key(json: &str) -> Option<String> {
+    let keys = row::keys(json.as_bytes()).ok()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    keys.into_iter().find(|key| !key.is_empty() && key.chars().all(plain))
+}
+
 #[cfg(test)]
 mod tests {
     use haulage_plan::definition::{Compression, JsonSource};
@@ -323,6 +347,7 @@ mod tests {
             kind: SourceKind::Json(JsonSource {
                 path: "a.jsonl".to_owned(),
                 compression: Compression::None,
+                paths: Default::default(),
                 columns: Vec::new(),
                 chunk_bytes: u64::MAX,
             }),
@@ -333,6 +358,18 @@ mod tests {
         infer(&NodeConfig::new("n", "nowhere"), &declared, &base, u64::MAX)
             .await
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn how_to_get_at_what_is_in_objects_is_told() {
+        let found = of_json(&[
+            r#"{"a": 1, "b": {"x.y": 1, "z": {}}}"#,
+            r#"{"b": {"q": 0}, "c": [{"d": 1}]}"#,
+        ])
+        .await;
+        let notes: Vec<_> = found.columns.iter().map(|column| column.note.as_deref()).collect();
+        let told = "objects; of what is in them, b_z: {type: text, path: b.z} is a column";
+        assert_eq!(notes, [None, Some(told), None]);
     }
 
     #[tokio::test]

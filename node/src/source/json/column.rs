@@ -22,8 +22,6 @@ pub(in crate::source) type Misfit = (&'static str, String);
 pub(in crate::source) struct ColumnBuilder {
     required: bool,
     data_type: DataType,
-    /// Whether text takes every value: a column that nobody has declared.
-    any_text: bool,
     values: Values,
 }
 
@@ -48,6 +46,11 @@ enum Found<'v> {
     /// With its quotes, and escapes as they stand.
     Text(&'v str),
     Nested(&'v str),
+}
+
+/// What a value is, for a person.
+pub(super) fn what(json: &str) -> String {
+    Found::of(json).what()
 }
 
 impl<'v> Found<'v> {
@@ -79,7 +82,7 @@ impl<'v> Found<'v> {
 
 impl ColumnBuilder {
     /// Permanent failure for a type that JSON can't hold.
-    pub(in crate::source) fn new(column: &Column, any_text: bool, rows: usize) -> Result<Self, Failure> {
+    pub(in crate::source) fn new(column: &Column, rows: usize) -> Result<Self, Failure> {
         let data_type = column.data_type.clone();
         let values = match &data_type {
             DataType::Int16 => Values::Int16(PrimitiveBuilder::with_capacity(rows)),
@@ -108,7 +111,6 @@ impl ColumnBuilder {
         Ok(Self {
             required: column.required,
             data_type,
-            any_text,
             values,
         })
     }
@@ -151,11 +153,8 @@ impl ColumnBuilder {
                 values.append_value(&self::text(text)?);
                 Ok(())
             }
-            (Values::Text(values), Found::Nested(_)) => {
-                values.append_value(json);
-                Ok(())
-            }
-            (Values::Text(values), Found::Number(_) | Found::Bool(_)) if self.any_text => {
+            // Whatever else it is, its JSON is a text.
+            (Values::Text(values), Found::Nested(_) | Found::Number(_) | Found::Bool(_)) => {
                 values.append_value(json);
                 Ok(())
             }

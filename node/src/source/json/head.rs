@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::DataType;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
 use haulage_plan::ROW_COLUMN;
-use haulage_plan::definition::{Column, Compression};
+use haulage_plan::definition::{Column, Compression, Paths};
 use memchr::memchr;
 
 use super::{MAX_LINE, row};
@@ -91,11 +91,11 @@ impl Head {
         )))
     }
 
-    /// The keys of the first objects, in the order in which they appear; `None` if there is no object.
-    pub(super) fn found(&self) -> Option<Vec<Found>> {
+    /// What the first objects have, in the order in which it appears; `None` if there is no object.
+    pub(super) fn found(&self, columns: &[Column], paths: &Paths) -> Option<Vec<Found>> {
         let (mut seen, mut found) = (HashSet::new(), Vec::new());
         let mut is_any = false;
-        for keys in self.lines().filter_map(|line| row::keys(line).ok()) {
+        for keys in self.lines().filter_map(|line| row::found(line, columns, paths).ok()) {
             is_any = true;
             for key in keys {
                 if !seen.contains(&key) {

@@ -6,9 +6,10 @@
 //!   become columns, as text of whatever is there, or a row that has one is rejected as `new_column`.
 //! * An absent key is no value, as `null` is.
 //! * Values are typed strictly: numbers for numeric columns, `true` and `false` for `bool`, strings for the others, in the
-//!   forms that CSV has. An object or array is its JSON text in a `text` column.
-//! * A source that declares no columns has the keys of its first object as text, and takes whatever is there: a string is
-//!   itself, everything else its JSON text.
+//!   forms that CSV has. A `text` column takes everything: a string is itself, anything else its JSON text.
+//! * A column may have a path: keys that lead to its value from the outside. If one of them is absent or `null`, it has no
+//!   value; what else is no object there is a row that can't be read.
+//! * A source that declares no columns has the keys of its first object as text.
 //! * Every line that is no such row is rejected by itself, also one that is longer than [`MAX_LINE`] or nests deeper than
 //!   [`MAX_DEPTH`]. A file whose first lines hold no object at all is no JSON lines, and a permanent failure.
 //! * An empty file has no rows; without declared columns it says nothing about the columns either.
@@ -17,12 +18,12 @@ use async_trait::async_trait;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
 use haulage_plan::contract::{Contract, NewColumn};
-use haulage_plan::definition::{Column, Compression, JsonSource};
+use haulage_plan::definition::{Column, Compression, JsonSource, Paths};
 use memchr::memchr;
 
 use self::head::Head;
 use self::reader::{JsonReader, Shape};
-use super::contract::Found;
+use super::contract::{Found, misplaced};
 use super::files::{Files, Format, Part};
 use super::input::{self, Input};
 use super::object::Object;
@@ -46,17 +47,17 @@ pub(super) fn read_whole_objects(columns: &[Column], rows: &[KeptRow<'_>]) -> Re
             return Err(not_kept(row, &column.name));
         }
     }
-    reader::read_rows(columns, false, false, rows)
+    reader::read_rows(columns, &Paths::new(), false, rows)
 }
 
 /// Reads objects again that were kept as they came.
 pub(super) fn read_objects(
     columns: &[Column],
-    any_text: bool,
+    paths: &Paths,
     strict: bool,
     rows: &[KeptRow<'_>],
 ) -> Result<Reread, Failure> {
-    reader::read_rows(columns, any_text, strict, rows)
+    reader::read_rows(columns, paths, strict, rows)
 }
 
 /// A line longer than this is rejected as `too_long`: memory has a bound.
@@ -98,15 +99,31 @@ impl Format for Json {
     }
 
     async fn found(&self, object: &Object) -> Result<Option<Vec<Found>>, Failure> {
-        Ok(Head::read(object, self.source.compression).await?.found())
+        let JsonSource {
+            columns,
+            paths,
+            compression,
+            ..
+        } = &self.source;
+        Ok(Head::read(object, *compression).await?.found(columns, paths))
     }
 
     fn by_row(&self) -> bool {
         true
     }
 
+    fn paths(&self) -> &Paths {
+        &self.source.paths
+    }
+
     async fn check(&self, object: &Object, _: &[Column]) -> Result<(), Misdeclared> {
-        Ok(Head::read(object, self.source.compression).await?.check()?)
+        let head = Head::read(object, self.source.compression).await?;
+        head.check()?;
+        let JsonSource { columns, paths, .. } = &self.source;
+        match head.found(columns, paths) {
+            Some(found) => misplaced(columns, &found, &object.address),
+            None => Ok(()),
+        }
     }
 
     async fn start(&self, object: &Object) -> Result<Position, Failure> {
@@ -115,7 +132,8 @@ impl Format for Json {
         Ok(head.start())
     }
 
-    async fn cut(&self, object: &Object, _: &[Column]) -> Result<Vec<Part>, Failure> {
+    async fn cut(&self, object: &Object, columns: &[Column]) -> Result<Vec<Part>, Failure> {
+        self.check(object, columns).await?;
         let start = self.start(object).await?;
         if !matches!(
             input::resolve(self.source.compression, &object.address),
@@ -144,13 +162,11 @@ impl Format for Json {
         from: Position,
         end: Option<u64>,
     ) -> Result<Box<dyn SegmentReader>, Failure> {
-        let declared = &self.source.columns;
-        let is_declared = |column: &Column| declared.iter().any(|declared| declared.name == column.name);
         let shape = Shape {
             address: object.address.clone(),
             schema: super::schema(columns),
             columns: columns.to_vec(),
-            any_text: columns.iter().map(|column| !is_declared(column)).collect(),
+            paths: self.source.paths.clone(),
             strict: self.strict,
             checkpoint_rows: self.checkpoint_rows,
         };
@@ -159,6 +175,6 @@ impl Format for Json {
     }
 
     async fn reread(&self, columns: &[Column], rows: &[KeptRow<'_>], _: &S3Settings) -> Result<Reread, Failure> {
-        reader::read_rows(columns, self.source.columns.is_empty(), self.strict, rows)
+        reader::read_rows(columns, &self.source.paths, self.strict, rows)
     }
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use haulage_core::checkpoint::Position;
 use haulage_core::failure::Failure;
-use haulage_plan::definition::Column;
+use haulage_plan::definition::{Column, Paths};
 use memchr::memchr;
 
 use super::MAX_LINE;
@@ -39,8 +39,8 @@ pub(super) struct Shape {
     pub(super) columns: Vec<Column>,
     /// The columns and the row column.
     pub(super) schema: SchemaRef,
-    /// Of each column, whether as text it takes every value.
-    pub(super) any_text: Vec<bool>,
+    /// Where columns are that don't stand at their own name.
+    pub(super) paths: Paths,
     /// Whether a row with a key that is no column is rejected.
     pub(super) strict: bool,
     /// Rows of a segment, at least 1.
@@ -96,11 +96,10 @@ impl JsonReader {
         let rows = usize::try_from(shape.checkpoint_rows)
             .unwrap_or(BATCH_ROWS)
             .min(BATCH_ROWS);
-        let builder = |(column, any_text): (_, &bool)| ColumnBuilder::new(column, *any_text, rows);
-        let builders = shape.columns.iter().zip(&shape.any_text).map(builder);
+        let builders = shape.columns.iter().map(|column| ColumnBuilder::new(column, rows));
         Ok(Self {
             builders: builders.collect::<Result<_, _>>()?,
-            keys: Keys::new(&shape.columns, shape.strict),
+            keys: Keys::new(&shape.columns, &shape.paths, shape.strict),
             shape,
             input,
             data: Vec::new(),
@@ -233,12 +232,12 @@ impl JsonReader {
 /// Reads rows that were taken out of their files.
 pub(super) fn read_rows(
     columns: &[Column],
-    any_text: bool,
+    paths: &Paths,
     strict: bool,
     rows: &[KeptRow<'_>],
 ) -> Result<Reread, Failure> {
-    let mut keys = Keys::new(columns, strict);
-    let builder = |column| ColumnBuilder::new(column, any_text, rows.len().min(BATCH_ROWS));
+    let mut keys = Keys::new(columns, paths, strict);
+    let builder = |column| ColumnBuilder::new(column, rows.len().min(BATCH_ROWS));
     let mut builders: Vec<_> = columns.iter().map(builder).collect::<Result<_, _>>()?;
     let mut read = Rows::new(rows.first().map_or("", |row| row.file), schema(columns));
     for row in rows {

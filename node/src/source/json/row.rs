@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use haulage_plan::definition::Column;
+use haulage_plan::definition::{Column, Paths};
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::MAX_DEPTH;
+use super::column::what;
 use crate::source::{EXCERPT, excerpt};
 
 /// Why a line is no row.
@@ -23,28 +24,73 @@ pub(in crate::source) struct Odd {
 
 /// The declared columns by key.
 pub(in crate::source) struct Keys {
-    places: HashMap<String, usize>,
+    /// The keys that matter, of the line's object and of those in it. The first is no key, but the line itself.
+    known: Vec<Known>,
     names: Vec<String>,
-    /// Which columns the line has had.
+    /// Of each column, its key's place among those.
+    keys: Vec<usize>,
+    /// Which keys the line has had.
     had: Vec<bool>,
     /// The keys of the line that are no column, by their hash: a line has too many to keep them.
     others: HashSet<u64>,
     /// Whether the first of them is kept.
     strict: bool,
     new: Option<String>,
+    /// The column that has no value since what its path leads through is no object, and what that is.
+    blocked: Option<(usize, String)>,
+}
+
+/// A key that is a column, or leads to some.
+#[derive(Default)]
+struct Known {
+    name: String,
+    columns: Vec<usize>,
+    /// Keys of the object that is its value, by their places among all.
+    inner: HashMap<String, usize>,
 }
 
 impl Keys {
-    pub(in crate::source) fn new(columns: &[Column], strict: bool) -> Self {
-        let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+    pub(in crate::source) fn new(columns: &[Column], paths: &Paths, strict: bool) -> Self {
+        let mut known = vec![Known::default()];
+        let mut keys = Vec::new();
+        for (place, column) in columns.iter().enumerate() {
+            let own = std::slice::from_ref(&column.name);
+            let mut at = 0;
+            for name in paths.get(&column.name).map_or(own, Vec::as_slice) {
+                let new = known.len();
+                at = *known[at].inner.entry(name.clone()).or_insert(new);
+                if at == new {
+                    known.push(Known {
+                        name: name.clone(),
+                        ..Known::default()
+                    });
+                }
+            }
+            known[at].columns.push(place);
+            keys.push(at);
+        }
         Self {
-            places: names.iter().cloned().zip(0..).collect(),
-            had: vec![false; names.len()],
-            names,
+            had: vec![false; known.len()],
+            known,
+            names: columns.iter().map(|column| column.name.clone()).collect(),
+            keys,
             others: HashSet::new(),
             strict,
             new: None,
+            blocked: None,
         }
+    }
+
+    /// The first column of the last line whose path led to no object, and what stood there.
+    pub(super) fn blocked(&self) -> Option<&(usize, String)> {
+        self.blocked.as_ref()
+    }
+
+    /// A column at a key, or deeper.
+    fn beneath(&self, at: usize) -> Option<usize> {
+        let known = &self.known[at];
+        let inner = known.inner.values().filter_map(|inner| self.beneath(*inner));
+        known.columns.iter().copied().chain(inner).min()
     }
 
     /// The first key of the last line that is no column, where that matters.
@@ -58,9 +104,11 @@ impl Keys {
         self.had.fill(false);
         self.others.clear();
         self.new = None;
+        self.blocked = None;
         let mut wrong = None;
         let object = Object {
             keys: self,
+            at: 0,
             take: &mut take,
             wrong: &mut wrong,
         };
@@ -78,11 +126,8 @@ impl Keys {
 
     /// The columns that the last line did not have.
     pub(super) fn absent(&self) -> impl Iterator<Item = usize> {
-        self.had
-            .iter()
-            .enumerate()
-            .filter(|(_, had)| !**had)
-            .map(|(place, _)| place)
+        let has = |place: &usize| !self.had[self.keys[*place]];
+        (0..self.names.len()).filter(has)
     }
 }
 
@@ -95,6 +140,22 @@ pub(in crate::source) fn keys(line: &[u8]) -> Result<Vec<String>, Odd> {
         Some(twice) => Err(duplicate(twice)),
         None => Ok(keys),
     }
+}
+
+/// The columns that a line's object has, by name, and its keys that are none and lead to none.
+pub(in crate::source) fn found(line: &[u8], columns: &[Column], paths: &Paths) -> Result<Vec<String>, Odd> {
+    let mut found = keys(line)?;
+    if paths.is_empty() {
+        return Ok(found);
+    }
+    let is_own = |name: &String| columns.iter().any(|column| column.name == *name) && !paths.contains_key(name);
+    let leads = |name: &String| paths.values().any(|path| path.first() == Some(name));
+    found.retain(|key| is_own(key) || !leads(key) && !paths.contains_key(key));
+    // What can't be read so is told when the line is read.
+    let object: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
+    let has = |path: &[String]| path.iter().try_fold(&object, |object, key| object.get(key)).is_some();
+    found.extend(paths.iter().filter(|(_, path)| has(path)).map(|(name, _)| name.clone()));
+    Ok(found)
 }
 
 fn duplicate(key: &str) -> Odd {
@@ -143,6 +204,8 @@ fn parse<'de>(line: &'de [u8], visitor: impl Visitor<'de, Value = ()>) -> Result
 
 struct Object<'k, 'w, F> {
     keys: &'k mut Keys,
+    /// The key whose value it is.
+    at: usize,
     take: &'k mut F,
     wrong: &'w mut Option<Odd>,
 }
@@ -155,7 +218,7 @@ impl<'de, F: FnMut(usize, &str)> Visitor<'de> for Object<'_, '_, F> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(KeyOf(self.keys))? {
+        while let Some(key) = map.next_key_seed(KeyOf(self.keys, self.at))? {
             let key = match key {
                 Ok(key) => key,
                 Err(twice) => {
@@ -171,16 +234,45 @@ impl<'de, F: FnMut(usize, &str)> Visitor<'de> for Object<'_, '_, F> {
                 });
                 return Err(A::Error::custom("too deep"));
             }
-            if let Some(place) = key {
-                (self.take)(place, value);
+            let Some(key) = key else { continue };
+            for place in &self.keys.known[key].columns {
+                (self.take)(*place, value);
+            }
+            if self.keys.known[key].inner.is_empty() {
+                continue;
+            }
+            match value.bytes().next() {
+                Some(b'{') => {
+                    let inside = Object {
+                        keys: &mut *self.keys,
+                        at: key,
+                        take: &mut *self.take,
+                        wrong: &mut *self.wrong,
+                    };
+                    let mut json = serde_json::Deserializer::from_str(value);
+                    json.deserialize_map(inside).map_err(A::Error::custom)?;
+                }
+                Some(b'n') => {}
+                _ => {
+                    let column = self.keys.known[key]
+                        .inner
+                        .values()
+                        .filter_map(|inner| self.keys.beneath(*inner));
+                    if let (Some(place), None) = (column.min(), &self.keys.blocked) {
+                        let name = excerpt(self.keys.known[key].name.as_bytes(), EXCERPT);
+                        let detail = format!("expected an object at the key \"{name}\", found {}", what(value));
+                        self.keys.blocked = Some((place, detail));
+                    }
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Reads a key: the place of its column, if it is one; the key itself if the line has had it before.
-struct KeyOf<'k>(&'k mut Keys);
+/// Reads a key of the object at another: its place among the known ones, if it is one; the key itself if the object has had
+/// it before.
+struct KeyOf<'k>(&'k mut Keys, usize);
 
 impl<'de> DeserializeSeed<'de> for KeyOf<'_> {
     type Value = Result<Option<usize>, String>;
@@ -198,21 +290,22 @@ impl Visitor<'_> for KeyOf<'_> {
     }
 
     fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        let Some(&place) = self.0.places.get(key) else {
-            if self.0.strict && self.0.new.is_none() {
-                self.0.new = Some(key.to_owned());
+        let Self(keys, at) = self;
+        let Some(&place) = keys.known[at].inner.get(key) else {
+            if at > 0 {
+                return Ok(Ok(None));
+            }
+            // One with the name of a column that stands elsewhere is no new one.
+            if keys.strict && keys.new.is_none() && !keys.names.iter().any(|name| name == key) {
+                keys.new = Some(key.to_owned());
             }
             let mut hasher = DefaultHasher::new();
             key.hash(&mut hasher);
-            let is_new = self.0.others.insert(hasher.finish());
+            let is_new = keys.others.insert(hasher.finish());
             return Ok(if is_new { Ok(None) } else { Err(key.to_owned()) });
         };
-        let had = std::mem::replace(&mut self.0.had[place], true);
-        Ok(if had {
-            Err(self.0.names[place].clone())
-        } else {
-            Ok(Some(place))
-        })
+        let had = std::mem::replace(&mut keys.had[place], true);
+        Ok(if had { Err(key.to_owned()) } else { Ok(Some(place)) })
     }
 }
 

@@ -72,6 +72,15 @@ impl Rows {
                 reason,
                 detail,
             }),
+            (Ok(()), _) if keys.blocked().is_some() => {
+                let (place, detail) = keys.blocked().cloned().unwrap_or_default();
+                self.bad.push(Unreadable {
+                    row,
+                    column: Some(keys.name(place).to_owned()),
+                    reason: "not_an_object",
+                    detail,
+                });
+            }
             (Ok(()), Some((place, reason, detail))) => self.bad.push(Unreadable {
                 row,
                 column: Some(keys.name(place).to_owned()),

@@ -18,6 +18,7 @@ use crate::source::testing::{self, all_rows, column, gzip, required, rows, segme
 fn json(path: &str, columns: Vec<Column>) -> JsonSource {
     JsonSource {
         path: path.to_owned(),
+        paths: Default::default(),
         columns,
         compression: Compression::Auto,
         chunk_bytes: 1 << 30,
@@ -68,8 +69,7 @@ async fn every_type_is_read_and_every_misfit_has_its_reason() {
         ("dec", b"1.234", "dec", "bad_decimal"),
         ("dec", b"123456", "dec", "out_of_range"),
         ("dec", b"\"1\"", "dec", "bad_decimal"),
-        ("t", b"5", "t", "bad_text"),
-        ("t", b"false", "t", "bad_text"),
+        ("f", b"-1e-400", "f", "out_of_range"),
         ("t", b"\"a\\u0000b\"", "t", "nul_byte"),
         ("t", b"\"\\ud800\"", "t", "bad_text"),
         ("t", b"\"\xff\"", "", "bad_utf8"),
@@ -117,7 +117,8 @@ async fn every_type_is_read_and_every_misfit_has_its_reason() {
     }
     // No value is one by any other way, nested values are text, and the last line has no end.
     let nested = r#"{"t": {"a": [1, "x"]}, "i": null, "r": 2}"#;
-    data.extend(nested.as_bytes());
+    let plain = r#"{"t": 1.50, "dec": 5e-1, "r": 2}"#;
+    data.extend([nested, plain].join("\n").as_bytes());
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.jsonl"), &data).unwrap();
 
@@ -154,10 +155,113 @@ async fn every_type_is_read_and_every_misfit_has_its_reason() {
     let tail = &found[1 + 2 * table.len()..];
     let mut nulls = vec![String::new(); values.len()];
     (nulls[0], nulls[10]) = (r#"{"a": [1, "x"]}"#.to_owned(), "2".to_owned());
-    assert_eq!(
-        tail,
-        [(3 + 3 * table.len() as u64, nested.as_bytes().to_vec(), Ok(nulls))]
-    );
+    let last = 3 + 3 * table.len() as u64;
+    assert_eq!(tail[0], (last, nested.as_bytes().to_vec(), Ok(nulls.clone())));
+    (nulls[0], nulls[9]) = ("1.50".to_owned(), "0.50".to_owned());
+    assert_eq!(tail[1..], [(last + 1, plain.as_bytes().to_vec(), Ok(nulls))]);
+}
+
+#[tokio::test]
+async fn a_column_may_stand_deeper_than_in_its_row() {
+    let columns = vec![
+        column("id", DataType::Int64),
+        required("city", DataType::Utf8),
+        column("zip", DataType::Int32),
+        column("address", DataType::Utf8),
+        column("total", DataType::Decimal128(7, 2)),
+        column("dotted", DataType::Boolean),
+    ];
+    let of = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+    let paths = Paths::from([
+        ("city".to_owned(), of(&["address", "city", "name"])),
+        ("zip".to_owned(), of(&["address", "zip"])),
+        // Another name for a key, and the name of a column that is elsewhere as a key.
+        ("total".to_owned(), of(&["sum"])),
+        ("dotted".to_owned(), of(&["flags", "a.b"])),
+    ]);
+    let lines = [
+        r#"{"id": 1, "address": {"zip": 8001, "street": {"city": 0}, "city": {"x": [], "name": "Z\u00fcrich"}}, "sum": 1e1, "flags": {"a.b": true}}"#,
+        r#"{"id": 2, "total": "no", "address": {"city": {"name": 7}, "zip": null}, "flags": null}"#,
+        // What a required column's path doesn't lead to.
+        r#"{"id": 3}"#,
+        r#"{"id": 4, "address": {"city": null}}"#,
+        // No objects on the way.
+        r#"{"id": 5, "address": {"city": "Bern"}}"#,
+        r#"{"id": 6, "address": []}"#,
+        r#"{"id": 7, "address": {"city": {"name": "x"}}, "flags": "a.b"}"#,
+        r#"{"id": 8, "address": {"city": {"name": "x", "n\u0061me": "y"}}}"#,
+        r#"{"id": 9, "address": {"city": {"name": "x"}, "city": {}}}"#,
+        r#"{"id": 10, "address": {"city": {"name": "x"}, "zip": "8001"}}"#,
+        r#"{"id": 11, "address": {"city": {"name": "x"}}, "new": 1}"#,
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.jsonl"), lines.join("\n")).unwrap();
+    let source = |strict| {
+        let kind = SourceKind::Json(JsonSource {
+            paths: paths.clone(),
+            ..json("a.jsonl", columns.clone())
+        });
+        let on_new_column = if strict {
+            NewColumn::Quarantine
+        } else {
+            NewColumn::Ignore
+        };
+        let contract = Contract {
+            on_new_column,
+            ..Contract::default()
+        };
+        testing::under(folder.path(), kind, contract, 3)
+    };
+    let values = |values: [&str; 6]| Ok(values.map(str::to_owned).to_vec());
+    let bad = |column: Option<&str>, reason| Err((column.map(str::to_owned), reason));
+    let address = r#"{"zip": 8001, "street": {"city": 0}, "city": {"x": [], "name": "Z\u00fcrich"}}"#;
+    let expected = [
+        values(["1", "Zürich", "8001", address, "10.00", "true"]),
+        values(["2", "7", "", r#"{"city": {"name": 7}, "zip": null}"#, "", ""]),
+        bad(Some("city"), "null_in_required"),
+        bad(Some("city"), "null_in_required"),
+        bad(Some("city"), "not_an_object"),
+        bad(Some("city"), "not_an_object"),
+        bad(Some("dotted"), "not_an_object"),
+        bad(None, "duplicate_key"),
+        bad(None, "duplicate_key"),
+        bad(Some("zip"), "bad_int"),
+    ];
+    for strict in [false, true] {
+        let source = source(strict);
+        source.check().await.unwrap();
+        let found = all_rows(&*source).await.unwrap();
+        let read: Vec<_> = found.into_iter().map(|row| row.2).collect();
+        assert_eq!(read[..10], expected, "{strict}");
+        match strict {
+            // The address and the flags lead to columns.
+            true => assert_eq!(read[10], bad(Some("new"), "new_column")),
+            false => assert!(read[10].is_ok()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_with_a_point_is_a_name_and_who_meant_a_path_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("a.jsonl"),
+        "{\"a.b\": 1, \"cust\": {\"name\": \"x\"}}\n",
+    )
+    .unwrap();
+    let columns = vec![column("a.b", DataType::Int32)];
+    let found = all_rows(&*bound(folder.path(), json("a.jsonl", columns), 100))
+        .await
+        .unwrap();
+    assert_eq!(found[0].2, Ok(vec!["1".to_owned()]));
+    let columns = vec![column("a.b", DataType::Int32), required("cust.name", DataType::Utf8)];
+    let source = bound(folder.path(), json("a.jsonl", columns), 100);
+    let told = source.check().await.unwrap_err();
+    assert_eq!(told.column.as_deref(), Some("cust.name"));
+    let help = "write cust_name: {type: \"text!\", path: cust.name}";
+    assert!(told.failure.message.contains(help), "{}", told.failure.message);
+    let told = source.discover(StageId(0)).await.unwrap_err();
+    assert!(told.message.contains(help), "{}", told.message);
 }
 
 #[tokio::test]
@@ -328,7 +432,7 @@ async fn a_line_that_is_too_long_is_one_reject_wherever_it_stands() {
 
 #[test]
 fn nesting_has_a_bound() {
-    let mut keys = Keys::new(&[column("a", DataType::Utf8)], false);
+    let mut keys = Keys::new(&[column("a", DataType::Utf8)], &Paths::new(), false);
     let nested = |levels: usize, key: &str| format!("{{\"{key}\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
     for key in ["a", "other"] {
         let mut taken = 0;
@@ -446,10 +550,10 @@ proptest! {
 
     #[test]
     fn no_line_panics(line in "[\\[\\]{}\":,0-9eE.+\\-truefalsn\\\\ u\u{0}é]{0,60}") {
-        let mut keys = Keys::new(&[column("a", DataType::Utf8)], false);
+        let mut keys = Keys::new(&[column("a", DataType::Utf8)], &Paths::new(), false);
         let columns = [DataType::Utf8, DataType::Int32, DataType::Float64, DataType::Decimal128(38, 10), DataType::Date32];
         for data_type in columns {
-            let mut builder = column::ColumnBuilder::new(&column("a", data_type), false, 1).unwrap();
+            let mut builder = column::ColumnBuilder::new(&column("a", data_type), 1).unwrap();
             drop(keys.read(format!("{{\"a\":{line}}}").as_bytes(), |_, json| drop(builder.append(json))));
         }
     }

@@ -126,6 +126,7 @@ impl RestRows {
                 on_missing_column: Some(missing),
                 ..self.contract
             },
+            paths: &self.declared().paths,
             by_row: true,
         }
     }
@@ -145,7 +146,11 @@ impl RestRows {
             records: records.len(),
         };
         let mut seen = HashSet::new();
-        for keys in records.iter().filter_map(|record| row::keys(record).ok()) {
+        let RestSource { columns, paths, .. } = self.declared();
+        for keys in records
+            .iter()
+            .filter_map(|record| row::found(record, columns, paths).ok())
+        {
             for key in &keys {
                 if !seen.contains(key) {
                     seen.insert(key.clone());
@@ -257,8 +262,7 @@ impl Source for RestRows {
     }
 
     async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
-        let any_text = self.declared().columns.is_empty();
-        json::read_objects(&self.columns().await?, any_text, self.is_strict(), rows)
+        json::read_objects(&self.columns().await?, &self.declared().paths, self.is_strict(), rows)
     }
 
     async fn open(&self, chunk: &ChunkSpec, from: Position) -> Result<Box<dyn SegmentReader>, Failure> {

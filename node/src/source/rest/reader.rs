@@ -122,8 +122,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// `strict` is whether a record with a key that is no column is rejected. A column that isn't declared takes every
-    /// value as text. Permanent failure for a type that JSON can't hold.
+    /// `strict` is whether a record with a key that is no column is rejected. Permanent failure for a type that JSON can't
+    /// hold.
     pub(super) fn new(
         way: Arc<Way>,
         who: Credentials,
@@ -132,8 +132,7 @@ impl Reader {
         checkpoint_rows: u64,
         from: Place,
     ) -> Result<Self, Failure> {
-        let is_declared = |column: &Column| way.declared.columns.iter().any(|declared| declared.name == column.name);
-        let builder = |column| ColumnBuilder::new(column, !is_declared(column), BATCH_ROWS.min(1024));
+        let builder = |column| ColumnBuilder::new(column, BATCH_ROWS.min(1024));
         let mut guard = Guard::default();
         match &way.declared.pagination {
             Pagination::Page(_) | Pagination::Offset(_) => guard.held.clone_from(&from.cursor),
@@ -141,7 +140,7 @@ impl Reader {
         }
         Ok(Self {
             schema: schema(columns),
-            keys: Keys::new(columns, strict),
+            keys: Keys::new(columns, &way.declared.paths, strict),
             builders: columns.iter().map(builder).collect::<Result<_, _>>()?,
             way,
             who,

@@ -11,11 +11,16 @@ pub(super) const KEYS: &[&str] = &["json", "compression", "chunk_size"];
 pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps) -> SourceKind {
     let path = declared.filled(report, gaps, "json", "the path");
     let Declared {
-        what, fields, columns, ..
+        what,
+        fields,
+        columns,
+        paths,
+        ..
     } = declared;
     SourceKind::Json(JsonSource {
         path: path.unwrap_or_default(),
         columns,
+        paths,
         compression: files::compression(report, &fields, &what),
         chunk_bytes: files::chunk_bytes(report, &fields, &what),
     })

@@ -19,7 +19,7 @@ use super::draft::Gaps;
 use super::fields::{self, Fields};
 use super::params::Params;
 use crate::ROW_COLUMN;
-use crate::definition::{Column, Place, Source, SourceKind};
+use crate::definition::{Column, Paths, Place, Source, SourceKind};
 use crate::diagnostics::Report;
 use crate::types;
 use crate::yaml::{Key, Node, Value};
@@ -41,6 +41,8 @@ struct Kind {
     /// Every key that it may have, beside the common ones.
     keys: &'static [&'static str],
     read: fn(&mut Report, Declared<'_>, &mut Gaps) -> SourceKind,
+    /// Whether its rows are objects, in which a column may stand at a path.
+    objects: bool,
 }
 
 const KINDS: &[Kind] = &[
@@ -48,36 +50,43 @@ const KINDS: &[Kind] = &[
         word: "csv",
         keys: csv::KEYS,
         read: csv::read,
+        objects: false,
     },
     Kind {
         word: "json",
         keys: json::KEYS,
         read: json::read,
+        objects: true,
     },
     Kind {
         word: "parquet",
         keys: parquet::KEYS,
         read: parquet::read,
+        objects: false,
     },
     Kind {
         word: "postgres",
         keys: database::POSTGRES_KEYS,
         read: database::postgres,
+        objects: false,
     },
     Kind {
         word: "mysql",
         keys: database::MYSQL_KEYS,
         read: database::mysql,
+        objects: false,
     },
     Kind {
         word: "sqlite",
         keys: database::SQLITE_KEYS,
         read: database::sqlite,
+        objects: false,
     },
     Kind {
         word: "rest",
         keys: rest::KEYS,
         read: rest::read,
+        objects: true,
     },
 ];
 
@@ -89,6 +98,8 @@ struct Declared<'a> {
     fields: Fields<'a>,
     /// Of `columns`; empty if there are none.
     columns: Vec<Column>,
+    /// Of those that have a `path`.
+    paths: Paths,
     params: &'a Params,
 }
 
@@ -137,9 +148,9 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         );
         return None;
     };
-    let columns = fields
+    let (columns, paths) = fields
         .get("columns")
-        .map(|node| columns(report, node, &what))
+        .map(|node| columns(report, node, &what, kind))
         .unwrap_or_default();
     let lookup = fields
         .get("lookup")
@@ -151,6 +162,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         what: what.clone(),
         fields,
         columns,
+        paths,
         params,
     };
     let source = Source {
@@ -165,8 +177,8 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
     Some(source)
 }
 
-fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
-    let mut columns: Vec<Column> = Vec::new();
+fn columns(report: &mut Report, node: &Node, what: &str, kind: &Kind) -> (Vec<Column>, Paths) {
+    let (mut columns, mut paths) = (Vec::new(), Paths::new());
     let entries = fields::entries(report, node, &format!("the columns of {what}")).unwrap_or_default();
     if entries.is_empty() && matches!(node.value, Value::Map(_)) {
         report.help(
@@ -180,11 +192,37 @@ fn columns(report: &mut Report, node: &Node, what: &str) -> Vec<Column> {
             continue; // The second half of an unquoted `decimal(10,2)`; the first half is reported.
         }
         check_name(report, &key.text, key.place, what);
-        if let Some(column) = column(report, key, node) {
-            columns.push(column);
-        }
+        let (typed, path) = match node.value {
+            Value::Map(_) => placed(report, key, node, kind),
+            _ => (Some(node), None),
+        };
+        paths.extend(path.map(|path| (key.text.clone(), path)));
+        columns.extend(typed.and_then(|node| column(report, key, node)));
     }
-    columns
+    (columns, paths)
+}
+
+/// A column that is written as `{type: T, path: KEYS}`: its type, and its path.
+fn placed<'n>(report: &mut Report, key: &Key, node: &'n Node, kind: &Kind) -> (Option<&'n Node>, Option<Vec<String>>) {
+    let here = format!("column `{}`", key.text);
+    let Some(fields) = Fields::read(report, node, &here, &["type", "path"]) else {
+        return (None, None);
+    };
+    let typed = fields.get("type");
+    if typed.is_none() {
+        let help = format!("write {}: {{type: text, path: customer.name}}", key.text);
+        report.help(node.place, format!("{here} has no `type`"), help);
+    }
+    let path = fields.get("path").and_then(|node| {
+        if !kind.objects {
+            let help = "only JSON has objects in which a column stands deeper; take a JSON text apart in SQL: \
+                        payload->>'name'";
+            report.help(node.place, format!("{here} can't have a `path`"), help);
+            return None;
+        }
+        rest::path(report, node, &format!("`path` of {here}"))
+    });
+    (typed, path)
 }
 
 fn check_name(report: &mut Report, name: &str, place: Place, what: &str) {

@@ -57,7 +57,11 @@ const OWN_HEADERS: &[&str] = &[
 
 pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps) -> SourceKind {
     let Declared {
-        what, fields, columns, ..
+        what,
+        fields,
+        columns,
+        paths,
+        ..
     } = &declared;
     let (url, location) = url(report, &declared, gaps);
     let mut rest = RestSource {
@@ -73,6 +77,7 @@ pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps)
         max_wait: MAX_WAIT,
         max_response: MAX_RESPONSE,
         columns: columns.clone(),
+        paths: paths.clone(),
         location,
     };
     if let Some(node) = fields.get("records") {

@@ -38,6 +38,7 @@ pub(super) fn declared(server: &Http) -> RestSource {
         timeout: Duration::from_secs(20),
         max_wait: Duration::from_secs(60),
         max_response: 1 << 20,
+        paths: Default::default(),
         columns: vec![required("id", DataType::Int64), column("word", DataType::Utf8)],
         location: format!("{}/orders", server.address()),
     }
