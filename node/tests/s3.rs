@@ -37,6 +37,7 @@ fn source(path: &str, base: &str, s3: &S3Settings) -> Box<dyn Source> {
         lookup: false,
         kind: SourceKind::Csv(csv),
         contract: Default::default(),
+        partitions: Vec::new(),
         planned: None,
         place: Default::default(),
     };

@@ -287,6 +287,8 @@ pub struct Source {
     pub lookup: bool,
     /// What it is.
     pub kind: SourceKind,
+    /// Columns behind those of its files, whose values stand in the names of the files' folders: `day=2024-01-31`.
+    pub partitions: Vec<Column>,
     /// What becomes of what isn't as its columns say.
     pub contract: Contract,
     /// The columns that the run was planned with, where the contract lets them be others than the declared ones. The file
@@ -294,6 +296,16 @@ pub struct Source {
     pub planned: Option<Vec<Column>>,
     /// Where it is declared.
     pub place: Place,
+}
+
+impl Source {
+    /// The columns that the pipeline file declares; empty if it declares none of what is in the files or the table.
+    pub fn columns(&self) -> Vec<Column> {
+        match self.kind.columns() {
+            [] => Vec::new(),
+            columns => columns.iter().chain(&self.partitions).cloned().collect(),
+        }
+    }
 }
 
 /// A text of SQL, with its place.

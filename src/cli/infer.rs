@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use haulage_node::config::NodeConfig;
-use haulage_node::source::infer::{self, Inferred, InferredColumn};
+use haulage_node::source::infer::{self, Inferred};
 use haulage_plan::definition::{
-    Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, Pagination, ParquetSource, Paths,
-    Place, RestAuth, RestSource, RestUser, SecretName, Source, SourceKind,
+    Column, Compression, CsvSource, DatabaseKind, DatabaseRows, DatabaseSource, JsonSource, Pagination, ParquetSource,
+    Paths, Place, RestAuth, RestSource, RestUser, SecretName, Source, SourceKind,
 };
 use haulage_plan::types;
 use serde_json::{Value, json};
@@ -226,6 +226,7 @@ fn declared(args: &Args) -> Result<Source> {
         lookup: false,
         kind,
         contract: Default::default(),
+        partitions: Vec::new(),
         planned: None,
         place: Place::default(),
     })
@@ -414,11 +415,15 @@ fn name_of(source: &str) -> String {
     }
 }
 
-/// A line of the column: `int!`, and what to know about it.
-fn type_of(found: &InferredColumn) -> String {
-    let name = types::name(&found.column.data_type);
-    let bang = if found.column.required { "!" } else { "" };
-    format!("{name}{bang}")
+/// Its type as YAML has it: `int!`.
+fn type_of(column: &Column) -> String {
+    let bang = if column.required { "!" } else { "" };
+    let name = format!("{}{bang}", types::name(&column.data_type));
+    if name.contains(',') {
+        format!("\"{name}\"")
+    } else {
+        name
+    }
 }
 
 fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
@@ -470,13 +475,18 @@ fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
     if found.lacking {
         lines.push("    on_missing_column: \"null\"    # some of its files lack some of the columns".to_owned());
     }
+    if !found.partitions.is_empty() {
+        lines.push("    partitions:    # in the names of the files' folders".to_owned());
+        lines.extend(
+            found
+                .partitions
+                .iter()
+                .map(|column| format!("      {}: {}", key(&column.name), type_of(column))),
+        );
+    }
     lines.push("    columns:".to_owned());
     for column in &found.columns {
-        let mut type_name = type_of(column);
-        if type_name.contains(',') {
-            type_name = format!("\"{type_name}\"");
-        }
-        let mut line = format!("      {}: {type_name}", key(&column.column.name));
+        let mut line = format!("      {}: {}", key(&column.column.name), type_of(&column.column));
         let mut notes = Vec::new();
         if column.empty > 0 && found.rows > 0 {
             notes.push(format!("{} without a value", human::count(column.empty)));
@@ -521,6 +531,8 @@ fn document(source: &Source, found: &Inferred) -> Value {
             })
         })
         .collect();
+    let partition = |column: &Column| json!({"name": column.name, "type": types::name(&column.data_type), "required": column.required});
+    let partitions: Vec<Value> = found.partitions.iter().map(partition).collect();
     json!({
         "source": source.name,
         "kind": source.kind.word(),
@@ -529,6 +541,7 @@ fn document(source: &Source, found: &Inferred) -> Value {
         "lacking": found.lacking,
         "unreadable": found.unreadable,
         "null": found.nulls,
+        "partitions": partitions,
         "columns": columns,
     })
 }

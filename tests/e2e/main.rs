@@ -31,6 +31,7 @@ mod leaving;
 mod mysql;
 mod nested;
 mod origins;
+mod partitions;
 mod poison;
 mod readers;
 mod receipts;

@@ -12,6 +12,7 @@ use haulage_plan::definition::{Column, Paths, Source as Declared};
 use tokio::sync::OnceCell;
 
 use super::contract::{Drift, Found, NO_PATHS, Own, Terms};
+use super::folders::{self, Folders};
 use super::held::Held;
 use super::object::{self, Object};
 use super::{Binding, EXCERPT, KeptRow, Misdeclared, Reread, SegmentReader, Source, Unreadable, excerpt, schema};
@@ -98,6 +99,8 @@ pub(super) struct Files<F> {
     planned: Option<Vec<Column>>,
     binding: Binding,
     format: F,
+    folders: Folders,
+    /// The columns of the files; those of the folders come behind them.
     columns: OnceCell<Vec<Column>>,
 }
 
@@ -112,6 +115,7 @@ impl<F: Format> Files<F> {
             planned: None,
             binding,
             format,
+            folders: Folders::default(),
             columns: OnceCell::new(),
         }
     }
@@ -119,7 +123,8 @@ impl<F: Format> Files<F> {
     /// Under the contract that a pipeline has for them.
     pub(super) fn under(mut self, source: &Declared) -> Self {
         self.contract = source.contract;
-        self.planned.clone_from(&source.planned);
+        self.folders = Folders::new(&source.partitions);
+        self.planned = source.planned.as_ref().map(|planned| self.folders.without(planned));
         self
     }
 
@@ -162,10 +167,12 @@ impl<F: Format> Files<F> {
                 return Ok(self.declared.clone());
             }
             let objects = self.some_objects().await?;
-            if self.declared.is_empty() {
-                return self.format.columns(&objects).await;
-            }
-            self.terms().settle(&self.found(&objects).await?)
+            let columns = match self.declared.is_empty() {
+                true => self.format.columns(&objects).await?,
+                false => self.terms().settle(&self.found(&objects).await?)?,
+            };
+            self.folders.check(&columns, &self.path)?;
+            Ok(columns)
         };
         self.columns.get_or_try_init(resolve).await
     }
@@ -203,11 +210,13 @@ impl<F: Format> Files<F> {
     }
 
     async fn check_object(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared> {
+        self.folders.values(&object.address)?;
         let held = self.held(object, columns).await?;
         self.format.check(object, &held.present).await
     }
 
     async fn cut(&self, object: &Object, columns: &[Column]) -> Result<Vec<Part>, Failure> {
+        self.folders.values(&object.address)?;
         let held = self.held(object, columns).await?;
         self.format.cut(object, &held.present).await
     }
@@ -221,7 +230,8 @@ impl<F: Format> Files<F> {
     ) -> Result<Box<dyn SegmentReader>, Failure> {
         let held = self.held(object, columns).await?;
         let reader = self.format.open(object, &held.present, from, end).await?;
-        Ok(held.reader(reader, columns))
+        let reader = held.reader(reader, columns);
+        self.folders.reader(reader, columns, &object.address)
     }
 
     async fn read_object(&self, object: &Object, columns: &[Column]) -> Result<Vec<RecordBatch>, Failure> {
@@ -257,7 +267,7 @@ impl<F: Format> Files<F> {
 #[async_trait]
 impl<F: Format> Source for Files<F> {
     async fn columns(&self) -> Result<Vec<Column>, Failure> {
-        self.resolved().await.cloned()
+        Ok(self.folders.with(self.resolved().await?))
     }
 
     async fn check(&self) -> Result<(), Misdeclared> {
@@ -316,14 +326,19 @@ impl<F: Format> Source for Files<F> {
 
     async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
         let columns = self.resolved().await?;
-        let schema = schema(columns);
+        let (own, all) = (schema(columns), schema(&self.folders.with(columns)));
         let (mut reread, mut done) = (Reread::default(), 0);
         // Rows of one object come one after the other, so there are few of these.
         for alike in rows.chunk_by(|one, other| one.columns == other.columns && one.file == other.file) {
             let Some(first) = alike.first() else { continue };
             let held = self.held_of(first, columns)?;
             let read = self.format.reread(&held.present, alike, &self.binding.s3).await?;
-            reread.take(done, held.reread(read, alike.len() as u64, &schema)?)?;
+            let mut read = held.reread(read, alike.len() as u64, &own)?;
+            let values = self.folders.values(first.file)?;
+            for batch in &mut read.batches {
+                *batch = folders::beside(batch, &values, &all)?;
+            }
+            reread.take(done, read)?;
             done += alike.len() as u64;
         }
         Ok(reread)

@@ -30,6 +30,7 @@ mod contracted;
 mod csv;
 pub mod database;
 mod files;
+pub(crate) mod folders;
 mod held;
 pub mod infer;
 mod input;

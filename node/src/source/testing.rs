@@ -40,6 +40,7 @@ pub(super) fn under(folder: &Path, kind: SourceKind, contract: Contract, checkpo
         lookup: false,
         kind,
         contract,
+        partitions: Vec::new(),
         planned: None,
         place: Default::default(),
     };

@@ -99,6 +99,7 @@ impl Place {
             name: "raw".to_owned(),
             lookup: false,
             kind,
+            partitions: Vec::new(),
             contract,
             planned,
             place: Default::default(),

@@ -276,6 +276,7 @@ fn bound(kind: SourceKind, base: String, databases: Databases, checkpoint_rows: 
         lookup: false,
         kind,
         contract: Contract::default(),
+        partitions: Vec::new(),
         planned: None,
         place: Default::default(),
     };

@@ -222,9 +222,9 @@ fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> 
         let broken = planner.gaps.is_some_and(|gaps| gaps.broken.contains(&source.name));
         let columns = match found.get(&source.name) {
             // What was found counts where the contract lets it be other than what is declared.
-            Some(columns) if source.contract.finds_columns() && !columns.is_empty() && !broken => columns.as_slice(),
-            _ if !source.kind.columns().is_empty() && !broken => source.kind.columns(),
-            Some(columns) if !columns.is_empty() && !broken => columns.as_slice(),
+            Some(columns) if source.contract.finds_columns() && !columns.is_empty() && !broken => columns.clone(),
+            _ if !source.kind.columns().is_empty() && !broken => source.columns(),
+            Some(columns) if !columns.is_empty() && !broken => columns.clone(),
             _ if planner.gaps.is_some() => {
                 planner.known.insert(source.name.clone(), unknown());
                 continue;
@@ -240,7 +240,7 @@ fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> 
                 continue;
             }
         };
-        if let Err(error) = one_source(planner, source, columns) {
+        if let Err(error) = one_source(planner, source, &columns) {
             let message = format!(
                 "the columns of source `{}` can't be used: {}",
                 source.name,
@@ -248,7 +248,7 @@ fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> 
             );
             planner.report.error(source.place, message);
         }
-        all.insert(source.name.clone(), columns.to_vec());
+        all.insert(source.name.clone(), columns);
     }
     all
 }

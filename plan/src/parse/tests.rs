@@ -179,7 +179,7 @@ fn parquet_is_declared_by_its_path_alone() {
         "b",
         "sources: {raw: {parquet: x, compression: gzip}}",
         &[
-            "2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, columns, lookup, \
+            "2:29 unknown key `compression` in source `raw` | there is: parquet, chunk_size, partitions, columns, lookup, \
            on_new_column, on_missing_column, on_wider_type, on_bad_row",
         ],
     );
@@ -393,7 +393,7 @@ fn sources() {
         "b",
         "sources:\n  raw: {json: x, null: [NA], compression: zst, chunk_size: 1kB}",
         &[
-            "3:18 unknown key `null` in source `raw` | there is: json, compression, chunk_size, columns, lookup, \
+            "3:18 unknown key `null` in source `raw` | there is: json, compression, chunk_size, partitions, columns, lookup, \
              on_new_column, on_missing_column, on_wider_type, on_bad_row",
             "3:43 unknown compression `zst` of source `raw` | write `zstd`",
             "3:60 chunks of 1000 bytes are too small | 64KiB is the least; 16MiB is usual",

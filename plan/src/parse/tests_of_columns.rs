@@ -57,6 +57,24 @@ fn what_is_wrong_with_it_is_said_with_its_place() {
     );
     check(
         "b",
+        "sources:\n  raw: {csv: x, columns: {a: text}, partitions: {day: dates, a: int, b: {type: int, path: c}}}",
+        &[
+            "3:55 unknown type `dates` of column `day` | did you mean `date`?",
+            "3:62 source `raw` has the column `a` twice, in `columns` and in `partitions` | leave it out of one: it is in the \
+           files, or in the names of their folders",
+            "3:73 the type of column `b` must be a text, not a mapping",
+        ],
+    );
+    check(
+        "b",
+        "sources:\n  raw: {sqlite: x, table: t, partitions: {day: date}}",
+        &[
+            "3:30 unknown key `partitions` in source `raw` | there is: sqlite, table, query, chunk_size, columns, lookup, on_new_column, \
+           on_missing_column, on_wider_type, on_bad_row",
+        ],
+    );
+    check(
+        "b",
         "sources:\n  raw: {csv: x, columns: {a: {type: text, path: b.c}}}",
         &[
             "3:49 column `a` can't have a `path` | only JSON has objects in which a column stands deeper; take a JSON text \

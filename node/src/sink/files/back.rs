@@ -18,10 +18,10 @@ use super::decode::{Rows, Wanted};
 use super::encode::digest;
 use super::place::TablePlace;
 use super::publish::{Entry, Manifest};
-use super::rows::of_path;
 use super::state::{File, Head, Part};
 use super::verify::List;
 use crate::sink::{BackRows, LoadContext, ReadBack, Seen};
+use crate::source::folders::of_path;
 
 /// Findings about files that are said one by one.
 const NAMED: usize = 10;

@@ -18,10 +18,10 @@ use super::back::{is_sound, is_too_large};
 use super::decode::{Wanted, parsed, type_of};
 use super::place::TablePlace;
 use super::publish::{Entry, Manifest};
-use super::rows::of_path;
 use super::standing::publisher;
 use super::state::{Head, Record, Shape, State};
 use crate::sink::standing::columns_of;
+use crate::source::folders::of_path;
 
 /// Publishers of a table that are named at most.
 const NAMED: usize = 20;

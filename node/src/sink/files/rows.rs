@@ -3,7 +3,6 @@
 //! Partitions are written as Hive does: `day=2024-01-01/region=north`. Whatever a path may not have is `%`-escaped, no value
 //! is `__HIVE_DEFAULT_PARTITION__`, and the columns are left out of the files.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
@@ -12,8 +11,8 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::arrow::error::ArrowError;
 use indexmap::IndexMap;
 
-/// What stands for no value.
-const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
+use crate::source::folders::NO_VALUE;
+
 /// A folder's name has at most 255 bytes.
 const MAX_NAME: usize = 255;
 
@@ -208,28 +207,6 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// The values of partition columns that a file's path tells, by column.
-pub(super) fn of_path(path: &str) -> BTreeMap<String, Option<String>> {
-    let folders = path.split('/').filter_map(|folder| folder.split_once('='));
-    folders
-        .map(|(name, value)| {
-            let value = (value != NO_VALUE).then(|| unescaped(value));
-            (unescaped(name), value)
-        })
-        .collect()
-}
-
-fn unescaped(text: &str) -> String {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let [first, after @ ..] = rest {
-        let escaped = after.get(..2).filter(|_| *first == b'%');
-        let byte = escaped.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        bytes.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 /// A partition's value as a column of so many rows.
 pub(super) fn constant(value: Option<&str>, data_type: &DataType, rows: usize) -> Result<ArrayRef, ArrowError> {
     let text = StringArray::from(vec![value; rows]);
@@ -242,6 +219,7 @@ mod tests {
     use datafusion::arrow::compute::concat_batches;
 
     use super::*;
+    use crate::source::folders::of_path;
 
     #[test]
     fn rows_are_divided_by_values_as_hive_writes_them() {

@@ -5,8 +5,9 @@
 
 mod guess;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use haulage_core::checkpoint::ChunkSpec;
 use haulage_core::failure::Failure;
 use haulage_core::ids::StageId;
 use haulage_plan::contract::{Contract, MissingColumn, NewColumn, WiderType};
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 
 use self::guess::Guess;
 use super::database::Databases;
+use super::folders;
 use super::json::column::text;
 use super::json::row;
 use super::{Binding, Segment, Unreadable, bind};
@@ -47,6 +49,8 @@ pub struct Inferred {
     pub is_sample: bool,
     /// Whether some of its files lack some of the columns.
     pub lacking: bool,
+    /// What the names of the files' folders say, as `day=2024-01-31`.
+    pub partitions: Vec<Column>,
 }
 
 /// A column.
@@ -81,6 +85,12 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
             .iter()
             .any(|drift| matches!(drift.change, "added" | "missing"));
     }
+    let partitions = match declared.kind {
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) => {
+            partitions(&source.discover(StageId(0)).await?, &columns)
+        }
+        SourceKind::Database(_) | SourceKind::Rest(_) => Vec::new(),
+    };
     if matches!(declared.kind, SourceKind::Parquet(_) | SourceKind::Database(_)) {
         let as_they_are = |column| InferredColumn {
             column,
@@ -95,6 +105,7 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
             first_unreadable: None,
             is_sample: false,
             lacking,
+            partitions,
         });
     }
     let mut look = Look::default();
@@ -124,8 +135,39 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
     look.is_sample |= matches!(declared.kind, SourceKind::Rest(_));
     Ok(Inferred {
         lacking,
+        partitions,
         ..look.found()
     })
+}
+
+/// The columns that stand in the names of folders of every file and aren't in the files as well.
+fn partitions(chunks: &[ChunkSpec], columns: &[Column]) -> Vec<Column> {
+    let objects: BTreeSet<&str> = chunks.iter().map(|chunk| chunk.object.as_str()).collect();
+    let mut guesses: BTreeMap<String, (Guess, usize, bool)> = BTreeMap::new();
+    for object in &objects {
+        for (name, text) in folders::of_path(object) {
+            let (guess, times, full) = guesses.entry(name).or_insert((Guess::default(), 0, true));
+            *times += 1;
+            match text {
+                Some(text) => guess.look(&text),
+                None => *full = false,
+            }
+        }
+    }
+    let is_one = |name: &String, times| {
+        times == objects.len() && !name.is_empty() && !columns.iter().any(|column| column.name == *name)
+    };
+    let found = guesses.into_iter().filter(|(name, (_, times, _))| is_one(name, *times));
+    found
+        .map(|(name, (guess, _, full))| {
+            let guessed = guess.guessed();
+            Column {
+                name,
+                required: full && guess.is_full(&guessed),
+                data_type: guessed.data_type,
+            }
+        })
+        .collect()
 }
 
 /// The source as it has to be read so that all columns of all its files are found, with types that hold those of each;
@@ -319,6 +361,7 @@ impl Look {
             first_unreadable: self.first_unreadable,
             is_sample: self.is_sample,
             lacking: false,
+            partitions: Vec::new(),
         }
     }
 }
@@ -353,6 +396,7 @@ mod tests {
             }),
             place: Default::default(),
             contract: Default::default(),
+            partitions: Vec::new(),
             planned: None,
         };
         infer(&NodeConfig::new("n", "nowhere"), &declared, &base, u64::MAX)

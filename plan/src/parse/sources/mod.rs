@@ -34,6 +34,9 @@ const COMMON: &[&str] = &[
     "on_bad_row",
 ];
 
+/// Those that every source of files may have.
+const OF_FILES: &[&str] = &["partitions"];
+
 /// A kind of source.
 struct Kind {
     /// The key that says where its rows are.
@@ -43,6 +46,8 @@ struct Kind {
     read: fn(&mut Report, Declared<'_>, &mut Gaps) -> SourceKind,
     /// Whether its rows are objects, in which a column may stand at a path.
     objects: bool,
+    /// Whether they are in files, whose folders may be columns.
+    files: bool,
 }
 
 const KINDS: &[Kind] = &[
@@ -51,42 +56,49 @@ const KINDS: &[Kind] = &[
         keys: csv::KEYS,
         read: csv::read,
         objects: false,
+        files: true,
     },
     Kind {
         word: "json",
         keys: json::KEYS,
         read: json::read,
         objects: true,
+        files: true,
     },
     Kind {
         word: "parquet",
         keys: parquet::KEYS,
         read: parquet::read,
         objects: false,
+        files: true,
     },
     Kind {
         word: "postgres",
         keys: database::POSTGRES_KEYS,
         read: database::postgres,
         objects: false,
+        files: false,
     },
     Kind {
         word: "mysql",
         keys: database::MYSQL_KEYS,
         read: database::mysql,
         objects: false,
+        files: false,
     },
     Kind {
         word: "sqlite",
         keys: database::SQLITE_KEYS,
         read: database::sqlite,
         objects: false,
+        files: false,
     },
     Kind {
         word: "rest",
         keys: rest::KEYS,
         read: rest::read,
         objects: true,
+        files: false,
     },
 ];
 
@@ -135,8 +147,12 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
     let what = format!("source `{}`", key.text);
     let kind = KINDS.iter().find(|kind| node.at(&[kind.word]).is_some());
     let known: Vec<&str> = match kind {
+        Some(kind) if kind.files => kind.keys.iter().chain(OF_FILES).chain(COMMON).copied().collect(),
         Some(kind) => kind.keys.iter().chain(COMMON).copied().collect(),
-        None => KINDS.iter().flat_map(|kind| kind.keys).chain(COMMON).copied().collect(),
+        None => {
+            let all = KINDS.iter().flat_map(|kind| kind.keys).chain(OF_FILES).chain(COMMON);
+            all.copied().collect()
+        }
     };
     let fields = Fields::read(report, node, &what, &known)?;
     let Some(kind) = kind else {
@@ -152,6 +168,10 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         .get("columns")
         .map(|node| columns(report, node, &what, kind))
         .unwrap_or_default();
+    let partitions = match fields.get("partitions") {
+        Some(node) => partitions(report, node, &what, &columns),
+        None => Vec::new(),
+    };
     let lookup = fields
         .get("lookup")
         .and_then(|node| fields::boolean(report, node, "`lookup`"))
@@ -169,6 +189,7 @@ fn one(report: &mut Report, key: &Key, node: &Node, params: &Params, gaps: &mut 
         name: key.text.clone(),
         lookup,
         kind: (kind.read)(report, declared, gaps),
+        partitions,
         contract: settings.contract,
         planned: None,
         place: key.place,
@@ -200,6 +221,30 @@ fn columns(report: &mut Report, node: &Node, what: &str, kind: &Kind) -> (Vec<Co
         columns.extend(typed.and_then(|node| column(report, key, node)));
     }
     (columns, paths)
+}
+
+/// The columns that are in the names of folders.
+fn partitions(report: &mut Report, node: &Node, what: &str, columns: &[Column]) -> Vec<Column> {
+    let mut partitions: Vec<Column> = Vec::new();
+    for (key, node) in fields::entries(report, node, &format!("`partitions` of {what}")).unwrap_or_default() {
+        if node.is_null() && key.text.ends_with(')') {
+            continue; // As of `columns`.
+        }
+        check_name(report, &key.text, key.place, what);
+        if columns.iter().any(|column| column.name == key.text) {
+            let message = format!(
+                "{what} has the column `{}` twice, in `columns` and in `partitions`",
+                key.text
+            );
+            report.help(
+                key.place,
+                message,
+                "leave it out of one: it is in the files, or in the names of their folders",
+            );
+        }
+        partitions.extend(column(report, key, node));
+    }
+    partitions
 }
 
 /// A column that is written as `{type: T, path: KEYS}`: its type, and its path.

@@ -66,6 +66,7 @@ pub(super) fn under(declared: RestSource, checkpoint_rows: u64, contract: Contra
         lookup: false,
         kind: SourceKind::Rest(Box::new(declared)),
         contract,
+        partitions: Vec::new(),
         planned: None,
         place: Default::default(),
     };
