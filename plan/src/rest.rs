@@ -20,6 +20,8 @@ pub struct RestSource {
     /// Whether an answer without that array, or with `null` there, has no records. It is an error otherwise: so an answer
     /// looks that says what went wrong.
     pub records_optional: bool,
+    /// The keys that lead to what an answer says when it is an error in spite of its status; empty if none does.
+    pub error: Vec<String>,
     /// How one page leads to the next.
     pub pagination: Pagination,
     /// The least time between the beginnings of two requests.

@@ -266,6 +266,7 @@ fn api(args: &Args) -> Result<RestSource> {
             .map(str::to_owned)
             .collect(),
         records_optional: false,
+        error: Vec::new(),
         pagination: Pagination::None,
         pause: Duration::ZERO,
         timeout: Duration::from_secs(30),

@@ -237,6 +237,7 @@ impl Api {
             auth: None,
             records: self.path.clone(),
             records_optional: self.is_optional(),
+            error: Vec::new(),
             pagination: match self.way {
                 Way::Whole => Pagination::None,
                 Way::Cursor => Pagination::Cursor {

@@ -254,6 +254,7 @@ fn rest(url: &str) -> RestSource {
         auth: None,
         records: vec!["items".to_owned()],
         records_optional: false,
+        error: Vec::new(),
         pagination: Pagination::Cursor {
             path: vec!["next".to_owned()],
             param: "at".to_owned(),

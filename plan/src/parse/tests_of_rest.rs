@@ -26,6 +26,15 @@ fn pagination(declared: &str) -> Pagination {
 }
 
 #[test]
+fn an_error_has_a_path() {
+    assert_eq!(
+        of("{rest: \"https://h/a\", error: error.message}").error,
+        ["error", "message"]
+    );
+    assert!(of("{rest: \"https://h/a\"}").error.is_empty());
+}
+
+#[test]
 fn a_source_is_read_with_its_parameters() {
     let rest = of(
         "{rest: \"https://api.example.com/v1/{{ name }}/orders?fixed={{ day }}\", query: {since: \"{{ at }}\", of: \"{{ name \
@@ -228,9 +237,14 @@ fn what_is_wrong_is_said_with_its_place() {
     }
     for (more, expected) in [
         (
+            "error: \"a..b\"",
+            "4:17 `error` of source `raw` must be a path of keys | write the keys that lead there: data.items, or [data, \
+             \"with.dot\"]",
+        ),
+        (
             "delimiter: x",
-            "4:10 unknown key `delimiter` in source `raw` | there is: rest, query, headers, auth, records, pagination, \
-             rate, timeout, max_wait, max_response, columns, lookup, and 4 more",
+            "4:10 unknown key `delimiter` in source `raw` | there is: rest, query, headers, auth, records, error, \
+             pagination, rate, timeout, max_wait, max_response, columns, and 5 more",
         ),
         (
             "query: {key: \"secret://k\"}",

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer as _};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// A page of more records than this is an error: each costs memory beside its text.
@@ -23,6 +24,8 @@ pub(super) enum Wrong {
     NoRecords(&'static str),
     /// There are more than [`MAX_RECORDS`].
     TooMany,
+    /// It says itself that it is an error: where, and how.
+    Error(String, String),
 }
 
 impl From<serde_json::Error> for Wrong {
@@ -71,6 +74,23 @@ impl<'b> Body<'b> {
                 "`{}` holds bytes that are no UTF-8",
                 path.join(".")
             ))),
+        }
+    }
+
+    /// Error if there is anything at the value to which these keys lead: neither nothing, `null` and `false`, nor empty.
+    pub(super) fn is_no_error(&self, path: &[String]) -> Result<(), Wrong> {
+        let Some(said) = self.find(path)? else { return Ok(()) };
+        let is_empty = match serde_json::from_str::<Value>(said) {
+            Ok(Value::Null | Value::Bool(false)) => true,
+            Ok(Value::String(text)) => text.is_empty(),
+            Ok(Value::Array(items)) => items.is_empty(),
+            Ok(Value::Object(fields)) => fields.is_empty(),
+            // It is nested deeper than can be looked at.
+            Ok(Value::Bool(true) | Value::Number(_)) | Err(_) => false,
+        };
+        match is_empty {
+            true => Ok(()),
+            false => Err(Wrong::Error(path.join("."), said.to_owned())),
         }
     }
 

@@ -302,6 +302,9 @@ fn beginning(who: &Credentials, answer: &Answer) -> String {
     excerpt(who.blot(&start).trim().as_bytes(), EXCERPT)
 }
 
+/// Characters that are shown of what a server says went wrong.
+const SAID: usize = 500;
+
 /// What is wrong with a body.
 pub(super) fn unreadable(api: &Api, who: &Credentials, wrong: Wrong, answer: &Answer, path: &[String]) -> Failure {
     let body = answer.body.as_deref().unwrap_or_default();
@@ -327,6 +330,10 @@ pub(super) fn unreadable(api: &Api, who: &Credentials, wrong: Wrong, answer: &An
             api.permanent(format!(
                 "expected an array of records as {place}, found {found}; correct `records`{advice}; the answer starts: {start}"
             ))
+        }
+        Wrong::Error(place, said) => {
+            let said = excerpt(who.blot(&said).as_bytes(), SAID);
+            api.permanent(format!("the answer is an error, by its `{place}`: {said}"))
         }
         Wrong::TooMany => api.permanent("a page has more than a million records; ask for smaller pages"),
     }

@@ -60,7 +60,12 @@ impl Way {
             return Ok(Vec::new());
         };
         let (path, optional) = (&self.declared.records, self.declared.records_optional);
-        let records = Body::new(body).and_then(|body| body.records(path, optional));
+        let records = Body::new(body).and_then(|body| {
+            if !self.declared.error.is_empty() {
+                body.is_no_error(&self.declared.error)?;
+            }
+            body.records(path, optional)
+        });
         records.map_err(|wrong: Wrong| unreadable(&self.api, who, wrong, answer, path))
     }
 

@@ -23,6 +23,7 @@ pub(super) const KEYS: &[&str] = &[
     "headers",
     "auth",
     "records",
+    "error",
     "pagination",
     "rate",
     "timeout",
@@ -71,6 +72,7 @@ pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps)
         auth: fields.get("auth").and_then(|node| auth(report, node, what)),
         records: Vec::new(),
         records_optional: false,
+        error: Vec::new(),
         pagination: Pagination::None,
         pause: Duration::ZERO,
         timeout: TIMEOUT,
@@ -82,6 +84,9 @@ pub(super) fn read(report: &mut Report, declared: Declared<'_>, gaps: &mut Gaps)
     };
     if let Some(node) = fields.get("records") {
         (rest.records, rest.records_optional) = records(report, node, what);
+    }
+    if let Some(node) = fields.get("error") {
+        rest.error = path(report, node, &format!("`error` of {what}")).unwrap_or_default();
     }
     if let Some(node) = fields.get("pagination") {
         rest.pagination = pagination::read(report, node, what).unwrap_or(Pagination::None);

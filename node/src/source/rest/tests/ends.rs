@@ -210,3 +210,41 @@ async fn a_last_page_that_comes_again_is_the_end_if_that_is_said() {
     let last = reader.next().await.unwrap().unwrap();
     assert_eq!((last.rows, last.last), (0, true), "no row comes twice");
 }
+
+#[tokio::test]
+async fn an_answer_that_says_it_is_an_error_is_one_whatever_its_status() {
+    for (error, is_error) in [
+        (json!("quota exceeded for key s3cr3t"), true),
+        (json!({"code": 5}), true),
+        (json!(["no"]), true),
+        (json!(true), true),
+        (json!(0), true),
+        (json!(""), false),
+        (json!(null), false),
+        (json!(false), false),
+        (json!([]), false),
+        (json!({}), false),
+    ] {
+        let body = json!({"data": {"items": []}, "error": {"message": error}}).to_string();
+        let server = Http::start(move |request, _| match number(request, "page") {
+            1 => page(&items(0, 10, 10), Value::Null),
+            _ => Answer::new(200, body.clone()),
+        })
+        .await
+        .unwrap();
+        let mut rest = declared(&server);
+        rest.pagination = Pagination::Page(counted("page", 1, None, None, PageEnd::Empty));
+        assert_eq!(ids(rest.clone()).await.unwrap().len(), 10, "nobody has said where");
+        rest.error = vec!["error".to_owned(), "message".to_owned()];
+        match ids(rest).await {
+            Err(failure) if is_error => {
+                assert_eq!(failure.class, Class::Permanent);
+                let said = "the answer is an error, by its `error.message`: ";
+                assert!(failure.message.contains(said), "{failure}");
+                assert!(failure.message.contains("after 10 records"), "{failure}");
+            }
+            Ok(found) if !is_error => assert_eq!(found.len(), 10),
+            other => panic!("{error}: {other:?}"),
+        }
+    }
+}

@@ -33,6 +33,7 @@ pub(super) fn declared(server: &Http) -> RestSource {
         auth: None,
         records: vec!["data".into(), "items".into()],
         records_optional: false,
+        error: Vec::new(),
         pagination: Pagination::None,
         pause: Duration::ZERO,
         timeout: Duration::from_secs(20),
