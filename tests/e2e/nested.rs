@@ -40,6 +40,10 @@ steps:
     SELECT id, name, city, CAST(zip AS int) AS zip, total, json_length(lines) AS line_count, lines->0->>'sku' AS first_sku,
       json_get_int(lines, 0, 'n') AS first_n
     FROM orders
+  items: |
+    WITH RECURSIVE n AS (SELECT 0 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 999)
+    SELECT id, i AS line, json_get_json(lines, i) AS item FROM orders JOIN n ON i < json_length(lines)
+  skus: SELECT id, line, item->>'sku' AS sku, json_get_int(item, 'n') AS n FROM items
   parts:
     sql: |
       SELECT id, payload->>'name' AS name, (payload->'size'->>'cm')::double AS cm,
@@ -49,6 +53,7 @@ steps:
   bodies: SELECT id, body->>'kind' AS kind, json_get_json(body, 'tags') AS tags FROM documents
 loads:
   firsts: {{from: firsts, to: warehouse, table: firsts, mode: merge, key: [id]}}
+  skus: {{from: skus, to: warehouse, table: skus, mode: merge, key: [id, line]}}
   events: {{from: events, to: warehouse, table: events, mode: replace, key: [id]}}
   parts: {{from: parts, to: warehouse, table: parts, mode: merge, key: [id]}}
   bodies: {{from: bodies, to: warehouse, table: bodies, mode: replace, key: [id]}}
@@ -113,6 +118,8 @@ async fn objects_are_taken_apart_by_paths_and_in_sql() -> Result<()> {
             ],
         "{firsts:?}"
     );
+    let skus = rows(&warehouse, "SELECT * FROM skus ORDER BY id, line").await?;
+    ensure!(skus == ["(1,0,a,2)", "(1,1,b,1)"], "{skus:?}");
     let events = rows(
         &warehouse,
         "SELECT id, who, at AT TIME ZONE 'UTC' FROM events ORDER BY id",

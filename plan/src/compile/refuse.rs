@@ -176,7 +176,8 @@ impl Look<'_> {
         self.word(
             "unnest",
             "`unnest` can't be used in a step: sources have no lists to take apart",
-            "for a text with several values, name each: `split_part(tags, ';', 1) AS tag_1`, or of JSON `tags->>0 AS tag_1`",
+            "for a text with several values, name each: `split_part(tags, ';', 1) AS tag_1`, or of JSON `tags->>0 AS tag_1`; to make rows of a \
+             JSON list, join it with numbers, as the README shows under SQL",
         );
     }
 }
