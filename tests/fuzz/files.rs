@@ -42,6 +42,7 @@ fn declared(kind: SourceKind) -> Declared {
             on_missing_column,
             ..Contract::default()
         },
+        partitions: Vec::new(),
         planned: None,
     }
 }
