@@ -50,7 +50,7 @@ pub(crate) async fn run(
             // First: what is set aside needn't be a key, and is no part of what is counted.
             let aside = quality::aside::set(tools, &checking).await?;
             let mut report = destination.verify(&load, expected).await?;
-            report.checks = quality::check(&checking, aside.as_ref()).await?;
+            report.checks = quality::check(&checking, aside.as_ref(), report.rows).await?;
             report.set_aside = aside.map(|aside| aside.set).filter(|set| set.rows > 0).map(Box::new);
             Ok(report)
         }
