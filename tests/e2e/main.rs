@@ -29,6 +29,7 @@ mod lake_receipts;
 mod lake_watermarks;
 mod leaving;
 mod mysql;
+mod newest;
 mod nothing_new;
 mod origins;
 mod poison;

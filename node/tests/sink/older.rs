@@ -17,6 +17,7 @@ use super::world::World;
 
 crate::on_all!(
     the_newer_of_two_rows_stands,
+    the_newest_of_a_run_stands_however_often_it_is_verified,
     a_replayed_row_of_an_unknown_age_overwrites_nobody,
     replays_are_of_the_time_of_their_origin,
     rows_that_name_their_run_say_which_is_newer,
@@ -82,6 +83,54 @@ async fn the_newer_of_two_rows_stands(world: &World) {
     assert_eq!(things(world).await, ["1 same", "2 -", "3 new", "5 timed"]);
     take_back(world, &by_amount("b")).await;
     take_back(world, &load).await;
+    assert_eq!(all_of(world).await, before);
+}
+
+async fn the_newest_of_a_run_stands_however_often_it_is_verified(world: &World) {
+    // There: (1, 'one', 1.5), (2, 'old', 0.5).
+    existing(world).await;
+    let before = all_of(world).await;
+    let rows: &[TestRow] = &[
+        (1, Some("beaten"), 1.0),
+        (1, Some("older"), 1.25),
+        (2, Some("newest"), 2.0),
+        (2, Some("beaten"), 1.0),
+        (3, Some("same"), 1.0),
+        (3, Some("same"), 1.0),
+    ];
+    let load = by_amount("a");
+    let staged = world.stage(&load, rows).await.expect("staged");
+    for _ in 0..2 {
+        let report = world.destination.verify(&load, staged).await.expect("verified");
+        assert_eq!(report.rows, 3);
+        assert!(
+            report.detail.contains("3 rows staged")
+                && report.detail.contains("3 older than others of their keys left out"),
+            "{report:?}"
+        );
+    }
+    for _ in 0..2 {
+        let done = world.destination.publish(&load, staged).await.expect("published");
+        // One more is older than what stands.
+        assert!(
+            done.rows == 6 && done.detail.contains("4 rows of them older"),
+            "{done:?}"
+        );
+    }
+    world.destination.cleanup(&load).await.expect("cleaned");
+    assert_eq!(things(world).await, ["1 one", "2 newest", "3 same"]);
+    take_back(world, &load).await;
+    assert_eq!(all_of(world).await, before);
+    let tied = by_amount("b");
+    let refused = world
+        .publish(&tied, &[(7, Some("one"), 1.0), (7, Some("two"), 1.0)])
+        .await;
+    let refused = refused.expect_err("nobody knows which is newer");
+    assert!(
+        refused.class == Class::Permanent && refused.message.contains("key (id)=(7)"),
+        "{refused}"
+    );
+    world.destination.discard(&tied).await.expect("nothing is left");
     assert_eq!(all_of(world).await, before);
 }
 
