@@ -371,6 +371,7 @@ pub(crate) fn bare(
         newest: load.newest.clone(),
         origin: None,
         read: Arc::default(),
+        rejects: false,
     })
 }
 

@@ -33,6 +33,8 @@ pub(crate) async fn run(
     let mut load = context.load(order, &step.load)?;
     load.round = round(order);
     load.advances = advances(order);
+    // Unless the leader says that none was.
+    load.rejects = judged.is_none_or(|judged| judged.rejected > 0);
     if matches!(step.kind, StepKind::Verify | StepKind::Publish) {
         watermarks::complete(&context, &load)?;
     }

@@ -380,6 +380,29 @@ async fn what_the_origin_has_written_is_overwritten_by_nobody_unseen(world: &Wor
     refuse(&merges("z", Some("a")), 7).await;
     take_back(world, &replay).await;
 
+    // A row that it has found just as it was, too, if rows were rejected beside it.
+    let rejecting = LoadContext {
+        rejects: true,
+        ..merges("e", None)
+    };
+    let before = all_of(world).await;
+    whole(world, &rejecting, &[(1, Some("one"), 1.5), (8, Some("e"), 1.0)]).await;
+    let refused = world
+        .publish(&merges("re", Some("e")), &[(1, Some("late"), 1.0), (10, None, 1.0)])
+        .await;
+    let refused = refused.expect_err("which row is later isn't known");
+    assert!(refused.message.contains("key (id)=(1)"), "{refused}");
+    world
+        .destination
+        .revert(&merges("re", Some("e")))
+        .await
+        .expect("nothing to undo");
+    let others = merges("re2", Some("e"));
+    whole(world, &others, &[(2, Some("late"), 1.0), (10, None, 1.0)]).await;
+    take_back(world, &others).await;
+    take_back(world, &rejecting).await;
+    assert_eq!(all_of(world).await, before);
+
     // Of a table that it has made, every row is its own; and where a revert isn't possible any more, any may be.
     let made = |load: LoadContext| LoadContext {
         table: "made".into(),

@@ -217,12 +217,14 @@ async fn merge(
     };
     let same = same_key("t", "s", &load.key);
     let origin = origin(load, target, names);
+    let changed = match load.keeps_equal_rows() {
+        true => "1".to_owned(),
+        false => differ("t", "s"),
+    };
     writer
         .run(format!(
-            "CREATE TABLE {} AS SELECT t.* FROM {table} t JOIN {} s ON {same} WHERE {}",
-            area.before,
-            area.stage,
-            differ("t", "s")
+            "CREATE TABLE {} AS SELECT t.* FROM {table} t JOIN {} s ON {same} WHERE {changed}",
+            area.before, area.stage
         ))
         .await?;
     writer
