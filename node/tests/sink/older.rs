@@ -98,17 +98,31 @@ async fn the_newest_of_a_run_stands_however_often_it_is_verified(world: &World) 
         (3, Some("same"), 1.0),
         (3, Some("same"), 1.0),
     ];
-    let load = by_amount("a");
-    let staged = world.stage(&load, rows).await.expect("staged");
-    for _ in 0..2 {
-        let report = world.destination.verify(&load, staged).await.expect("verified");
-        assert_eq!(report.rows, 3);
-        assert!(
-            report.detail.contains("3 rows staged")
-                && report.detail.contains("3 older than others of their keys left out"),
-            "{report:?}"
-        );
+    // In a later round all of them are staged again, and chosen from.
+    let round = |round| LoadContext {
+        round,
+        attempt: Attempt(1 + round),
+        ..by_amount("a")
+    };
+    for load in [round(0), round(1)] {
+        let staged = world.stage(&load, rows).await.expect("staged");
+        for _ in 0..2 {
+            let report = world.destination.verify(&load, staged).await.expect("verified");
+            assert_eq!(report.rows, 3);
+            assert!(
+                report.detail.contains("3 rows staged")
+                    && report.detail.contains("3 older than others of their keys left out"),
+                "{report:?}"
+            );
+        }
+        // An attempt that comes after one which has got so far may still name rows.
+        let named = world
+            .destination
+            .name_rows(&load, staged, &["id < 3".to_owned().into()])
+            .await;
+        assert_eq!(named, Ok(vec![2]));
     }
+    let (load, staged) = (round(1), expected(6));
     for _ in 0..2 {
         let done = world.destination.publish(&load, staged).await.expect("published");
         // One more is older than what stands.
