@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::checksum::Checksum;
 use crate::ids::{LoadName, RunId};
 
+/// The reason of a row that a replay could not read again as it was: it stays rejected, for the loads that it was rejected for.
+pub const NOT_REPLAYABLE: &str = "not_replayable";
+
 /// One rejected row. In the checkpoint store it is a line, a JSON object; columns that it has in common with others stand
 /// there once, before them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::ChunkSpec;
 use crate::ids::{ChunkId, LoadName, RunId};
+use crate::run::Judged;
 
 /// What a user asked for. Parameters are kept as the text the user gave; the plan types them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,11 @@ pub struct Replay {
     /// publish needs it, and there it says the same of this run.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub read: Parts,
+    /// The loads that the rows were rejected for. Of each, how many source rows the origin has read on the way there (0 if that
+    /// isn't known), and how many of them are rejected for good: checks have set them aside. `None` where an earlier release
+    /// did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loads: Option<BTreeMap<LoadName, Judged>>,
 }
 
 /// A part of a source's object: of two rows of one object, that of the later part comes later, and within a part that of the
@@ -153,6 +159,7 @@ impl Submission {
             objects: BTreeMap::new(),
             parts: BTreeMap::new(),
             read: Parts::new(),
+            loads: replay.loads.clone(),
         });
         Self {
             pipeline: self.pipeline.clone(),
@@ -220,6 +227,7 @@ mod tests {
                 objects: BTreeMap::from([("raw".to_owned(), objects.iter().map(ToString::to_string).collect())]),
                 parts: BTreeMap::new(),
                 read: Parts::new(),
+                loads: None,
             }),
             ..submission()
         };
@@ -254,6 +262,7 @@ mod tests {
             objects: BTreeMap::from([("raw".to_owned(), vec!["a".to_owned(), "b".to_owned(), "c".to_owned()])]),
             parts: BTreeMap::from([("raw".to_owned(), vec![Some(part(7)), None, Some(part(9))])]),
             read: Parts::from([(RunId::from("q"), vec![(chunk(5), part(7))])]),
+            loads: Some(BTreeMap::from([(LoadName::from("l"), Judged { read: 5, rejected: 1 })])),
         });
         let spec = |index, object: &str| ChunkSpec {
             chunk: chunk(index),

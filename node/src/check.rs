@@ -63,6 +63,7 @@ pub async fn plan(
             started: Millis(0),
             columns: None,
             replay: None,
+            only: None,
         },
     )
     .await?;

@@ -32,7 +32,7 @@ Examples:
 
 The rows of the quarantine take the place of the sources that they came from; lookups are read as they are now. What
 passes is added to what the run published: by key where the load has one, else appended, also where the load replaces.
-A row goes only to the loads that it was rejected for. Checks are held against the replayed rows alone.
+A row goes only to the loads that it was rejected for; others have no part in a replay, nor have their checks.
 
 An older increment of an incremental source can be replayed like the newest; its watermark stays. With merge, a row never
 overwrites one that a later run has published: which is newer is found by `newest` of the load, or by the run that rows name

@@ -30,6 +30,8 @@ mod lake_watermarks;
 mod leaving;
 mod mysql;
 mod nested;
+mod newest;
+mod nothing_new;
 mod origins;
 mod partitions;
 mod poison;

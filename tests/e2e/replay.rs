@@ -3,6 +3,7 @@
 mod kept;
 mod lost_node;
 mod one_key;
+mod only;
 mod own_columns;
 mod several_rows;
 

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use haulage_core::event::Outcome;
-use haulage_core::ids::{ChunkId, RunId};
-use haulage_core::run::{Phase, State};
-use haulage_core::submission::{Parts, Replay, Submission};
+use haulage_core::ids::{ChunkId, LoadName, RunId};
+use haulage_core::run::{Judged, Phase, State};
+use haulage_core::submission::{LoadOutline, Parts, Replay, Submission};
 use haulage_plan::definition::{Definition, SourceKind};
 use haulage_proto::v1::submit_response::Disposition;
 use haulage_proto::v1::{ReplayRequest, ReplayResponse, SubmitResponse};
@@ -62,6 +62,10 @@ pub(super) async fn replay(
         });
     }
     fits(&end.run, &objects, &definition)?;
+    let loads = log.state.rejected_for().filter(|loads| !loads.is_empty());
+    if let Some(loads) = &loads {
+        submission.loads = only(&end.run, submission.loads, loads, &definition)?;
+    }
     // What is new is no business of rows that were read once.
     submission.incremental = false;
     let (parts, read) = parts::of(&end.run, &log.state, &objects, |source| {
@@ -74,6 +78,7 @@ pub(super) async fn replay(
         objects,
         parts,
         read,
+        loads,
     });
     Ok(ReplayResponse {
         submitted: Some(submit::enter(leader, &submission, false).await?),
@@ -140,6 +145,7 @@ fn is_alike(submission: &mut Submission, last: &Link) -> bool {
         objects: BTreeMap::new(),
         parts: BTreeMap::new(),
         read: Parts::new(),
+        loads: None,
     });
     submission.key() == last.key
 }
@@ -158,6 +164,28 @@ fn objects(state: &State) -> BTreeMap<String, Vec<String>> {
         }
     }
     objects
+}
+
+/// Of the definition's loads those that the rows were rejected for: the others have all of theirs, and are none of a replay's
+/// business.
+#[allow(clippy::result_large_err, reason = "a Status is what the caller sends")]
+fn only(
+    run: &RunId,
+    mut outlines: Vec<LoadOutline>,
+    loads: &BTreeMap<LoadName, Judged>,
+    definition: &Definition,
+) -> Result<Vec<LoadOutline>, Status> {
+    outlines.retain(|outline| loads.contains_key(&outline.name));
+    if outlines.is_empty() {
+        let names: Vec<&str> = loads.keys().map(LoadName::as_str).collect();
+        return Err(Status::failed_precondition(format!(
+            "run {run} rejected its rows for the load {}, which {} doesn't have; keep the names of loads in a pipeline whose \
+             rejected rows are to be replayed",
+            names.join(", "),
+            definition.file
+        )));
+    }
+    Ok(outlines)
 }
 
 /// Whether the definition can read the rows at all.

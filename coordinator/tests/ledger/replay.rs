@@ -28,6 +28,7 @@ fn replay(run: &RunId, n: u32) -> Submission {
             objects: Default::default(),
             parts: Default::default(),
             read: Default::default(),
+            loads: None,
         }),
         ..submission(n)
     }

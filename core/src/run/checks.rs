@@ -8,7 +8,7 @@ use super::State;
 use crate::event::CheckResult;
 use crate::failure::Failure;
 use crate::ids::{LoadName, StepKind};
-use crate::quarantine::SetAside;
+use crate::quarantine::{NOT_REPLAYABLE, SetAside};
 use crate::watermark::Advance;
 use crate::words::counted;
 
@@ -25,8 +25,54 @@ pub struct Judged {
 }
 
 impl State {
-    /// Of a load's source rows, those that were read and those that were rejected.
+    /// Of a load's source rows, those that were read and those that were rejected. Of a replay: of all rows that the run has
+    /// read whose rejected rows it reads, those that are rejected still.
     pub fn judged(&self, load: &LoadName) -> Judged {
+        let judged = self.judged_here(load);
+        let replay = self
+            .submission
+            .as_ref()
+            .and_then(|submission| submission.replay.as_ref());
+        let before = replay.and_then(|replay| replay.loads.as_ref()?.get(load));
+        match before.filter(|before| before.read > 0) {
+            Some(before) => Judged {
+                read: before.read,
+                rejected: before.rejected + judged.rejected,
+            },
+            None => judged,
+        }
+    }
+
+    /// The loads that the run's rejected rows are for, as [`Replay::loads`](crate::submission::Replay::loads) of a replay has
+    /// them; `None` if that isn't known.
+    pub fn rejected_for(&self) -> Option<BTreeMap<LoadName, Judged>> {
+        let counts = self.counts();
+        let replay = self.submission.as_ref()?.replay.as_ref();
+        let before = replay.and_then(|replay| replay.loads.as_ref());
+        // Such a row is for the loads that it was for before; here they aren't counted if the file has lost them.
+        let stays = counts.rejected.contains_key(NOT_REPLAYABLE);
+        if stays && before.is_none() {
+            return None;
+        }
+        let of_before = before.into_iter().flatten().filter(|_| stays);
+        let counted = counts.loads.iter().filter(|(_, counts)| counts.rejected > 0);
+        let names = counted.map(|(name, _)| LoadName::from(name.as_str()));
+        let names = names.chain(of_before.map(|(load, _)| load.clone()));
+        let judged = |load: LoadName| {
+            let mut judged = match replay {
+                Some(_) => before.and_then(|before| before.get(&load)).copied().unwrap_or_default(),
+                None => Judged {
+                    rejected: 0,
+                    ..self.judged_here(&load)
+                },
+            };
+            judged.rejected += self.set_aside.get(&load).map_or(0, |aside| aside.rows);
+            (load, judged)
+        };
+        Some(names.map(judged).collect())
+    }
+
+    fn judged_here(&self, load: &LoadName) -> Judged {
         let mut judged = Judged::default();
         for report in self.reports.values() {
             if let Some(counts) = report.counts.loads.get(load.as_str()) {

@@ -52,7 +52,8 @@ pub(crate) async fn set(tools: &Toolbox, checking: &Checking<'_>) -> Result<Opti
     if let Some(done) = destination.seal(load, expected).await? {
         return Ok(Some(done));
     }
-    let asker = checking.asker(expected.rows);
+    let mut asker = checking.asker(expected.rows);
+    asker.before_newest = true;
     let mut aside = Aside::default();
     let (mut conditions, mut naming) = (Vec::<Question>::new(), Vec::new());
     for (at, check) in checks.iter().enumerate() {

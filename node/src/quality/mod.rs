@@ -8,6 +8,7 @@
 //! The others are then asked of the rows that are left, which are those to be visible.
 
 pub(crate) mod aside;
+mod beside;
 mod decimal;
 mod keys;
 mod questions;
@@ -20,13 +21,14 @@ use haulage_core::failure::{Class, Failure};
 use haulage_core::ids::LoadName;
 use haulage_core::run::Judged;
 use haulage_core::words::counted;
-use haulage_plan::checks::{Check, Method, OnFail, Referred, Rule};
+use haulage_plan::checks::{Check, OnFail, Referred, Rule};
 use haulage_plan::definition::{Definition, Place};
 
 use crate::sink::{Aside, Destination, Dialect, Expected, LoadContext, Question};
 use crate::work::run::RunContext;
+use beside::{Newest, STAGED};
 use questions::Asker;
-use spread::Spread;
+use spread::outliers;
 
 /// What one check found.
 struct Found {
@@ -85,9 +87,13 @@ pub(crate) fn unanswerable(definition: &Definition, load: &LoadName, dialect: Di
         .collect()
 }
 
-/// Makes the checks of a load that is verified, of the rows that are left of it. What they find is no failure; that one
+/// Makes the checks of a load that is verified, of the rows that are `left` of it. What they find is no failure; that one
 /// can't be made is.
-pub(crate) async fn check(checking: &Checking<'_>, aside: Option<&Aside>) -> Result<Vec<CheckResult>, Failure> {
+pub(crate) async fn check(
+    checking: &Checking<'_>,
+    aside: Option<&Aside>,
+    left: u64,
+) -> Result<Vec<CheckResult>, Failure> {
     let checks = checking.checks();
     if checks.is_empty() {
         return Ok(Vec::new());
@@ -99,15 +105,25 @@ pub(crate) async fn check(checking: &Checking<'_>, aside: Option<&Aside>) -> Res
     };
     let gone = aside.map_or(0, |aside| aside.set.rows);
     judged.rejected += gone;
-    let asker = checking.asker(checking.expected.rows.saturating_sub(gone));
+    let mut asker = checking.asker(checking.expected.rows.saturating_sub(gone));
+    asker.rows = left;
+    // Of a replay in which none of the rows passes, nothing is published: nothing is to be said of it.
+    let is_idle = asker.is_replay() && asker.rows == 0;
     let mut results = Vec::new();
-    let mut made = aside.map(|aside| aside.checks.as_slice()).unwrap_or_default().iter();
+    let mut made_before = aside.map(|aside| aside.checks.as_slice()).unwrap_or_default().iter();
     for check in checks {
         if check.on_fail == OnFail::Quarantine {
-            results.extend(made.next().cloned());
+            results.extend(made_before.next().cloned());
             continue;
         }
-        let found = match one(&asker, check, judged).await {
+        let made = match is_idle {
+            true => Ok(Found::of_all(
+                true,
+                "no replayed row passes, so none is looked at".to_owned(),
+            )),
+            false => one(&asker, check, judged).await,
+        };
+        let found = match made {
             Ok(found) => found,
             // Whoever only wants to be warned wants the rows all the same.
             Err(failure) if failure.class == Class::Permanent && check.on_fail == OnFail::Warn => {
@@ -141,6 +157,8 @@ impl Checking<'_> {
             load: self.load,
             expected: self.expected,
             rows,
+            brought: rows,
+            before_newest: false,
         }
     }
 }
@@ -162,23 +180,14 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
             let which = asker.without_value(columns);
             Found::none(asker.count(&which).await?, "without a value there", which)
         }
-        Rule::Unique(columns) => {
-            let (groups, rows, example) = asker.doubles(columns).await?;
-            let words = match example {
-                None => "no value is there twice".to_owned(),
-                Some(example) => format!(
-                    "{} share {}, such as {example}",
-                    counted(rows, "row"),
-                    counted(groups, "value")
-                ),
-            };
-            Found {
-                holds: groups == 0,
-                words,
-                rows: Some(asker.shared(columns)),
-            }
+        Rule::Unique(columns) => unique(asker, columns).await?,
+        Rule::RowCount(bound) => {
+            let (rows, words) = rows_of_the_run(asker, asker.rows).await?;
+            Found::of_all(bound.holds(rows as f64), words)
         }
-        Rule::RowCount(bound) => Found::of_all(bound.holds(asker.rows as f64), counted(asker.rows, "row")),
+        Rule::RowCountNear { .. } if is_nothing_new(asker, judged) => {
+            Found::of_all(true, "nothing new was read".to_owned())
+        }
         Rule::RowCountNear { percent, runs } => row_count_near(asker, *percent, *runs).await?,
         Rule::Rejects(bound) => Found::of_all(
             bound.holds_of(judged.rejected, judged.read),
@@ -194,10 +203,7 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
             let (rows, examples) = asker.outside(column, &which).await?;
             Found::none(rows, &format!("out of range{examples}"), which)
         }
-        Rule::Fresh { column, within } => match asker.age(column).await? {
-            None => Found::of_all(false, "there is no value".to_owned()),
-            Some(age) => how_old(age, *within, asker.ahead(column)),
-        },
+        Rule::Fresh { column, within } => fresh(asker, column, *within).await?,
         Rule::References { column, of, to } => {
             let which = match of {
                 Referred::Table(table) => asker.dangling(column, table, to)?,
@@ -212,25 +218,14 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
             beyond,
             allowed,
         } => {
-            let spread = asker.spread(column).await?;
-            let all = spread.all;
-            let Some((low, high)) = fences(asker, &spread, *method, *beyond).await? else {
-                return Ok(Found::of_all(true, "too few values to tell".to_owned()));
-            };
-            let which = asker.beyond(column, low, high);
-            let (rows, examples) = asker.outside(column, &which).await?;
-            Found {
-                holds: allowed.holds_of(rows, all),
-                words: format!(
-                    "{} of {all} outside {}..{}{examples}",
-                    counted(rows, "value"),
-                    shown(low),
-                    shown(high)
-                ),
-                rows: Some(which),
-            }
+            let named = outliers(asker, column, (*method, *beyond), allowed).await?;
+            named.unwrap_or_else(|why| Found::of_all(true, why.to_owned()))
         }
         Rule::Sql { query, expect } => match asker.custom(&query.text, &asker.context.definition().params).await? {
+            // As a sum or a mean of no rows is.
+            None if is_nothing_new(asker, judged) => {
+                Found::of_all(true, "the query gave NULL, and nothing new was read".to_owned())
+            }
             None => Found::of_all(false, "the query gave NULL".to_owned()),
             Some(text) => match text.trim().parse::<f64>() {
                 Ok(value) => Found::of_all(expect.holds(value), format!("the query gave {}", text.trim())),
@@ -245,15 +240,50 @@ async fn one(asker: &Asker<'_>, check: &Check, judged: Judged) -> Result<Found, 
     })
 }
 
+/// Whether no row was there since the last run read the source.
+fn is_nothing_new(asker: &Asker<'_>, judged: Judged) -> bool {
+    asker.is_increment() && judged.read == 0
+}
+
+async fn unique(asker: &Asker<'_>, columns: &[String]) -> Result<Found, Failure> {
+    let among = asker.unique_among(columns).await?;
+    let shared = asker.shared(columns, &among);
+    let (groups, rows, example) = asker.doubles(columns, &among).await?;
+    // Of a replay, what it doesn't share in is no matter of it.
+    let holds = groups == 0 || (asker.is_replay() && asker.count(&shared).await? == 0);
+    let words = match example.filter(|_| !holds) {
+        None => "no value is there twice".to_owned(),
+        Some(example) => format!(
+            "{} share {}, such as {example}",
+            counted(rows, "row"),
+            counted(groups, "value")
+        ),
+    };
+    Ok(Found {
+        holds,
+        words,
+        rows: Some(shared),
+    })
+}
+
+/// So many rows, in words; of a replay with those that the run had published which is replayed.
+async fn rows_of_the_run(asker: &Asker<'_>, rows: u64) -> Result<(u64, String), Failure> {
+    if !asker.is_replay() {
+        return Ok((rows, counted(rows, "row")));
+    }
+    let all = rows + asker.published_before().await?;
+    Ok((all, format!("{}, {rows} of them replayed", counted(all, "row"))))
+}
+
 async fn row_count_near(asker: &Asker<'_>, percent: f64, runs: u32) -> Result<Found, Failure> {
-    let rows = asker.rows as f64;
+    // As records of earlier runs count them.
+    let (rows, words) = rows_of_the_run(asker, asker.brought).await?;
     Ok(match asker.earlier_runs(runs).await? {
-        (0, _) => Found::of_all(true, format!("{}, and no earlier run", counted(asker.rows, "row"))),
+        (0, _) => Found::of_all(true, format!("{words}, and no earlier run")),
         (found, sum) => Found::of_all(
-            is_near(rows, found as f64, sum, percent),
+            is_near(rows as f64, found as f64, sum, percent),
             format!(
-                "{} beside {:.1} in the mean of {}",
-                counted(asker.rows, "row"),
+                "{words} beside {:.1} in the mean of {}",
                 sum / found as f64,
                 counted(found, "earlier run")
             ),
@@ -269,6 +299,30 @@ fn is_near(rows: f64, count: f64, sum: f64, percent: f64) -> bool {
     if sum > 0.0 { apart / sum <= share } else { apart == 0.0 }
 }
 
+/// Whether the newest value is new enough. An increment may have none: then it is that of the table. Rows of a replay are as old
+/// as their run.
+async fn fresh(asker: &Asker<'_>, column: &str, within: Duration) -> Result<Found, Failure> {
+    let ahead = asker.ahead(column);
+    let none = || Found::of_all(false, "there is no value".to_owned());
+    Ok(match asker.age(column, STAGED).await? {
+        Some(age) if asker.is_replay() => how_old(age, Duration::MAX, ahead),
+        None if asker.is_replay() => Found::of_all(true, "there is no value among the replayed rows".to_owned()),
+        Some(age) => how_old(age, within, ahead),
+        None if asker.is_increment() => match asker.newest_there(column).await? {
+            Newest::Age(age, place) => {
+                let found = how_old(age, within, ahead);
+                Found::of_all(found.holds, format!("no new value, and {}{place}", found.words))
+            }
+            Newest::None => none(),
+            Newest::Untold => Found::of_all(
+                true,
+                "no new value, and those that are there can't be looked at".to_owned(),
+            ),
+        },
+        None => none(),
+    })
+}
+
 /// What the age of the newest value says, in seconds. One that lies ahead would make the check hold for as long as that.
 fn how_old(age: f64, within: Duration, ahead: Duration) -> Found {
     let whole = Duration::try_from_secs_f64(age.abs().floor()).unwrap_or(Duration::MAX);
@@ -281,56 +335,6 @@ fn how_old(age: f64, within: Duration, ahead: Duration) -> Found {
         false => format!("the newest is {whole} old"),
     };
     Found::of_all(age <= within.as_secs_f64(), words)
-}
-
-/// A fence, for a person.
-fn shown(value: f64) -> String {
-    if value.abs() < 1e15 && (value == 0.0 || value.abs() >= 1e-4) {
-        format!("{value:.4}")
-    } else {
-        format!("{value:.4e}")
-    }
-}
-
-/// Between which values nothing is unusual. `None` where there are too few to tell.
-async fn fences(asker: &Asker<'_>, of: &Spread, method: Method, beyond: f64) -> Result<Option<(f64, f64)>, Failure> {
-    if of.all < 3 {
-        return Ok(None);
-    }
-    // Of so few, only the infinite ones are far from the rest.
-    if of.count < 3 {
-        return Ok(Some((f64::MIN, f64::MAX)));
-    }
-    let (below, above, scale) = match method {
-        Method::ZScore => {
-            let mean = asker.mean(of).await?;
-            let squares = asker.sum_of_squares(of, mean).await?;
-            let spread = (squares / (of.count as f64 - 1.0)).sqrt();
-            (mean - beyond * spread, mean + beyond * spread, of.scale)
-        }
-        Method::Iqr => {
-            let first = asker.quantile(of, None, 0.25).await?;
-            let third = asker.quantile(of, None, 0.75).await?;
-            let spread = third - first;
-            (first - beyond * spread, third + beyond * spread, of.fine)
-        }
-        Method::Mad => {
-            let median = asker.quantile(of, None, 0.5).await?;
-            let deviation = asker.quantile(of, Some(median), 0.5).await?;
-            // More than half of the values are the same: then the mean deviation stands in, as Iglewicz and Hoaglin have it.
-            let spread = if deviation > 0.0 {
-                1.4826 * deviation
-            } else {
-                let from = median * (of.fine / of.scale);
-                1.2533 * asker.mean_deviation(of, from).await? * (of.scale / of.fine)
-            };
-            (median - beyond * spread, median + beyond * spread, of.fine)
-        }
-    };
-    debug_assert!(!below.is_nan(), "arithmetic over finite numbers that are small enough");
-    // What no number is beyond needs no infinite fence, which has no SQL.
-    let fence = |value: f64| (value * scale).clamp(f64::MIN, f64::MAX);
-    Ok(Some((fence(below), fence(above))))
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use haulage_core::ids::LoadName;
 use haulage_plan::checks::placeholders;
 use haulage_plan::types;
 
+use super::beside::STAGED;
 use super::decimal;
-use crate::sink::files::RECORDS;
 use crate::sink::name::{TableName, quote, quote_all, same_key};
 use crate::sink::question::{KEYS, Value};
 use crate::sink::sqlite::moment;
@@ -33,6 +33,10 @@ pub(super) struct Asker<'a> {
     pub(super) expected: Expected,
     /// How many of these rows are staged now.
     pub(super) rows: u64,
+    /// The same with those that newer ones of the run have kept from being there.
+    pub(super) brought: u64,
+    /// Whether there may still be several of one key among them, of which the newest is to stand.
+    pub(super) before_newest: bool,
 }
 
 impl Asker<'_> {
@@ -82,7 +86,12 @@ impl Asker<'_> {
 
     /// Rows for which a condition is true.
     pub(super) async fn count(&self, condition: &Question) -> Result<u64, Failure> {
-        let rest = with(condition, |condition| format!("FROM staged WHERE {condition}"));
+        self.count_among(condition, STAGED).await
+    }
+
+    /// The same of other rows, in SQL.
+    pub(super) async fn count_among(&self, condition: &Question, among: &str) -> Result<u64, Failure> {
+        let rest = with(condition, |condition| format!("FROM {among} WHERE {condition}"));
         let [rows] = self.numbers(["count(*)"], rest).await?;
         Ok(rows as u64)
     }
@@ -93,12 +102,12 @@ impl Asker<'_> {
         null.collect::<Vec<_>>().join(" OR ").into()
     }
 
-    /// Of rows whose values here are those of another row, too.
-    pub(super) fn shared(&self, columns: &[String]) -> Question {
+    /// Of rows whose values here are those of another one `among` these, too.
+    pub(super) fn shared(&self, columns: &[String], among: &str) -> Question {
         let names = quote_all(columns);
         let some = columns.iter().map(|column| format!("{} IS NOT NULL", quote(column)));
         let some = some.collect::<Vec<_>>().join(" AND ");
-        let shared = format!("SELECT {names} FROM staged WHERE {some} GROUP BY {names} HAVING count(*) > 1");
+        let shared = format!("SELECT {names} FROM {among} WHERE {some} GROUP BY {names} HAVING count(*) > 1");
         let condition = match (self.dialect(), columns) {
             (_, [_]) => format!("{names} IN ({shared})"),
             (Dialect::Postgres | Dialect::Sqlite, _) => format!("({names}) IN ({shared})"),
@@ -111,8 +120,8 @@ impl Asker<'_> {
         condition.into()
     }
 
-    /// Values that are there more than once, the rows that have them, and one of the values.
-    pub(super) async fn doubles(&self, columns: &[String]) -> Result<(u64, u64, Option<String>), Failure> {
+    /// Values that are there more than once `among` these rows, the rows that have them, and one of the values.
+    pub(super) async fn doubles(&self, columns: &[String], among: &str) -> Result<(u64, u64, Option<String>), Failure> {
         let names = quote_all(columns);
         let some: Vec<String> = columns
             .iter()
@@ -123,7 +132,7 @@ impl Asker<'_> {
             .map(|column| format!("CAST({} AS text)", quote(column)))
             .collect();
         let rest = format!(
-            "FROM (SELECT count(*) AS n, min({}) AS example FROM staged WHERE {} GROUP BY {names} HAVING count(*) > 1) AS d",
+            "FROM (SELECT count(*) AS n, min({}) AS example FROM {among} WHERE {} GROUP BY {names} HAVING count(*) > 1) AS d",
             shown.join(" || ', ' || "),
             some.join(" AND "),
         );
@@ -264,9 +273,9 @@ impl Asker<'_> {
         format!("{known} AND ({value} < {low:e} OR {value} > {high:e})").into()
     }
 
-    /// How old the newest value of a column of times is, in seconds by the destination's clock. A time without a zone is
-    /// taken for one in UTC.
-    pub(super) async fn age(&self, column: &str) -> Result<Option<f64>, Failure> {
+    /// How old the newest value of a column of times is in some rows, in seconds by the destination's clock. A time without a
+    /// zone is taken for one in UTC.
+    pub(super) async fn age(&self, column: &str, of: &str) -> Result<Option<f64>, Failure> {
         let newest = format!("max({})", quote(column));
         let age = match self.dialect() {
             Dialect::Postgres => format!("(extract(epoch FROM now()) - extract(epoch FROM {newest}))"),
@@ -277,7 +286,12 @@ impl Asker<'_> {
             }
             Dialect::Sqlite => format!("((julianday('now') - julianday({newest})) * 86400.0)"),
         };
-        let found = self.ask(&[&age], "FROM staged").await?.into_iter().next().flatten();
+        let found = self
+            .ask(&[&age], &format!("FROM {of}"))
+            .await?
+            .into_iter()
+            .next()
+            .flatten();
         Ok(found.and_then(|seconds| seconds.parse().ok()))
     }
 
@@ -288,28 +302,6 @@ impl Asker<'_> {
             Some(DataType::Timestamp(_, Some(_))) => Duration::from_secs(5 * 60),
             _ => Duration::from_secs(24 * 3600),
         }
-    }
-
-    /// How many of the newest published runs of the table there are, up to so many, and the sum of their rows. A replay is
-    /// none: it has a few rows of a run.
-    pub(super) async fn earlier_runs(&self, runs: u32) -> Result<(u64, f64), Failure> {
-        let (records, collate) = match self.dialect() {
-            Dialect::Postgres => ("haulage.loads", ""),
-            Dialect::Sqlite => ("_haulage_loads", "COLLATE NOCASE"),
-            Dialect::DataFusion => (RECORDS, ""),
-        };
-        let (run, load) = (text(self.load.run.as_str()), text(self.load.load.as_str()));
-        // What was replaced says nothing about how many there should be, least of all to what replaces it.
-        let replaced = text(self.load.replaces.as_ref().map_or("", |run| run.as_str()));
-        let rest = format!(
-            "FROM (SELECT rows AS n FROM {records} WHERE state = 'published' AND origin IS NULL AND run <> {run}
-                   AND run <> {replaced}
-                   AND run NOT IN (SELECT replaces FROM {records} WHERE state = 'published' AND replaces IS NOT NULL)
-                   AND target = (SELECT target FROM {records} WHERE run = {run} AND load = {load}) {collate}
-                   ORDER BY sequence DESC LIMIT {runs}) AS earlier"
-        );
-        let [found, sum] = self.numbers(["count(*)", "sum(n)"], rest).await?;
-        Ok((found as u64, sum))
     }
 
     /// What a user's own query gives.
@@ -494,7 +486,7 @@ fn select(values: &[&str], rest: &str, shown: impl Fn(&str) -> String) -> String
 }
 
 /// A text of SQL.
-fn text(value: &str) -> String {
+pub(super) fn text(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
 }
 

@@ -222,6 +222,7 @@ fn load_of(asked: &VerifyLoad) -> Result<(LoadContext, String), Failure> {
         started: Millis(0),
         columns: None,
         replay: None,
+        only: None,
     })?;
     let by = (Epoch(0), Attempt(0));
     let mut load = bare(&definition, &asked.load, &asked.run, by, asked.replaces.clone())?;

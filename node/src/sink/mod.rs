@@ -93,9 +93,17 @@ pub struct LoadContext {
     pub origin: Option<RunId>,
     /// Of the publish of a replay: what the chunks of the origin and of its replays have read, this one's too.
     pub read: Arc<Parts>,
+    /// Of a publish: whether rows on the way to the load were rejected, so that a replay of them may come.
+    pub rejects: bool,
 }
 
 impl LoadContext {
+    /// Whether a merge keeps also those rows as they were that it finds just as they are to be. A replay may bring another row
+    /// of such a key, and nothing else says that the run has had one, too.
+    pub(crate) fn keeps_equal_rows(&self) -> bool {
+        self.rejects && !self.provenance && self.newest.is_none()
+    }
+
     /// A row has NULL in a column that takes none. A key column never can: there, only the rows can be mended.
     pub(crate) fn without_value(&self, column: &str, at: u64) -> BadRow {
         let why = if self.key.iter().any(|key| key == column) {
@@ -227,6 +235,7 @@ mod tests {
             newest: None,
             origin: None,
             read: Arc::default(),
+            rejects: false,
         }
     }
 

@@ -10,11 +10,15 @@
 //! itself, or another replay of it, is set against a replayed row by the object and the line that both say they are from; where
 //! rows don't say that, what the origin has kept for its revert names the keys, and each of them ends the publish.
 //!
+//! The rows of one run may share a key, too: by `newest` one of them stands, and the others leave the staging area when it is
+//! verified, before checks look at it. Rows that are the newest together have to be the same, since nobody knows which counts.
+//!
 //! Pure; how a database is asked is its own matter.
 
 use haulage_core::failure::Failure;
 use haulage_core::ids::RunId;
 use haulage_core::words::counted;
+use haulage_plan::PROVENANCE;
 use haulage_plan::definition::Mode;
 
 use super::LoadContext;
@@ -195,6 +199,36 @@ pub(super) fn undecided_among(load: &LoadContext, key: &str, told: bool) -> Fail
          updated_at` in the load{more} or reject the row in a step, so that it stays rejected",
         load.load, load.table
     ))
+}
+
+/// By which column one of several staged rows with a key is chosen, if one is.
+pub(super) fn chooses(load: &LoadContext) -> Option<&str> {
+    load.newest.as_deref().filter(|_| load.mode == Mode::Merge)
+}
+
+/// The columns in which rows differ: all but those that say where a row is from.
+pub(super) fn content(load: &LoadContext) -> Vec<&str> {
+    let names = load.schema.fields().iter().map(|field| field.name().as_str());
+    names
+        .filter(|name| !(load.provenance && PROVENANCE.contains(name)))
+        .collect()
+}
+
+/// Several staged rows have a key and are the newest of it, and differ.
+pub(super) fn tied(load: &LoadContext, newest: &str, key: &str) -> Failure {
+    Failure::permanent(format!(
+        "load {}: {key} has several rows among the staged ones that differ and have the same `{newest}`, so it isn't known which \
+         is the newest; name a finer column in `newest`, or reject what is double in a step",
+        load.load
+    ))
+}
+
+/// How many rows left the staging area, behind what a verify says of the others.
+pub(super) fn left_out(older: u64) -> String {
+    match older {
+        0 => String::new(),
+        older => format!(", {older} older than others of their keys left out"),
+    }
 }
 
 /// What became of older rows, behind what a publish says of all.

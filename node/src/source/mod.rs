@@ -22,6 +22,7 @@ use haulage_plan::definition::{Column, Source as Declared, SourceKind};
 use crate::store::S3Settings;
 pub use contract::Drift;
 pub(crate) use contract::NEW_COLUMN;
+pub(crate) use haulage_core::quarantine::NOT_REPLAYABLE;
 pub(crate) use rest::{Secrets, secrets};
 pub use wanted::Wanted;
 
@@ -221,9 +222,6 @@ fn not_kept(row: &KeptRow<'_>, column: &str) -> Failure {
         excerpt(column.as_bytes(), EXCERPT)
     ))
 }
-
-/// The reason of a row that is kept in a form in which it can't be read again.
-pub(crate) const NOT_REPLAYABLE: &str = "not_replayable";
 
 /// Reads a chunk, segment by segment.
 #[async_trait]

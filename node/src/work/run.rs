@@ -9,6 +9,7 @@ use datafusion::arrow::datatypes::Schema;
 use haulage_core::event::{PlannedStage, SourceColumn};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{Attempt, Epoch, LoadName, Millis, RunId, StageId};
+use haulage_core::submission::LoadOutline;
 use haulage_plan::definition::{Column, Definition, Mode};
 use haulage_plan::{Compiled, types};
 use indexmap::IndexMap;
@@ -38,6 +39,8 @@ pub(crate) struct Request<'a> {
     pub(crate) columns: Option<&'a Planned>,
     /// Where rejected rows are, if they are read instead of the chunked sources.
     pub(crate) replay: Option<&'a Arc<dyn Store>>,
+    /// The loads of the run, if they are not all of the definition's.
+    pub(crate) only: Option<&'a [LoadOutline]>,
 }
 
 /// Columns of sources that may have others than they declare, by source.
@@ -54,6 +57,7 @@ impl<'a> From<&'a Order> for Request<'a> {
             started: order.assignment.submitted_at,
             columns: Some(&order.assignment.columns),
             replay: None,
+            only: None,
         }
     }
 }
@@ -61,8 +65,11 @@ impl<'a> From<&'a Order> for Request<'a> {
 impl<'a> Request<'a> {
     /// Of an order, with what it reads; `store` is the checkpoint store.
     pub(crate) fn of(order: &'a Order, store: &'a Arc<dyn Store>) -> Self {
+        let submission = &order.assignment.submission;
+        let is_replay = submission.replay.is_some();
         Self {
-            replay: order.assignment.submission.replay.as_ref().map(|_| store),
+            replay: is_replay.then_some(store),
+            only: is_replay.then_some(submission.loads.as_slice()),
             ..Self::from(order)
         }
     }
@@ -86,6 +93,11 @@ impl RunContext {
     /// Permanent failure with the text of everything that is wrong with the file.
     pub(crate) async fn new(config: &NodeConfig, request: Request<'_>) -> Result<Self, Failure> {
         let mut definition = Self::parse(request)?;
+        if let Some(only) = request.only {
+            let has = |name: &LoadName| only.iter().any(|outline| outline.name == *name);
+            definition.loads.retain(|name, _| has(name));
+            definition.checks.retain(|check| has(&check.load));
+        }
         for (name, columns) in request.columns.into_iter().flatten() {
             if let Some(source) = definition.sources.get_mut(name) {
                 source.planned = Some(columns.iter().map(column).collect::<Result<_, _>>()?);
@@ -359,6 +371,7 @@ pub(crate) fn bare(
         newest: load.newest.clone(),
         origin: None,
         read: Arc::default(),
+        rejects: false,
     })
 }
 

@@ -33,6 +33,8 @@ pub(crate) async fn run(
     let mut load = context.load(order, &step.load)?;
     load.round = round(order);
     load.advances = advances(order);
+    // Unless the leader says that none was.
+    load.rejects = judged.is_none_or(|judged| judged.rejected > 0);
     if matches!(step.kind, StepKind::Verify | StepKind::Publish) {
         watermarks::complete(&context, &load)?;
     }
@@ -50,7 +52,7 @@ pub(crate) async fn run(
             // First: what is set aside needn't be a key, and is no part of what is counted.
             let aside = quality::aside::set(tools, &checking).await?;
             let mut report = destination.verify(&load, expected).await?;
-            report.checks = quality::check(&checking, aside.as_ref()).await?;
+            report.checks = quality::check(&checking, aside.as_ref(), report.rows).await?;
             report.set_aside = aside.map(|aside| aside.set).filter(|set| set.rows > 0).map(Box::new);
             Ok(report)
         }

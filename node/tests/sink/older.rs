@@ -17,6 +17,7 @@ use super::world::World;
 
 crate::on_all!(
     the_newer_of_two_rows_stands,
+    the_newest_of_a_run_stands_however_often_it_is_verified,
     a_replayed_row_of_an_unknown_age_overwrites_nobody,
     replays_are_of_the_time_of_their_origin,
     rows_that_name_their_run_say_which_is_newer,
@@ -82,6 +83,68 @@ async fn the_newer_of_two_rows_stands(world: &World) {
     assert_eq!(things(world).await, ["1 same", "2 -", "3 new", "5 timed"]);
     take_back(world, &by_amount("b")).await;
     take_back(world, &load).await;
+    assert_eq!(all_of(world).await, before);
+}
+
+async fn the_newest_of_a_run_stands_however_often_it_is_verified(world: &World) {
+    // There: (1, 'one', 1.5), (2, 'old', 0.5).
+    existing(world).await;
+    let before = all_of(world).await;
+    let rows: &[TestRow] = &[
+        (1, Some("beaten"), 1.0),
+        (1, Some("older"), 1.25),
+        (2, Some("newest"), 2.0),
+        (2, Some("beaten"), 1.0),
+        (3, Some("same"), 1.0),
+        (3, Some("same"), 1.0),
+    ];
+    // In a later round all of them are staged again, and chosen from.
+    let round = |round| LoadContext {
+        round,
+        attempt: Attempt(1 + round),
+        ..by_amount("a")
+    };
+    for load in [round(0), round(1)] {
+        let staged = world.stage(&load, rows).await.expect("staged");
+        for _ in 0..2 {
+            let report = world.destination.verify(&load, staged).await.expect("verified");
+            assert_eq!(report.rows, 3);
+            assert!(
+                report.detail.contains("3 rows staged")
+                    && report.detail.contains("3 older than others of their keys left out"),
+                "{report:?}"
+            );
+        }
+        // An attempt that comes after one which has got so far may still name rows.
+        let named = world
+            .destination
+            .name_rows(&load, staged, &["id < 3".to_owned().into()])
+            .await;
+        assert_eq!(named, Ok(vec![2]));
+    }
+    let (load, staged) = (round(1), expected(6));
+    for _ in 0..2 {
+        let done = world.destination.publish(&load, staged).await.expect("published");
+        // One more is older than what stands.
+        assert!(
+            done.rows == 6 && done.detail.contains("4 rows of them older"),
+            "{done:?}"
+        );
+    }
+    world.destination.cleanup(&load).await.expect("cleaned");
+    assert_eq!(things(world).await, ["1 one", "2 newest", "3 same"]);
+    take_back(world, &load).await;
+    assert_eq!(all_of(world).await, before);
+    let tied = by_amount("b");
+    let refused = world
+        .publish(&tied, &[(7, Some("one"), 1.0), (7, Some("two"), 1.0)])
+        .await;
+    let refused = refused.expect_err("nobody knows which is newer");
+    assert!(
+        refused.class == Class::Permanent && refused.message.contains("key (id)=(7)"),
+        "{refused}"
+    );
+    world.destination.discard(&tied).await.expect("nothing is left");
     assert_eq!(all_of(world).await, before);
 }
 
@@ -330,6 +393,29 @@ async fn what_the_origin_has_written_is_overwritten_by_nobody_unseen(world: &Wor
     assert_eq!(things(world).await, ["1 ra", "2 a", "3 a", "7 ra"]);
     refuse(&merges("z", Some("a")), 7).await;
     take_back(world, &replay).await;
+
+    // A row that it has found just as it was, too, if rows were rejected beside it.
+    let rejecting = LoadContext {
+        rejects: true,
+        ..merges("e", None)
+    };
+    let before = all_of(world).await;
+    whole(world, &rejecting, &[(1, Some("one"), 1.5), (8, Some("e"), 1.0)]).await;
+    let refused = world
+        .publish(&merges("re", Some("e")), &[(1, Some("late"), 1.0), (10, None, 1.0)])
+        .await;
+    let refused = refused.expect_err("which row is later isn't known");
+    assert!(refused.message.contains("key (id)=(1)"), "{refused}");
+    world
+        .destination
+        .revert(&merges("re", Some("e")))
+        .await
+        .expect("nothing to undo");
+    let others = merges("re2", Some("e"));
+    whole(world, &others, &[(2, Some("late"), 1.0), (10, None, 1.0)]).await;
+    take_back(world, &others).await;
+    take_back(world, &rejecting).await;
+    assert_eq!(all_of(world).await, before);
 
     // Of a table that it has made, every row is its own; and where a revert isn't possible any more, any may be.
     let made = |load: LoadContext| LoadContext {

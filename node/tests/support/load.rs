@@ -46,6 +46,7 @@ pub(crate) fn load(run: &str, mode: Mode, key: &[&str]) -> LoadContext {
         newest: None,
         origin: None,
         read: Default::default(),
+        rejects: false,
     }
 }
 

@@ -15,6 +15,7 @@ fn pipeline(files: &str, null: &str, more: &str) -> String {
 }
 
 const PROVENANCE: &str = ", provenance: true";
+const KEPT: &str = ", keep_previous: 9";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_rows_of_one_file_the_later_stands() -> Result<()> {
@@ -63,6 +64,31 @@ async fn two_rejected_rows_with_one_key_are_refused_as_a_run_refuses_them() -> R
         .await?
         .failure(&["key (id)=(5) is duplicated among the staged rows"])?;
     ensure!(stage.rows("out").await? == ["1|a|1", "5|new|7", "6|first|1"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_stood_already_is_one_of_the_run_too() -> Result<()> {
+    let stage = Stage::new()?;
+    std::fs::write(stage.path().join("rows.csv"), "id,name,much\n5,new,7\n6,first,1\n")?;
+    stage.run(&pipeline("rows.csv", "", KEPT)).await?;
+    // The good row of 5 changes nothing, and comes behind the other one; 6 has no other.
+    std::fs::write(
+        stage.path().join("more.csv"),
+        "id,name,much\n5,old,many\n5,new,7\n6,last,few\n1,a,1\n",
+    )?;
+    let first = stage.run(&pipeline("more.csv", "", KEPT)).await?;
+    let before = ["1|a|1", "5|new|7", "6|first|1"];
+    ensure!(stage.rows("out").await? == before);
+    let refused = stage.try_replay(&first, &pipeline("more.csv", "many", KEPT)).await?;
+    refused.failure(&["key (id)=(5)", "already in out", "`provenance: true`"])?;
+    ensure!(stage.rows("out").await? == before, "{:?}", stage.rows("out").await?);
+    stage.replay(&first, &pipeline("more.csv", "few", KEPT)).await?;
+    ensure!(stage.rows("out").await? == ["1|a|1", "5|new|7", "6|last|-"]);
+    let replay = super::newest_run(stage.path()).await?;
+    stage.verb(&["revert", &replay]).await?.success()?;
+    stage.verb(&["revert", &first]).await?.success()?;
+    ensure!(stage.rows("out").await? == ["5|new|7", "6|first|1"]);
     Ok(())
 }
 

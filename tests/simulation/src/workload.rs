@@ -99,6 +99,7 @@ impl Run {
                 objects: BTreeMap::new(),
                 parts: BTreeMap::new(),
                 read: BTreeMap::new(),
+                loads: None,
             }),
         }
     }

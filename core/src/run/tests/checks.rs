@@ -3,7 +3,8 @@
 use super::tables::{drive, fail};
 use super::*;
 use crate::event::{CheckResult, Outcome};
-use crate::quarantine::SetAside;
+use crate::quarantine::{NOT_REPLAYABLE, SetAside};
+use crate::submission::Replay;
 
 fn result(name: &str, holds: bool, blocks: bool) -> CheckResult {
     CheckResult {
@@ -179,4 +180,70 @@ fn rows_that_are_set_aside_are_rejected_rows_of_the_run() {
     let text = r#"{"rows":3,"detail":""}"#;
     let report: StepReport = serde_json::from_str(text).expect("readable");
     assert_eq!(report.set_aside, None);
+}
+
+/// A log whose one staged chunk has read ten rows and rejected so many of them for `a` and `b`, and a row that could not be
+/// read again, if there is one.
+fn rejected(replay: Option<Replay>, of_a: u64, of_b: u64, stays: bool) -> State {
+    let mut staged = report(&["a", "b"], 10);
+    for (load, rejected) in [("a", of_a), ("b", of_b)] {
+        let counts = staged.counts.loads.get_mut(load).expect("it is fed");
+        counts.rejected = rejected;
+    }
+    if stays {
+        staged.counts.rejected.insert(NOT_REPLAYABLE.to_owned(), 1);
+    }
+    let mut submission = submission(&["a", "b"]);
+    submission.replay = replay;
+    State::fold(&[
+        submitted(RunId::from("r"), submission, None, Millis(1)),
+        Event::ChunkStaged {
+            work: Work::Chunk(chunk(0)),
+            attempt: Attempt(1),
+            report: staged,
+            at: Millis(2),
+        },
+    ])
+}
+
+#[test]
+fn a_replay_is_of_the_loads_that_rows_were_rejected_for() {
+    let judged = |read, rejected| Judged { read, rejected };
+    let loads = |loads: &[(&str, Judged)]| {
+        let loads = loads.iter().map(|(name, judged)| (LoadName::from(*name), *judged));
+        Some(loads.collect::<BTreeMap<_, _>>())
+    };
+    let replay = |loads| {
+        Some(Replay {
+            run: RunId::from("q"),
+            origin: None,
+            objects: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            read: BTreeMap::new(),
+            loads,
+        })
+    };
+    assert_eq!(
+        rejected(None, 0, 2, false).rejected_for(),
+        loads(&[("b", judged(10, 0))])
+    );
+    // What the first run has read stays what it is, and so do loads that the file has lost meanwhile.
+    let before = || loads(&[("b", judged(100, 3)), ("gone", judged(50, 0))]);
+    let of_replay = |stays| rejected(replay(before()), 0, 2, stays).rejected_for();
+    assert_eq!(of_replay(false), loads(&[("b", judged(100, 3))]));
+    assert_eq!(of_replay(true), before());
+    // An earlier release did not say.
+    assert_eq!(
+        rejected(replay(None), 0, 2, false).rejected_for(),
+        loads(&[("b", judged(0, 0))])
+    );
+    assert_eq!(rejected(replay(None), 0, 2, true).rejected_for(), None);
+
+    // Of the run's rows, and not of those that are read again.
+    let b = LoadName::from("b");
+    assert_eq!(rejected(None, 0, 2, false).judged(&b), judged(10, 2));
+    assert_eq!(rejected(replay(before()), 0, 2, false).judged(&b), judged(100, 5));
+    let unknown = loads(&[("b", judged(0, 0))]);
+    assert_eq!(rejected(replay(unknown), 0, 2, false).judged(&b), judged(10, 2));
+    assert_eq!(rejected(replay(None), 0, 2, false).judged(&b), judged(10, 2));
 }

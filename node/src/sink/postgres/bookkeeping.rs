@@ -211,7 +211,7 @@ pub(super) struct Record {
     pub(super) round: u32,
     /// What publishing has made of the columns of a target that stayed.
     pub(super) evolved: Vec<ColumnChange>,
-    /// How many of its rows its publish did not write, since newer ones stood.
+    /// Rows that newer ones with their keys have kept from the table, of the run as of others.
     pub(super) older: u64,
     /// What checks have set aside of the staged rows.
     pub(super) set_aside: Option<Aside>,

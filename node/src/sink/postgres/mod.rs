@@ -22,6 +22,7 @@ pub(crate) mod failure;
 mod fit;
 mod insert;
 mod inspect;
+mod newest;
 mod numeric;
 mod older;
 mod publish;

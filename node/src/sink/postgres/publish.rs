@@ -281,10 +281,10 @@ async fn make_visible(
         (target, fit, _) = plan(lease, load, record).await?;
     }
     let judge = older::judged(lease, load, &target).await?;
-    let older = match created {
-        true => 0,
-        false => older::take_out(lease, load, area, &target, &judge).await?,
-    };
+    let mut older = record.older;
+    if !created {
+        older += older::take_out(lease, load, area, &target, &judge).await?;
+    }
     insert::publish(lease, load, area, &target, &fit, method, expected).await?;
     let words = match method {
         Method::Rewrite | Method::Swap if created => "in the new table",

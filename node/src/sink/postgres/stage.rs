@@ -126,7 +126,7 @@ impl Postgres {
 /// Takes the area into a later round. Where markers and rows don't agree, neither is of any use.
 async fn open_again(lease: &mut Lease, load: &LoadContext, area: &Area, doing: &str) -> Result<(), Failure> {
     let raised = sqlx::query(
-        "UPDATE haulage.loads SET round = $3, set_aside = NULL, staged_until = NULL WHERE run = $1 AND load = $2",
+        "UPDATE haulage.loads SET round = $3, set_aside = NULL, older = 0, staged_until = NULL WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
     .bind(load.load.as_str())

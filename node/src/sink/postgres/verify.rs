@@ -15,11 +15,13 @@ use super::bookkeeping::{self, Area, Method, Record, State, ended, hold, same_ro
 use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::failure::{code, detail};
 use super::fit::{Fit, fit};
+use super::newest;
 use super::snapshots::note;
 use super::stage::{alone, exists, misfit};
 use super::target::{Target, describe};
 use crate::sink::aside::{left, words};
 use crate::sink::name::{quote, quote_all};
+use crate::sink::older::left_out;
 use crate::sink::staged::Staged;
 use crate::sink::{Expected, LoadContext};
 
@@ -61,12 +63,14 @@ impl Postgres {
             Some(_) | None => return Err(ended(load, "no longer sealed")),
         };
         marked(&mut lease, load, &area, expected, &doing).await?;
-        let expected = left(expected, record.set_aside.as_ref());
-        staged.expected = expected;
+        let mut expected = left(expected, record.set_aside.as_ref());
         let (target, fit, method) = plan(&mut lease, load, &record).await?;
         if record.method == Some(Method::Swap) {
             note(&mut lease, load, &doing).await?;
         }
+        let older = newest::choose(&mut lease, load, &area, &record, &doing).await?;
+        expected.rows = expected.rows.saturating_sub(older);
+        staged.expected = expected;
         lease.must(&doing, INDEX_MEMORY).await?;
         let before = catalogued(&mut lease, &area, &doing).await?;
         let proof = index(&mut lease, load, &area, &target, &fit, method, &doing).await?;
@@ -85,10 +89,11 @@ impl Postgres {
         Ok(StepReport {
             rows: expected.rows,
             detail: format!(
-                "{} staged for {}{}",
+                "{} staged for {}{}{}",
                 counted(rows as u64, "row"),
                 target.text(),
-                words(record.set_aside.as_ref())
+                words(record.set_aside.as_ref()),
+                left_out(older)
             ),
             ..StepReport::default()
         })

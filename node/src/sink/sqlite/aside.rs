@@ -11,7 +11,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite as Driver, SqliteArguments};
 
 use super::Sqlite;
-use super::bookkeeping::{Area, begin, ended, hold, same_round, set_state};
+use super::bookkeeping::{Area, Record, begin, ended, hold, same_round, set_state};
 use super::file::Writer;
 use super::rows::moment;
 use super::stage::exists;
@@ -57,9 +57,14 @@ impl Sqlite {
         let area = Area::of(load);
         let rowid = rowid(load)?;
         let mut writer = self.file.writer().await?;
-        sealed(&mut writer, load, &area, expected, &doing).await?;
+        let record = sealed(&mut writer, load, &area, expected, &doing).await?;
         let rows = count(&mut writer, &area.stage, &doing).await?;
-        staged(load, expected).counted(rows)?;
+        // An earlier attempt may have got further.
+        let left = Expected {
+            rows: expected.rows.saturating_sub(record.older),
+            ..expected
+        };
+        staged(load, left).counted(rows)?;
         let make = format!(
             "DROP TABLE IF EXISTS {0}; CREATE TABLE {0} (id INTEGER NOT NULL, nr INTEGER NOT NULL)",
             area.aside
@@ -96,7 +101,8 @@ impl Sqlite {
         let area = Area::of(load);
         let rowid = rowid(load)?;
         let mut writer = self.file.writer().await?;
-        if let Some(done) = sealed(&mut writer, load, &area, expected, &doing).await? {
+        let record = sealed(&mut writer, load, &area, expected, &doing).await?;
+        if let Some(done) = record.set_aside {
             writer.must(&doing, "COMMIT").await?;
             writer.keep();
             return Ok(done);
@@ -142,15 +148,14 @@ pub(super) fn named_rows(load: &LoadContext, why: &str) -> Result<String, Failur
     ))
 }
 
-/// Opens a transaction over the sealed staging area, as it was when the chunks ended. What was set aside already, if
-/// anything was.
+/// Opens a transaction over the sealed staging area, as it was when the chunks ended.
 async fn sealed(
     writer: &mut Writer<'_>,
     load: &LoadContext,
     area: &Area,
     expected: Expected,
     doing: &str,
-) -> Result<Option<Aside>, Failure> {
+) -> Result<Record, Failure> {
     begin(writer, doing).await?;
     let record = match hold(writer, load, "verify", doing).await? {
         Some(record) if record.state == "sealed" => record,
@@ -162,7 +167,7 @@ async fn sealed(
     if !exists(writer, &area.stage, doing).await? {
         return Err(staged(load, expected).gone(&area.stage, "rows were staged"));
     }
-    Ok(record.set_aside)
+    Ok(record)
 }
 
 fn rowid(load: &LoadContext) -> Result<&'static str, Failure> {

@@ -115,6 +115,8 @@ pub(super) struct Record {
     pub(super) evolved: Vec<ColumnChange>,
     /// What checks have set aside of the staged rows.
     pub(super) set_aside: Option<Aside>,
+    /// Rows that newer ones with their keys have kept from the table, of the run as of others.
+    pub(super) older: u64,
 }
 
 /// The tables of a load's staging area.
@@ -202,7 +204,7 @@ pub(super) async fn hold(
 pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<Option<Record>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT state, epoch, method, created, coalesce(rows, 0), coalesce(detail, ''), coalesce(sequence, 0),
-                cleaned_at IS NOT NULL, round, attempts, evolved, set_aside
+                cleaned_at IS NOT NULL, round, attempts, evolved, set_aside, older
          FROM _haulage_loads WHERE run = $1 AND load = $2",
     )
     .bind(load.run.as_str())
@@ -223,6 +225,7 @@ pub(super) async fn read(writer: &mut Writer<'_>, load: &LoadContext) -> Result<
             round: row.try_get::<i64, _>(8)? as u32,
             evolved: serde_json::from_str(row.try_get(10)?).map_err(|error| sqlx::Error::Decode(error.into()))?,
             set_aside: aside::read(row.try_get(11)?)?,
+            older: row.try_get::<i64, _>(12)? as u64,
         })
     })
     .transpose()

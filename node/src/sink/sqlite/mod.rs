@@ -22,6 +22,7 @@ mod ask;
 mod asked;
 mod bookkeeping;
 mod file;
+mod newest;
 mod older;
 mod publish;
 mod recall;

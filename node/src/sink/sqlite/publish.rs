@@ -40,7 +40,7 @@ impl Sqlite {
                     return Ok(Publishing::Kept(runs));
                 }
                 marked(&mut writer, load, expected, &doing).await?;
-                make_visible(&mut writer, load, &table, visible, &doing).await?
+                make_visible(&mut writer, load, &table, &record, visible, &doing).await?
             }
             "published" => record.detail,
             "staged" => {
@@ -65,6 +65,7 @@ async fn make_visible(
     writer: &mut Writer<'_>,
     load: &LoadContext,
     table: &str,
+    record: &Record,
     expected: Expected,
     doing: &str,
 ) -> Result<String, Failure> {
@@ -89,10 +90,10 @@ async fn make_visible(
         return Err(twice(load, table, &conflict));
     }
     let judge = older::judged(writer, load, table, doing).await?;
-    let older = match target.existing {
-        None => 0,
-        Some(_) => older::take_out(writer, load, &area, table, &judge, doing).await?,
-    };
+    let mut older = record.older;
+    if target.existing.is_some() {
+        older += older::take_out(writer, load, &area, table, &judge, doing).await?;
+    }
     let inserted = write(writer, load, &area, &target, fit.method).await;
     let inserted = inserted.map_err(|error| refused(writer, load, table, doing, error))?;
     if inserted.is_some_and(|inserted| inserted != expected.rows) {
@@ -216,12 +217,14 @@ async fn merge(
     };
     let same = same_key("t", "s", &load.key);
     let origin = origin(load, target, names);
+    let changed = match load.keeps_equal_rows() {
+        true => "1".to_owned(),
+        false => differ("t", "s"),
+    };
     writer
         .run(format!(
-            "CREATE TABLE {} AS SELECT t.* FROM {table} t JOIN {} s ON {same} WHERE {}",
-            area.before,
-            area.stage,
-            differ("t", "s")
+            "CREATE TABLE {} AS SELECT t.* FROM {table} t JOIN {} s ON {same} WHERE {changed}",
+            area.before, area.stage
         ))
         .await?;
     writer

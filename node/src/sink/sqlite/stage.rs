@@ -103,7 +103,7 @@ async fn open_again(writer: &mut Writer<'_>, load: &LoadContext, area: &Area, do
     writer
         .must(doing, format!("DROP TABLE IF EXISTS {}", area.aside))
         .await?;
-    sqlx::query("UPDATE _haulage_loads SET round = $3, set_aside = NULL WHERE run = $1 AND load = $2")
+    sqlx::query("UPDATE _haulage_loads SET round = $3, set_aside = NULL, older = 0 WHERE run = $1 AND load = $2")
         .bind(load.run.as_str())
         .bind(load.load.as_str())
         .bind(i64::from(load.round))

@@ -8,10 +8,12 @@ use sqlx::{AssertSqlSafe, Row};
 use super::Sqlite;
 use super::bookkeeping::{Area, Method, begin, ended, hold, same_round, set_state};
 use super::file::Writer;
+use super::newest;
 use super::stage::exists;
 use super::target::{create_index, describe, fit, misfit, table_name};
 use crate::sink::aside::{left, words};
 use crate::sink::name::{quote, quote_all};
+use crate::sink::older::left_out;
 use crate::sink::staged::Staged;
 use crate::sink::{Expected, LoadContext};
 
@@ -40,11 +42,13 @@ impl Sqlite {
             other => return Err(ended(load, other)),
         }
         marked(&mut writer, load, expected, &doing).await?;
-        let left = left(expected, record.set_aside.as_ref());
-        let staged = staged(load, left);
+        let mut left = left(expected, record.set_aside.as_ref());
         if !exists(&mut writer, &area.stage, &doing).await? {
-            return Err(staged.gone(&area.stage, "rows were staged"));
+            return Err(staged(load, left).gone(&area.stage, "rows were staged"));
         }
+        let older = newest::choose(&mut writer, load, &area, &record, &doing).await?;
+        left.rows = left.rows.saturating_sub(older);
+        let staged = staged(load, left);
         let rows = count(&mut writer, &area.stage, &doing).await?;
         staged.counted(rows)?;
         prove_key(&mut writer, load, &area, &table, &doing).await?;
@@ -54,9 +58,10 @@ impl Sqlite {
         Ok(StepReport {
             rows,
             detail: format!(
-                "{} staged for {table}{}",
+                "{} staged for {table}{}{}",
                 counted(rows, "row"),
-                words(record.set_aside.as_ref())
+                words(record.set_aside.as_ref()),
+                left_out(older)
             ),
             ..StepReport::default()
         })
