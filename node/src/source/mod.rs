@@ -252,6 +252,8 @@ pub struct Increment {
     pub to: Option<String>,
     /// Rows that lie in the future and are left for a later run, as far as they are counted.
     pub held_back: u64,
+    /// Its highest value, if that lies below where it is read from; of an empty source there is none.
+    pub below: Option<String>,
 }
 
 /// A source as the pipeline file declares it, bound to where its objects are.
