@@ -61,6 +61,11 @@ pub(super) trait Format: Send + Sync {
         false
     }
 
+    /// Whether a rejected row is kept by the values that are read of it, and not as it stands in the object.
+    fn keeps_values(&self) -> bool {
+        false
+    }
+
     /// Looks whether the object is such a file and has the columns, without reading its rows.
     async fn check(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared>;
 
@@ -179,7 +184,14 @@ impl<F: Format> Files<F> {
             return Ok(Held::whole(columns));
         }
         match self.format.found(object).await? {
-            Some(found) => self.terms().hold(columns, &found, &object.address),
+            Some(found) => {
+                let held = self.terms().hold(columns, &found, &object.address)?;
+                Ok(if self.format.keeps_values() {
+                    held.keeping()
+                } else {
+                    held
+                })
+            }
             None => Ok(Held::whole(columns)),
         }
     }
@@ -316,8 +328,14 @@ impl<F: Format> Source for Files<F> {
         for alike in rows.chunk_by(|one, other| one.columns == other.columns && one.file == other.file) {
             let Some(first) = alike.first() else { continue };
             let held = self.held_of(first, columns)?;
-            let read = self.format.reread(&held.present, alike, &self.binding.s3).await?;
-            reread.take(done, held.reread(read, alike.len() as u64, &schema)?)?;
+            let read = match held.rejected(alike.len() as u64) {
+                Some(rejected) => rejected,
+                None => {
+                    let read = self.format.reread(&held.present, alike, &self.binding.s3).await?;
+                    held.reread(read, &schema)?
+                }
+            };
+            reread.take(done, read)?;
             done += alike.len() as u64;
         }
         Ok(reread)
