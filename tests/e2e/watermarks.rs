@@ -247,12 +247,12 @@ async fn what_can_not_be_read_so_is_refused() -> Result<()> {
         (
             "table: orders, incremental: {column: id, lag: 10m}",
             "mode: merge, key: [id]",
-            &["`id` is an integer", "lag: 1000"],
+            &["shop.yaml:", "`id` of source `orders` is an integer", "lag: 1000"],
         ),
         (
             "table: orders, incremental: {column: at, lag: 10}",
             "mode: merge, key: [id]",
-            &["`at` is a date or a time", "lag: 10m"],
+            &["shop.yaml:", "`at` of source `orders` is a date or a time", "lag: 10m"],
         ),
         (
             "table: orders, incremental: {column: at, lag: soon}",
@@ -267,7 +267,7 @@ async fn what_can_not_be_read_so_is_refused() -> Result<()> {
         (
             "table: orders, incremental: {column: at, lag: 10m}",
             APPEND,
-            &["load orders appends, and source orders has a `lag`"],
+            &["source `orders` has a `lag`, which reads rows a second time, and load `orders` appends"],
         ),
         (
             "query: \"SELECT id, at, note, at::date AS day FROM orders\", incremental: day",

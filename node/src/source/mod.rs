@@ -243,6 +243,11 @@ pub trait SegmentReader: Send {
     }
 }
 
+/// What the version of a chunk says of how its object is read, in words; `None` where it names a version of the object.
+pub fn version_in_words(version: &str) -> Option<String> {
+    database::in_words(version)
+}
+
 /// What is new in an incremental source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Increment {

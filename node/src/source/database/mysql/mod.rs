@@ -24,6 +24,7 @@ pub(super) use self::server::Server;
 use self::server::Session;
 use self::table::{Cut, Key, Kind, Table, bounds};
 use self::values::{Bind, Form, Statement, column, form, named, place_of_signed, query, read, signed_of};
+pub(in crate::source) use self::words::in_words;
 use super::feed::Rows;
 use super::incremental;
 use super::reader::{Order, Reader, Shape, read_rows};
@@ -37,6 +38,7 @@ mod server;
 mod table;
 mod values;
 mod window;
+mod words;
 
 /// More chunks than this only cost.
 const MAX_CHUNKS: u64 = 10_000;
