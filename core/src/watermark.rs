@@ -46,6 +46,26 @@ pub struct Advance {
     /// Rows that lay in the future at discovery, and wait for their time; counted up to a bound.
     #[serde(default, skip_serializing_if = "is_none")]
     pub held_back: u64,
+    /// The highest value of the source at discovery, if it lies below where the rows are read from: what has been refilled
+    /// since is passed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below: Option<String>,
+}
+
+impl Advance {
+    /// What is to be said where a source seems to have been emptied and refilled below its watermark; `None` if it doesn't.
+    /// `pipeline`, `table` and `to`, the destination, are those of the load.
+    pub fn warning(&self, pipeline: &str, table: &str, to: &str) -> Option<String> {
+        let (below, low) = (self.below.as_ref()?, self.low.as_ref()?);
+        let (source, column) = (&self.source, &self.column);
+        let which = format!("{pipeline} {source} {table}");
+        let more = format!("--to {to} --column {column}");
+        Some(format!(
+            "source {source}: its highest `{column}` is {below}, below the watermark {low}, so no row of it is read; if it was \
+             emptied and filled again, or restored from an older state, read everything again: haulage state forget {which} \
+             {more}; or say from where on: haulage state set {which} VALUE {more}"
+        ))
+    }
 }
 
 fn is_none(rows: &u64) -> bool {

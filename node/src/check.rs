@@ -28,6 +28,8 @@ pub struct Preview {
     pub loads: Vec<LoadPreview>,
     /// How the sources differ from what they declare, by source.
     pub drift: Vec<(String, Vec<Drift>)>,
+    /// What else is to be said of the sources.
+    pub warnings: Vec<String>,
 }
 
 /// What publishing a load would do.
@@ -88,7 +90,11 @@ pub async fn plan(
     for name in context.definition().sources.keys() {
         drift.push((name.clone(), context.source(name)?.drift().await?));
     }
+    let advances = stages.iter().flat_map(|stage| &stage.advances);
+    let advances: Vec<_> = advances.cloned().collect();
+    let warnings = discover::warnings(context.definition(), &advances);
     Ok(Preview {
+        warnings,
         compiled: context.compiled,
         stages,
         loads,

@@ -10,6 +10,7 @@ pub mod contract;
 mod deep;
 pub mod definition;
 pub mod diagnostics;
+pub mod moment;
 mod parse;
 pub mod render;
 mod rest;

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use chrono::{NaiveDate, NaiveDateTime};
 use datafusion::arrow::compute::kernels::cast_utils::parse_decimal;
 use datafusion::arrow::datatypes::{DataType, Decimal128Type, TimeUnit};
 use datafusion::scalar::ScalarValue;
+
+use crate::moment;
 
 /// The types a file may name.
 pub const NAMES: [&str; 11] = [
@@ -203,7 +204,9 @@ pub fn value(data_type: &DataType, text: &str) -> Result<ScalarValue, String> {
             "false" => Ok(ScalarValue::Boolean(Some(false))),
             _ => Err("write true or false".to_owned()),
         },
-        DataType::Date32 => date(trimmed).ok_or_else(|| "write a date as YYYY-MM-DD".to_owned()),
+        DataType::Date32 => moment::date(trimmed.as_bytes())
+            .map(|days| ScalarValue::Date32(Some(days)))
+            .map_err(|_| "write a date as YYYY-MM-DD".to_owned()),
         DataType::Timestamp(_, zone) => timestamp(trimmed, zone.clone()),
         DataType::Decimal128(precision, scale) => {
             let fits = trimmed
@@ -225,29 +228,13 @@ pub fn value(data_type: &DataType, text: &str) -> Result<ScalarValue, String> {
     }
 }
 
-fn date(text: &str) -> Option<ScalarValue> {
-    let date = (text.len() == 10).then(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok())??;
-    let days = date.signed_duration_since(NaiveDate::default()).num_days();
-    Some(ScalarValue::Date32(Some(i32::try_from(days).ok()?)))
-}
-
 fn timestamp(text: &str, zone: Option<Arc<str>>) -> Result<ScalarValue, String> {
-    let micros = match &zone {
-        None => [
-            "%Y-%m-%dT%H:%M:%S%.f",
-            "%Y-%m-%d %H:%M:%S%.f",
-            "%Y-%m-%dT%H:%M",
-            "%Y-%m-%d %H:%M",
-        ]
-        .iter()
-        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
-        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))
-        .map(|moment| moment.and_utc().timestamp_micros())
-        .ok_or_else(|| "write a moment as YYYY-MM-DDTHH:MM:SS, without a zone".to_owned())?,
-        Some(_) => chrono::DateTime::parse_from_rfc3339(text)
-            .map(|moment| moment.timestamp_micros())
-            .map_err(|_| "write a moment with its zone, as YYYY-MM-DDTHH:MM:SSZ or with +02:00".to_owned())?,
-    };
+    let micros = moment::timestamp(text.as_bytes(), zone.is_some()).map_err(|_| match zone {
+        None => "write a moment as YYYY-MM-DDTHH:MM:SS, without a zone".to_owned(),
+        Some(_) => {
+            "write a moment as YYYY-MM-DDTHH:MM:SS, with Z or an offset as +02:00; without one it is UTC".to_owned()
+        }
+    })?;
     Ok(ScalarValue::TimestampMicrosecond(Some(micros), zone))
 }
 
@@ -337,6 +324,26 @@ mod tests {
             value(&timestamptz(), "1970-01-01T01:00:00+01:00"),
             Ok(ScalarValue::TimestampMicrosecond(Some(0), Some("UTC".into())))
         );
+        // As in files.
+        for (moment, seconds) in [
+            ("1970-01-01", 0),
+            ("1970-01-01T00:00:10", 10),
+            ("1970/01/01 00:01", 60),
+            ("1970-01-01 01:00:00+01", 0),
+            ("1970-01-01 00:00:00+00", 0),
+            ("1970-01-01 01:00:00+0100", 0),
+            ("1970-01-01 01:00:00 Europe/Berlin", 0),
+        ] {
+            assert_eq!(
+                value(&timestamptz(), moment),
+                Ok(ScalarValue::TimestampMicrosecond(
+                    Some(seconds * 1_000_000),
+                    Some("UTC".into())
+                )),
+                "{moment}"
+            );
+        }
+        assert_eq!(value(&DataType::Date32, "1970/01/02"), Ok(ScalarValue::Date32(Some(1))));
         for (type_name, bad) in [
             ("date", "2013-1-1"),
             ("date", "2013-02-30"),
@@ -345,7 +352,8 @@ mod tests {
             ("double", "NaN"),
             ("bool", "yes"),
             ("timestamp", "yesterday"),
-            ("timestamptz", "2013-01-01T00:00:00"),
+            ("timestamp", "2013-01-01T00:00:00+01"),
+            ("timestamptz", "2013-01-01 00:00:00+5"),
             ("decimal(4,2)", "1.234"),
             ("decimal(4,2)", "123.4"),
             ("decimal(4,2)", ""),

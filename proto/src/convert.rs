@@ -11,6 +11,7 @@ use haulage_core::ids::{ChunkId, Millis, Seq, StepKind, Work};
 use haulage_core::quarantine::{Form, Reject};
 use haulage_core::run::{Phase, State};
 use haulage_core::submission::{LoadOutline, Submission};
+use haulage_core::watermark::Advance;
 
 use crate::v1;
 
@@ -61,6 +62,9 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
             .and_then(|submission| submission.replay.as_ref())
             .map(|replay| replay.run.0.clone())
             .unwrap_or_default(),
+        warnings: submission
+            .map(|submission| warnings(state, submission))
+            .unwrap_or_default(),
         // The ledger knows.
         replayed_by: String::new(),
         undoing: match state.stuck().or(state.undoing_waits()) {
@@ -68,6 +72,15 @@ pub fn run(state: &State, seq: Seq, live: &Live) -> v1::Run {
             None => String::new(),
         },
     }
+}
+
+fn warnings(state: &State, submission: &Submission) -> Vec<String> {
+    let advances = state.stages().iter().flat_map(|stage| &stage.advances);
+    let said = |advance: &Advance| {
+        let load = submission.loads.iter().find(|load| load.name == advance.load)?;
+        advance.warning(&submission.pipeline, &load.table, &load.destination)
+    };
+    advances.filter_map(said).collect()
 }
 
 /// A run of which only the list's row is known, because its log can't be read: `error` says why.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use haulage_core::event::PlannedStage;
+use haulage_core::watermark::Window;
 use haulage_node::check::{self, LoadPreview, Preview};
 use haulage_node::source::Drift;
 use haulage_plan::render;
@@ -91,6 +92,12 @@ fn document_of(preview: &Preview) -> Result<Value> {
                 "steps": stage.steps,
                 "loads": stage.loads,
                 "chunks": chunks,
+                "incremental": window_of(stage).map(|(window, watermark)| json!({
+                    "column": window.column,
+                    "watermark": watermark,
+                    "after": window.after,
+                    "up_to": window.up_to,
+                })),
             })
         })
         .collect();
@@ -99,6 +106,7 @@ fn document_of(preview: &Preview) -> Result<Value> {
         fields.insert("stages".into(), stages.into());
         fields.insert("destinations".into(), loads.into());
         fields.insert("drift".into(), drift_json(preview)?);
+        fields.insert("warnings".into(), json!(preview.warnings));
     }
     Ok(document)
 }
@@ -193,6 +201,8 @@ fn text(preview: &Preview, output: Output) -> Vec<String> {
     for (source, drift) in &preview.drift {
         lines.extend(drift.iter().map(|drift| drift_text(source, drift)));
     }
+    let warning = |text| output.paint(Tone::Warn, &format!("warning: {text}"));
+    lines.extend(preview.warnings.iter().map(warning));
     for load in &preview.loads {
         lines.push(String::new());
         lines.extend(load_text(load, output));
@@ -216,6 +226,7 @@ fn chunks(stage: &PlannedStage) -> Vec<String> {
         human::counted(stage.chunks.len() as u64, "chunk"),
         human::bytes(total)
     )];
+    lines.extend(window_of(stage).map(|(window, watermark)| window_text(window, watermark)));
     for (object, (count, bytes)) in objects {
         lines.push(format!(
             "  {object}  {}, {}",
@@ -224,6 +235,32 @@ fn chunks(stage: &PlannedStage) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// Which rows an incremental source gives, and the watermark that this follows from.
+fn window_of(stage: &PlannedStage) -> Option<(&Window, Option<&str>)> {
+    let window = stage.chunks.iter().find_map(|chunk| chunk.window.as_ref())?;
+    let watermark = stage.advances.iter().find_map(|advance| advance.low.as_deref());
+    Some((window, watermark))
+}
+
+/// `rows above the watermark 42 of id, less the lag: after 32, up to 99`.
+fn window_text(window: &Window, watermark: Option<&str>) -> String {
+    let column = &window.column;
+    let from = match (&window.after, watermark) {
+        (Some(after), Some(low)) if after == low => format!("rows after the watermark {low} of {column}"),
+        (Some(after), Some(low)) => {
+            format!("rows after {after}, which is the watermark {low} of {column} less the lag")
+        }
+        (Some(after), None) => format!("rows after {after} of {column}"),
+        (None, _) => format!("every row, by {column}: no watermark to read on from"),
+    };
+    let to = match &window.up_to {
+        _ if window.open => ", with those that come later".to_owned(),
+        Some(up_to) => format!(", up to {up_to}"),
+        None => String::new(),
+    };
+    format!("  {from}{to}")
 }
 
 fn load_text(preview: &LoadPreview, output: Output) -> Vec<String> {

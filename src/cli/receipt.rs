@@ -84,6 +84,11 @@ pub(super) fn range(chunk: &ChunkReceipt) -> String {
     format!("{}..{end}", chunk.start)
 }
 
+/// What is known of the object that the chunk is of: its version, or how its table is read.
+pub(super) fn version(chunk: &ChunkReceipt) -> String {
+    haulage_node::source::version_in_words(&chunk.version).unwrap_or_else(|| chunk.version.clone())
+}
+
 fn show(load: &LoadReceipt, output: Output) -> std::io::Result<()> {
     output.line("")?;
     output.line(format!(
@@ -153,7 +158,7 @@ fn document(receipt: &Receipt) -> Value {
         "pipeline": receipt.pipeline,
         "file": receipt.file,
         "definition": receipt.definition,
-        "trace_id": receipt.trace_id,
+        "trace_id": (!receipt.trace_id.is_empty()).then_some(&receipt.trace_id),
         "state": word(receipt),
         "submitted_at": receipt.submitted_at,
         "finished_at": (receipt.finished_at > 0).then_some(receipt.finished_at),
@@ -167,7 +172,7 @@ fn chunk(chunk: &ChunkReceipt) -> Value {
         "chunk": chunk.chunk,
         "source": chunk.source,
         "object": chunk.object,
-        "version": chunk.version,
+        "version": version(chunk),
         "start": chunk.start,
         "start_line": chunk.start_line,
         "end": chunk.end,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Client, Explain as _};
 use crate::cli::node_options::NodeOptions;
-use crate::cli::receipt::{range, word};
+use crate::cli::receipt::{range, version, word};
 use crate::cli::{Globals, reach};
 use crate::embedded;
 use crate::exit::{Exit, Usage};
@@ -280,10 +280,11 @@ fn show(origin: &Origin<'_>, found: &LookUpResponse, output: Output) -> Result<(
             let rejected = format!("a rejected row of run {} in {}", receipt.replays, chunk.object);
             fact("replayed", &rejected)?;
         }
-        fact(
-            "chunk",
-            &format!("{}, {}, version {}", chunk.chunk, range(chunk), chunk.version),
-        )?;
+        let part = match haulage_node::source::version_in_words(&chunk.version) {
+            Some(words) => words,
+            None => format!("{}, version {}", range(chunk), chunk.version),
+        };
+        fact("chunk", &format!("{}, {part}", chunk.chunk))?;
     }
     fact("definition", &format!("{} ({})", receipt.definition, receipt.file))?;
     if !receipt.trace_id.is_empty() {
@@ -342,7 +343,7 @@ fn document(found: &LookUpResponse, destination: &str, origins: &[Origin<'_>]) -
             "line": row.line,
             "source": read.or(chunk.map(|(_, chunk)| chunk)).map(|chunk| &chunk.source),
             "object": read.map(|chunk| &chunk.object),
-            "version": read.map(|chunk| &chunk.version),
+            "version": read.map(version),
             "rejected_in": chunk.filter(|_| is_replay).map(|(_, chunk)| &chunk.object),
             "replays": origin.receipt.map(|receipt| &receipt.replays).filter(|run| !run.is_empty()),
             "state": origin.receipt.map(word),
@@ -350,7 +351,7 @@ fn document(found: &LookUpResponse, destination: &str, origins: &[Origin<'_>]) -
             "pipeline": origin.receipt.map(|receipt| &receipt.pipeline),
             "definition": origin.receipt.map(|receipt| &receipt.definition),
             "file": origin.receipt.map(|receipt| &receipt.file),
-            "trace_id": origin.receipt.map(|receipt| &receipt.trace_id),
+            "trace_id": origin.receipt.map(|receipt| &receipt.trace_id).filter(|id| !id.is_empty()),
         })
     };
     let publishers: Vec<Value> = found

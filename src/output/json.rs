@@ -96,6 +96,7 @@ pub(crate) fn run(run: &Run, now: u64) -> Value {
         "undoing": text(&run.undoing),
         "replays": text(&run.replays),
         "replayed_by": text(&run.replayed_by),
+        "warnings": run.warnings,
         "pruned_at": some(run.pruned_at),
         "trace_id": text(&run.trace_id),
         "params": sorted(&run.params).into_iter().map(|(k, v)| (k.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),

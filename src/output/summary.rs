@@ -101,6 +101,9 @@ pub(crate) fn lines(run: &Run, now: u64, output: Output, rejects: &str) -> Vec<S
             ),
         );
     }
+    for warning in &run.warnings {
+        row("warning", output.paint(Tone::Warn, &visible(warning)));
+    }
     if let Some(rows) = counts.rejected_by_reason.get(SWALLOWED_LINES) {
         let (these, verb) = if *rows == 1 { ("it", "holds") } else { ("each", "hold") };
         let text = format!(

@@ -370,3 +370,65 @@ async fn more_digits_than_declared_are_a_wider_type() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_with_a_zone_are_told_with_it_and_asked_for_as_in_files() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let server = Postgres::start().await?;
+    let here = server.create("warehouse").await?;
+    let make = "CREATE TABLE orders (id int, at timestamptz); INSERT INTO orders VALUES (1, '2024-01-31 23:30:00-01'),
+        (2, '2024-02-01 00:30:00.5Z'), (3, '2023-01-01Z')";
+    server.execute("postgres", make).await?;
+    let write = |file: &str, rule: &str| {
+        let text = format!(
+            "pipeline: zones\nparams: {{since: timestamptz}}\nsources:\n  orders: {{postgres: crm, query: \"SELECT id, at FROM orders \
+             WHERE at > $since\", columns: {{id: int!, at: timestamptz}}}}\nsteps:\n  sound:\n    sql: SELECT * FROM orders\n    \
+             reject: {{late: \"{rule}\"}}\nloads:\n  orders: {{from: sound, to: warehouse, table: orders, mode: merge, key: [id], \
+             provenance: true}}\nchecks:\n  - {{range: {{at: [\"2024/01/31\", \"2024-02-01 02:00:00 Europe/Berlin\"]}}}}\n"
+        );
+        std::fs::write(folder.path().join(file), text)
+    };
+    write("zones.yaml", "id = 2")?;
+    write("mended.yaml", "id = 9")?;
+    let verb = |args: &[&str]| {
+        Verb::new(folder.path())
+            .args(args.iter().copied())
+            .env("HAULAGE_SOURCE_CRM", server.url("postgres"))
+            .env("HAULAGE_DESTINATION_WAREHOUSE", server.url("warehouse"))
+    };
+    for since in ["2024-01-01 00:00:00+5", "yesterday"] {
+        let run = ["run", "zones.yaml", "--param", &format!("since={since}")];
+        verb(&run).output().await?.failure(&["without one it is UTC"])?;
+    }
+    let run = ["run", "zones.yaml", "--param", "since=2024-02-01 00:00:00+00"];
+    verb(&run).output().await?.success()?;
+    let run = newest_run(folder.path()).await?;
+    let (_, rejects) = newest_rejects(folder.path()).await?;
+    ensure!(
+        rejects.len() == 1 && rejects[0]["values"] == serde_json::json!(["2", "2024-02-01 00:30:00.5+00"]),
+        "{rejects:?}"
+    );
+    // Nothing is exported, so there is no trace to look for.
+    let why = verb(&["why", "orders", "1", "--output", "json"])
+        .output()
+        .await?
+        .success()?
+        .json()?;
+    ensure!(
+        why["rows"][0]["run_id"] == *run && why["rows"][0]["trace_id"].is_null(),
+        "{why}"
+    );
+    let receipt = verb(&["receipt", &run, "--output", "json"])
+        .output()
+        .await?
+        .success()?
+        .json()?;
+    ensure!(receipt["trace_id"].is_null(), "{receipt}");
+
+    let replay = ["replay", &run, "mended.yaml", "--param", "since=2024-02-01"];
+    verb(&replay).output().await?.success()?;
+    let sql = "SELECT string_agg(id || ' ' || (at AT TIME ZONE 'UTC')::text, ', ' ORDER BY id) FROM orders";
+    let expected = "1 2024-02-01 00:30:00, 2 2024-02-01 00:30:00.5";
+    ensure!(told(&here, sql).await? == expected, "{}", told(&here, sql).await?);
+    Ok(())
+}

@@ -15,10 +15,10 @@ use parquet::arrow::ArrowWriter;
 use serde_json::{Map, Value};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool, Row as _};
 
-use self::cases::{Case, Format, Outcome, Values, cases, id, n, note};
+use self::cases::{Case, Format, Outcome, Values, WITH_EXTRA, cases, id, n, note};
 use super::support::cluster::{Cluster, Settings, check_state, events};
 use super::support::postgres::Postgres;
-use super::support::process::{PATIENCE, Verb, newest_rejects};
+use super::support::process::{PATIENCE, Verb, newest_rejects, newest_run};
 
 /// A place that rows go to, looked at in another way than Haulage's.
 enum Target {
@@ -268,8 +268,39 @@ async fn try_one(
             all.extend(rows.iter().map(|row| (*row).to_owned()));
             ensure!(after.1 == all, "{:#?}\nand not {all:#?}", after.1);
             check_rejects(folder, &plan, *rejected, reason).await?;
+            if *reason == "new_column" {
+                let declared = pipeline(name, &source, case.settings.0, &load);
+                let declared = declared
+                    .replace("note: text\n", "note: text\n      extra: text\n")
+                    .replace("key: [id]", "key: [id], on_new_column: add");
+                replayed(folder, target, case, &declared, call).await?;
+            }
         }
     }
+    Ok(())
+}
+
+/// Rows that are in quarantine for their new column are loaded with its values once it is declared; before, they stay there.
+async fn replayed(
+    folder: &Path,
+    target: &Target,
+    case: &Case,
+    declared: &str,
+    call: &impl Fn(&str, &str) -> Verb,
+) -> Result<()> {
+    let run = newest_run(folder).await?;
+    let undeclared = format!("{}.yaml", case.name);
+    call("replay", &run).args([&undeclared]).output().await?.success()?;
+    let again = newest_run(folder).await?;
+    let (_, rejects) = newest_rejects(folder).await?;
+    ensure!(rejects.len() == 3, "{rejects:?}");
+    call("revert", &again).output().await?.success()?;
+
+    std::fs::write(folder.join("declared.yaml"), declared)?;
+    call("replay", &run).args(["declared.yaml"]).output().await?.success()?;
+    let (_, rows) = target.see(case.name).await?;
+    let loaded: Vec<&String> = rows.iter().skip(rows.len() - 3).collect();
+    ensure!(loaded == WITH_EXTRA, "{rows:?}");
     Ok(())
 }
 

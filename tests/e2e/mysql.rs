@@ -261,6 +261,43 @@ async fn a_table_is_inferred_planned_and_named_where_it_is_wrong() -> Result<()>
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_says_which_part_of_a_table_a_row_is_from() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (shop, warehouse) = tokio::try_join!(Mariadb::start(), Postgres::start())?;
+    let tables = "CREATE TABLE orders (id INT PRIMARY KEY, pad TEXT); INSERT INTO orders SELECT seq, REPEAT('x', 200) FROM seq_1_to_3000;
+        CREATE TABLE names (name VARCHAR(20) CHARACTER SET utf8mb4 PRIMARY KEY, pad TEXT);
+        INSERT INTO names SELECT CONCAT('n', 10000 + seq), REPEAT('x', 200) FROM seq_1_to_3000; ANALYZE TABLE orders, names";
+    shop.execute("shop", tables).await?;
+    let text = "pipeline: copy\nsources:\n  orders: {mysql: shop, table: orders, chunk_size: 64KiB}\n  names: {mysql: shop, table: names, \
+                chunk_size: 64KiB}\nloads:\n  orders: {from: orders, to: warehouse, table: orders, mode: merge, key: [id], \
+                provenance: true}\n  names: {from: names, to: warehouse, table: names, mode: merge, key: [name], provenance: true}\n";
+    std::fs::write(folder.path().join("copy.yaml"), text)?;
+    let verb = |args: &[&str]| {
+        Verb::new(folder.path())
+            .args(args.iter().copied())
+            .env("HAULAGE_SOURCE_SHOP", shop.url("shop"))
+            .env("HAULAGE_DESTINATION_WAREHOUSE", warehouse.url("postgres"))
+    };
+    verb(&["run", "copy.yaml"]).output().await?.success()?;
+    for (table, key, words) in [
+        ("orders", "id=2999", "by the key (id)"),
+        ("names", "name=n12999", "by the key (name), name from \"n1"),
+    ] {
+        let why = verb(&["why", table, key]).output().await?.success()?.stdout;
+        let json = verb(&["why", table, key, "--output", "json"])
+            .output()
+            .await?
+            .success()?
+            .json()?;
+        let version = json["rows"][0]["version"].as_str().unwrap_or_default();
+        for said in [&why, version] {
+            ensure!(said.contains(words) && !said.contains('{'), "{said}");
+        }
+    }
+    Ok(())
+}
+
 /// Nobody has written the password down.
 fn no_password_in(folder: &Path) -> Result<()> {
     let mut files = vec![folder.to_owned()];

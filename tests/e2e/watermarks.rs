@@ -247,12 +247,12 @@ async fn what_can_not_be_read_so_is_refused() -> Result<()> {
         (
             "table: orders, incremental: {column: id, lag: 10m}",
             "mode: merge, key: [id]",
-            &["`id` is an integer", "lag: 1000"],
+            &["shop.yaml:", "`id` of source `orders` is an integer", "lag: 1000"],
         ),
         (
             "table: orders, incremental: {column: at, lag: 10}",
             "mode: merge, key: [id]",
-            &["`at` is a date or a time", "lag: 10m"],
+            &["shop.yaml:", "`at` of source `orders` is a date or a time", "lag: 10m"],
         ),
         (
             "table: orders, incremental: {column: at, lag: soon}",
@@ -267,7 +267,7 @@ async fn what_can_not_be_read_so_is_refused() -> Result<()> {
         (
             "table: orders, incremental: {column: at, lag: 10m}",
             APPEND,
-            &["load orders appends, and source orders has a `lag`"],
+            &["source `orders` has a `lag`, which reads rows a second time, and load `orders` appends"],
         ),
         (
             "query: \"SELECT id, at, note, at::date AS day FROM orders\", incremental: day",
@@ -509,5 +509,62 @@ async fn rows_that_were_appended_whole_are_not_appended_again() -> Result<()> {
         .await?;
     shop.run().await?;
     ensure!(shop.rows().await? == (5001, 5001));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_was_emptied_and_filled_again_below_its_watermark_is_no_silence() -> Result<()> {
+    let shop = Shop::open().await?;
+    shop.write("table: orders, incremental: id", APPEND, "")?;
+    let planned = shop.verb(&["plan", "shop.yaml"]).output().await?.success()?;
+    let all = "every row, by id: no watermark to read on from, up to 5000";
+    ensure!(planned.stdout.contains(all), "{}", planned.stdout);
+    shop.run().await?;
+
+    // Nothing is new, or nothing is there: no reason to warn.
+    for sql in ["SELECT 1", "TRUNCATE orders"] {
+        shop.insert(sql).await?;
+        let planned = shop.verb(&["plan", "shop.yaml"]).output().await?.success()?;
+        let on = "rows after the watermark 5000 of id, up to 5000";
+        ensure!(
+            planned.stdout.contains(on) && !planned.stdout.contains("warning"),
+            "{sql}: {}",
+            planned.stdout
+        );
+        let run = shop.run().await?;
+        let shown = shop.verb(&["show", &run]).output().await?.success()?;
+        ensure!(!shown.stdout.contains("warning"), "{sql}: {}", shown.stdout);
+    }
+
+    shop.insert("INSERT INTO orders SELECT id, '2024-06-01Z', 'again' FROM generate_series(1, 3) id")
+        .await?;
+    let said = "its highest `id` is 3, below the watermark 5000";
+    let forget = "haulage state forget shop orders orders --to warehouse --column id";
+    let planned = shop.verb(&["plan", "shop.yaml"]).output().await?.success()?;
+    let plan = shop.verb(&["plan", "shop.yaml", "--output", "json"]).output().await?;
+    let plan = plan.success()?.json()?;
+    let new = &plan["stages"][0]["incremental"];
+    ensure!(
+        *new == json!({"column": "id", "watermark": "5000", "after": "5000", "up_to": "5000"}),
+        "{plan}"
+    );
+    let run = shop.verb(&["run", "shop.yaml"]).output().await?.success()?;
+    let id = newest_run(shop.path()).await?;
+    let shown = shop.verb(&["show", &id]).output().await?.success()?;
+    let warning = plan["warnings"][0].as_str().unwrap_or_default().to_owned();
+    let everywhere = format!("{}{}", run.stdout, run.stderr);
+    for text in [&planned.stdout, &warning, &everywhere, &shown.stdout] {
+        ensure!(text.contains(said) && text.contains(forget), "{text}");
+    }
+    let json = shop.verb(&["show", &id, "--output", "json"]).output().await?;
+    let json = json.success()?.json()?;
+    ensure!(run_of(&json)["warnings"] == json!([warning]), "{json}");
+    ensure!(shop.read_by(&id).await? == 0);
+
+    // What it says to do helps.
+    let args: Vec<&str> = forget.split(' ').skip(1).collect();
+    shop.verb(&args).output().await?.success()?;
+    let id = shop.run().await?;
+    ensure!(shop.read_by(&id).await? == 3 && shop.rows().await? == (5003, 5000));
     Ok(())
 }

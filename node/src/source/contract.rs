@@ -54,6 +54,20 @@ impl Found {
             },
         }
     }
+
+    /// It as a column to be read; `None` if it can't be one.
+    fn column(&self) -> Option<Column> {
+        let data_type = match &self.own {
+            Own::Text => DataType::Utf8,
+            Own::Typed(own) => own.clone(),
+            Own::Unusable(_) => return None,
+        };
+        Some(Column {
+            name: self.name.clone(),
+            data_type,
+            required: false,
+        })
+    }
 }
 
 /// What a source declares, and what it says about change.
@@ -277,6 +291,11 @@ impl Terms<'_> {
             held.new = Some(New {
                 column: excerpt(new[0].as_bytes(), EXCERPT),
                 detail: format!("{address} has {}, which nobody declared", listed(&new)),
+                columns: found
+                    .iter()
+                    .filter(|found| new.contains(&found.name.as_str()))
+                    .filter_map(Found::column)
+                    .collect(),
             });
         }
         Ok(held)

@@ -96,7 +96,9 @@ impl Contracted {
             let held = if self.is_plain() {
                 Held::whole(&columns)
             } else {
-                self.terms().hold(&columns, self.found().await?, &self.location)?
+                self.terms()
+                    .hold(&columns, self.found().await?, &self.location)?
+                    .keeping()
             };
             let inner = (self.bind)(&held.present)?;
             Ok((columns, held, inner))
@@ -142,7 +144,10 @@ impl Source for Contracted {
 
     async fn reread(&self, rows: &[KeptRow<'_>]) -> Result<Reread, Failure> {
         let (columns, held, inner) = self.bound().await?;
-        held.reread(inner.reread(rows).await?, rows.len() as u64, &schema(columns))
+        match held.rejected(rows.len() as u64) {
+            Some(rejected) => Ok(rejected),
+            None => held.reread(inner.reread(rows).await?, &schema(columns)),
+        }
     }
 
     async fn read_all(&self) -> Result<Vec<RecordBatch>, Failure> {

@@ -67,6 +67,11 @@ pub(super) trait Format: Send + Sync {
         &NO_PATHS
     }
 
+    /// Whether a rejected row is kept by the values that are read of it, and not as it stands in the object.
+    fn keeps_values(&self) -> bool {
+        false
+    }
+
     /// Looks whether the object is such a file and has the columns, without reading its rows.
     async fn check(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared>;
 
@@ -192,7 +197,14 @@ impl<F: Format> Files<F> {
             return Ok(Held::whole(columns));
         }
         match self.format.found(object).await? {
-            Some(found) => self.terms().hold(columns, &found, &object.address),
+            Some(found) => {
+                let held = self.terms().hold(columns, &found, &object.address)?;
+                Ok(if self.format.keeps_values() {
+                    held.keeping()
+                } else {
+                    held
+                })
+            }
             None => Ok(Held::whole(columns)),
         }
     }
@@ -332,8 +344,13 @@ impl<F: Format> Source for Files<F> {
         for alike in rows.chunk_by(|one, other| one.columns == other.columns && one.file == other.file) {
             let Some(first) = alike.first() else { continue };
             let held = self.held_of(first, columns)?;
-            let read = self.format.reread(&held.present, alike, &self.binding.s3).await?;
-            let mut read = held.reread(read, alike.len() as u64, &own)?;
+            let mut read = match held.rejected(alike.len() as u64) {
+                Some(rejected) => rejected,
+                None => {
+                    let read = self.format.reread(&held.present, alike, &self.binding.s3).await?;
+                    held.reread(read, &own)?
+                }
+            };
             let values = self.folders.values(first.file)?;
             for batch in &mut read.batches {
                 *batch = folders::beside(batch, &values, &all)?;

@@ -27,6 +27,8 @@ pub(super) struct Held {
 pub(super) struct New {
     pub(super) column: String,
     pub(super) detail: String,
+    /// Those that can be read.
+    pub(super) columns: Vec<Column>,
 }
 
 impl Held {
@@ -37,6 +39,15 @@ impl Held {
             places: (0..columns.len()).map(Some).collect(),
             new: None,
         }
+    }
+
+    /// With the columns that nobody declared among those that are read: for a kind that keeps a rejected row by its values,
+    /// so that a replay which declares them has them.
+    pub(super) fn keeping(mut self) -> Self {
+        if let Some(new) = &self.new {
+            self.present.extend(new.columns.iter().cloned());
+        }
+        self
     }
 
     /// The reader of the object's own columns as one of the run's.
@@ -65,15 +76,17 @@ impl Held {
             .map_err(|error| Failure::permanent(format!("a batch can't be made: {error}")))
     }
 
-    /// Rows of the object that were read again, as the run's. Those of an object with columns that nobody declared are
-    /// rejected again, all `rows` of them.
-    pub(super) fn reread(&self, mut read: Reread, rows: u64, schema: &SchemaRef) -> Result<Reread, Failure> {
-        if let Some(new) = &self.new {
-            return Ok(Reread {
-                batches: Vec::new(),
-                unreadable: new.rows(rows),
-            });
-        }
+    /// The rows of an object that are to be read again, all `rows` of them, if it has columns that nobody declared: rejected
+    /// once more.
+    pub(super) fn rejected(&self, rows: u64) -> Option<Reread> {
+        self.new.as_ref().map(|new| Reread {
+            batches: Vec::new(),
+            unreadable: new.rows(rows),
+        })
+    }
+
+    /// Rows of the object that were read again, as the run's.
+    pub(super) fn reread(&self, mut read: Reread, schema: &SchemaRef) -> Result<Reread, Failure> {
         for batch in &mut read.batches {
             *batch = self.fit(batch, schema)?;
         }

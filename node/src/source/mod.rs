@@ -242,6 +242,11 @@ pub trait SegmentReader: Send {
     }
 }
 
+/// What the version of a chunk says of how its object is read, in words; `None` where it names a version of the object.
+pub fn version_in_words(version: &str) -> Option<String> {
+    database::in_words(version)
+}
+
 /// What is new in an incremental source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Increment {
@@ -251,6 +256,8 @@ pub struct Increment {
     pub to: Option<String>,
     /// Rows that lie in the future and are left for a later run, as far as they are counted.
     pub held_back: u64,
+    /// Its highest value, if that lies below where it is read from; of an empty source there is none.
+    pub below: Option<String>,
 }
 
 /// A source as the pipeline file declares it, bound to where its objects are.

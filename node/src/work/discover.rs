@@ -8,6 +8,7 @@ use haulage_core::event::PlannedStage;
 use haulage_core::failure::Failure;
 use haulage_core::ids::LoadName;
 use haulage_core::submission::Replay;
+use haulage_core::watermark::Advance;
 use haulage_plan::Diagnostics;
 use haulage_plan::definition::{Definition, Mode};
 
@@ -114,6 +115,15 @@ impl Targets {
     }
 }
 
+/// What is to be said of sources that seem to have been emptied and filled again.
+pub(crate) fn warnings(definition: &Definition, advances: &[Advance]) -> Vec<String> {
+    let said = |advance: &Advance| {
+        let load = definition.loads.get(&advance.load)?;
+        advance.warning(&definition.pipeline, &load.table, &load.to)
+    };
+    advances.iter().filter_map(said).collect()
+}
+
 /// Cuts every chunked source of every stage; of an incremental one, what is new.
 pub(crate) async fn stages(
     tools: &Toolbox,
@@ -135,6 +145,10 @@ pub(crate) async fn stages(
                 for advance in &mut read.advances {
                     advance.to.clone_from(&increment.to);
                     advance.held_back = increment.held_back;
+                    advance.below.clone_from(&increment.below);
+                }
+                for warning in warnings(context.definition(), &read.advances) {
+                    tracing::warn!(source = %stage.source, "{warning}");
                 }
                 (increment.chunks, read.advances)
             }

@@ -179,6 +179,7 @@ async fn advance(
         to: None,
         of: of.to_owned(),
         held_back: 0,
+        below: None,
     })
 }
 

@@ -178,6 +178,29 @@ async fn parameters_are_bound() {
     assert_eq!(values(rows), [[Some("1".to_owned()), Some("$no".to_owned())]]);
 }
 
+/// Times are texts there, and compare as such where SQL doesn't say otherwise; README says how.
+#[tokio::test]
+async fn times_of_any_form_compare_by_the_functions_of_sqlite() {
+    let (_folder, _, node) = notes(
+        "CREATE TABLE t (id INT, at TEXT); INSERT INTO t VALUES (1, '2013-01-30'), (2, '2013-01-31'), (3, '2013-01-31 00:00:00'), \
+         (4, '2013-01-31T05:00:00Z'), (5, '2013-01-31 05:00:01'), (6, '2013-02-01'), (7, '2013-01-31 05:00:00')",
+    )
+    .await;
+    for (condition, expected) in [
+        ("datetime(at) > datetime($day)", "4 5 6 7"),
+        ("date(at) = $day", "2 3 4 5 7"),
+        ("datetime(at) >= datetime($moment)", "4 5 6 7"),
+        ("at > $moment AND length(at) = 19", "5"),
+    ] {
+        let query = format!("{{sqlite: notes.db, query: \"SELECT id FROM t WHERE {condition} ORDER BY id\"}}");
+        let given = [("day", "2013-01-31"), ("moment", "2013-01-31T06:00:00+01:00")];
+        let source = node.source_with(&query, "day: date, moment: timestamptz", &given);
+        let (rows, _) = all(&*source).await.unwrap();
+        let found: Vec<String> = values(rows).into_iter().flatten().flatten().collect();
+        assert_eq!(found.join(" "), expected, "{condition}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_has_changed_is_an_error_in_every_journal_mode() {
     for mode in ["delete", "wal"] {

@@ -53,6 +53,7 @@ fn reads(run: &str, mode: Mode, found: Option<&str>, to: &str) -> LoadContext {
         to: Some(to.to_owned()),
         of: "x".to_owned(),
         held_back: 0,
+        below: None,
     };
     LoadContext {
         advances: vec![advance],

@@ -6,6 +6,7 @@
 //! Reject rules divide that pass: the rows to judge are a plan of their own ([`RejectPlan`]), and what reads them scans
 //! a table. So the optimizer, which works on one plan at a time, can't move a later WHERE below a rule.
 
+mod appends;
 mod arithmetic;
 mod bounds;
 mod carry;
@@ -50,7 +51,7 @@ use indexmap::IndexMap;
 
 pub use context::{PlanTable, TableKind, session, session_config, source_schema, with_row};
 
-use crate::definition::{Column, Definition, Load, Mode, Place, Source};
+use crate::definition::{Column, Definition, Place, Source};
 use crate::diagnostics::{Diagnostics, Report};
 use crate::parse::Gaps;
 use crate::{PROVENANCE, ROW_COLUMN};
@@ -219,6 +220,7 @@ pub(crate) fn check_known(
 fn sources(planner: &mut Planner<'_>, found: &BTreeMap<String, Vec<Column>>) -> BTreeMap<String, Vec<Column>> {
     let mut all = BTreeMap::new();
     for source in planner.definition.sources.values() {
+        appends::lag(&mut planner.report, source);
         let broken = planner.gaps.is_some_and(|gaps| gaps.broken.contains(&source.name));
         let columns = match found.get(&source.name) {
             // What was found counts where the contract lets it be other than what is declared.
@@ -344,24 +346,6 @@ struct Loaded {
     plan: LogicalPlan,
 }
 
-/// Refuses rows that every run would append once more: a pipeline that reads on is run again and again.
-fn appends_again(planner: &mut Planner<'_>, load: &Load, source: &str) {
-    let is_incremental = |source: &Source| source.kind.incremental().is_some();
-    let sources = &planner.definition.sources;
-    let Some(other) = sources.values().find(|source| is_incremental(source)) else {
-        return;
-    };
-    if load.mode != Mode::Append || sources.get(source).is_none_or(is_incremental) {
-        return;
-    }
-    let message = format!(
-        "load `{}` appends the rows of `{source}`, which is not `incremental` as `{}` is: every run would append them again",
-        load.name, other.name
-    );
-    let help = "write `mode: merge` with a `key`, or `replace`, or give it a pipeline of its own";
-    planner.report.help(load.place, message, help);
-}
-
 fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> IndexMap<LoadName, Loaded> {
     let mut loads = IndexMap::new();
     let lookups = planner.definition.sources.iter().filter(|(_, source)| source.lookup);
@@ -372,6 +356,7 @@ fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> Index
         is_known.then(|| (name.clone(), Arc::clone(&known.schema)))
     });
     let lookups = lookups.collect();
+    let mut fed = Vec::new();
     for load in planner.definition.loads.values() {
         let Some(known) = planner.known.get(&load.from) else {
             continue;
@@ -396,7 +381,8 @@ fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> Index
                 continue;
             }
         };
-        appends_again(planner, load, &source);
+        appends::check(&mut planner.report, planner.definition, load, &source);
+        fed.push((load, source.clone()));
         let Some(schema) = schema else { continue };
         if load.provenance
             && let Some(taken) = PROVENANCE.iter().find(|name| schema.field_with_name(name).is_ok())
@@ -422,6 +408,7 @@ fn loads(planner: &mut Planner<'_>, steps: &IndexMap<String, StepPlan>) -> Index
             }
         }
     }
+    appends::together(&mut planner.report, planner.definition, &fed);
     loads
 }
 

@@ -49,3 +49,89 @@ fn what_is_read_on_or_replaced_is_taken() {
         check(from, load).unwrap_or_else(|wrong| panic!("{from}, {load}: {wrong:?}"));
     }
 }
+
+/// The mistakes of a source that reads on by `how`, with these loads.
+fn reading(how: &str, loads: &str) -> Vec<String> {
+    let text = format!(
+        "pipeline: p\nsources:\n  orders: {{postgres: crm, table: orders, columns: {{id: int!, day: date, at: timestamptz, t: text}},\n    \
+         incremental: {how}}}\nloads:\n{loads}"
+    );
+    let draft = Draft::of(&text, "p.yaml", &BTreeMap::new());
+    let Err(wrong) = draft.check(&BTreeMap::new()) else {
+        return Vec::new();
+    };
+    wrong
+        .iter()
+        .map(|one| format!("{}:{} {}", one.place.line, one.place.column, one.message))
+        .collect()
+}
+
+#[test]
+fn what_would_fail_in_every_run_is_refused() {
+    let append = "  o: {from: orders, to: w, table: o, mode: append}\n";
+    let merge = "  o: {from: orders, to: w, table: o, mode: merge, key: [id]}\n";
+    let replace = "  r: {from: orders, to: w, table: r, mode: replace}\n";
+    for (how, loads, expected) in [
+        ("id", append, ""),
+        ("{column: at, lag: 10m}", merge, ""),
+        ("{column: day, lag: 1day}", merge, ""),
+        ("{column: t, lag: 5}", merge, ""),
+        (
+            "{column: at, lag: 10m}",
+            append,
+            "4:27 source `orders` has a `lag`, which reads rows a second time, and load `o` appends",
+        ),
+        (
+            "day",
+            merge,
+            "4:18 `day` of source `orders` is a date, of which rows are still to come when the day's first are read",
+        ),
+        (
+            "{column: day, lag: 1h}",
+            replace,
+            "4:27 `day` of source `orders` is a date, of which",
+        ),
+        (
+            "day",
+            append,
+            "4:18 `day` of source `orders` is a date, of which rows are still to come when the day's first are read",
+        ),
+        (
+            "{column: day, lag: 1day}",
+            append,
+            "4:27 `day` of source `orders` is a date, of which rows are still to come when the day's first are read, and load `o` appends",
+        ),
+        (
+            "{column: id, lag: 10m}",
+            merge,
+            "4:27 `id` of source `orders` is an integer, and `lag` is a time",
+        ),
+        (
+            "{column: at, lag: 10}",
+            merge,
+            "4:27 `at` of source `orders` is a date or a time, and `lag` is a number",
+        ),
+        (
+            "id",
+            &format!("{replace}{append}"),
+            "7:3 load `o` appends the rows of `orders` that are new, and load `r` replaces",
+        ),
+        (
+            "id",
+            &format!(
+                "{append}{}",
+                merge.replace("  o:", "  m:").replace("table: o", "table: m")
+            ),
+            "",
+        ),
+    ] {
+        let found = reading(how, loads);
+        match expected {
+            "" => assert!(found.is_empty(), "{how} {loads}: {found:?}"),
+            expected => assert!(
+                found.iter().any(|one| one.starts_with(expected)),
+                "{how} {loads}: {found:?}"
+            ),
+        }
+    }
+}

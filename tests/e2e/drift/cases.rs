@@ -63,7 +63,7 @@ pub(super) struct Case {
 }
 
 const ALL: &[&str] = &["id=4 n=10 note=a", "id=5 n=20 note=b", "id=6 n=~ note=c"];
-const WITH_EXTRA: &[&str] = &[
+pub(super) const WITH_EXTRA: &[&str] = &[
     "id=4 n=10 note=a extra=x",
     "id=5 n=20 note=b extra=y",
     "id=6 n=~ note=c extra=~",

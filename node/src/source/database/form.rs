@@ -26,8 +26,6 @@ pub(super) enum Form {
     Timestamp,
     /// One with a zone, in UTC; its text names that.
     Zoned,
-    /// Likewise, and its text doesn't.
-    Instant,
     Uuid,
 }
 
@@ -91,7 +89,7 @@ impl Form {
                 }
             },
             Self::Time => clock_text(i64::from_be_bytes(bytes.try_into().ok()?)),
-            Self::Timestamp | Self::Instant => moment_text(i64::from_be_bytes(bytes.try_into().ok()?), ""),
+            Self::Timestamp => moment_text(i64::from_be_bytes(bytes.try_into().ok()?), ""),
             Self::Zoned => moment_text(i64::from_be_bytes(bytes.try_into().ok()?), "+00"),
             Self::Uuid => uuid_text(bytes.try_into().ok()?),
         };
@@ -286,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    const FORMS: [Form; 14] = [
+    const FORMS: [Form; 13] = [
         Form::Text,
         Form::Bool,
         Form::Int2,
@@ -299,7 +297,6 @@ mod tests {
         Form::Time,
         Form::Timestamp,
         Form::Zoned,
-        Form::Instant,
         Form::Uuid,
     ];
 
@@ -349,7 +346,6 @@ mod tests {
         let at = |form, micros: i64| text(form, &micros.to_be_bytes()).unwrap();
         assert_eq!(at(Form::Timestamp, 500_000), "2000-01-01 00:00:00.5");
         assert_eq!(at(Form::Zoned, -1), "1999-12-31 23:59:59.999999+00");
-        assert_eq!(at(Form::Instant, -1), "1999-12-31 23:59:59.999999");
         assert_eq!(
             at(Form::Zoned, (FIRST_DAY - EPOCH_DAYS) * DAY - DAY),
             "0001-12-31 00:00:00+00 BC"

@@ -16,6 +16,16 @@ pub(super) fn guarded(how: Option<&Incremental>, window: Option<&Window>) -> Res
     }
 }
 
+/// The window that was found, and what is to be said of it.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) window: Option<Window>,
+    /// As [`Increment`](crate::source::Increment) has it.
+    pub(super) held_back: u64,
+    /// As [`Increment`](crate::source::Increment) has it.
+    pub(super) below: Option<String>,
+}
+
 /// There is no such column.
 pub(super) fn missing(name: &str, found: &[Column]) -> Failure {
     let known = found.iter().map(|column| column.name.as_str());

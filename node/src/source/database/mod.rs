@@ -39,6 +39,8 @@ mod reader;
 mod sqlite;
 mod typed;
 
+pub(super) use self::mysql::in_words;
+
 /// Rows of a segment that is read back.
 const READ_BACK_ROWS: u64 = 50_000;
 

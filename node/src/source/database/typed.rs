@@ -54,7 +54,7 @@ pub(super) fn array<'v>(
             let zoned = zone.is_some();
             let is_moment = match form {
                 Form::Timestamp => true,
-                Form::Instant | Form::Zoned => zoned,
+                Form::Zoned => zoned,
                 _ => false,
             };
             let read = |bytes: &[u8]| is_moment.then(|| form::moment(bytes)).flatten();

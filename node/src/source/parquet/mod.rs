@@ -101,6 +101,10 @@ impl Format for Parquet {
         Ok(Some(schema.fields().iter().map(found).collect()))
     }
 
+    fn keeps_values(&self) -> bool {
+        true
+    }
+
     async fn check(&self, object: &Object, columns: &[Column]) -> Result<(), Misdeclared> {
         self.footer(object, columns).await.map(drop)
     }

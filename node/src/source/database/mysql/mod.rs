@@ -24,6 +24,7 @@ pub(super) use self::server::Server;
 use self::server::Session;
 use self::table::{Cut, Key, Kind, Table, bounds};
 use self::values::{Bind, Form, Statement, column, form, named, place_of_signed, query, read, signed_of};
+pub(in crate::source) use self::words::in_words;
 use super::feed::Rows;
 use super::incremental;
 use super::reader::{Order, Reader, Shape, read_rows};
@@ -37,6 +38,7 @@ mod server;
 mod table;
 mod values;
 mod window;
+mod words;
 
 /// More chunks than this only cost.
 const MAX_CHUNKS: u64 = 10_000;
@@ -388,15 +390,15 @@ impl MysqlRows {
         let found = self.find(&server, &mut session).await;
         let found = found.map_err(|failure| self.named(failure))?;
         self.choose(&found)?;
-        let (window, held_back) = match after {
+        let new = match after {
             Some((how, low, open)) => {
                 let columns = &found.columns;
-                let window = self.window(&server, &mut session, columns, how, (low, open)).await;
-                let (window, held_back) = window.map_err(|failure| self.named(failure))?;
-                (Some(window), held_back)
+                let new = self.window(&server, &mut session, columns, how, (low, open)).await;
+                new.map_err(|failure| self.named(failure))?
             }
-            None => (None, 0),
+            None => incremental::Found::default(),
         };
+        let window = new.window;
         let table = &found.table;
         let parts = table.bytes.div_ceil(self.declared.chunk_bytes);
         let mut version = found.version();
@@ -447,7 +449,8 @@ impl MysqlRows {
         Ok(Increment {
             chunks: (0..).zip(chunks).map(chunk).collect(),
             to: window.as_ref().and_then(|window| window.up_to.clone()),
-            held_back,
+            held_back: new.held_back,
+            below: new.below,
         })
     }
 }

@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 use super::server::{Server, Session};
 use super::values::{bound, named};
 use super::{MysqlRows, quote};
-use crate::source::database::incremental::{self, HELD_BACK, Values};
+use crate::source::database::incremental::{self, Found, HELD_BACK, Values};
 
 /// What the server casts a text to that is a value of a column, and what its values are.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +81,7 @@ impl MysqlRows {
         found: &[Column],
         how: &Incremental,
         (low, open): (Option<&str>, bool),
-    ) -> Result<(Window, u64), Failure> {
+    ) -> Result<Found, Failure> {
         let kind = kind_of(&how.column, found)?;
         let (sql_kind, dates) = (kind.sql, kind.values == Values::Dates);
         incremental::fits(&how.column, how.lag, kind.values.are_times(), dates)?;
@@ -89,7 +89,7 @@ impl MysqlRows {
         let low_value = low.map_or(Ok("NULL".to_owned()), |low| value(low, &how.column, kind))?;
         let after = match how.lag {
             Lag::None => low_value.clone(),
-            Lag::Count(count) => format!("CAST(CAST({low_value} AS DECIMAL(38,0)) - {count} AS CHAR)"),
+            Lag::Count(count) => format!("CAST({low_value} AS DECIMAL(38,0)) - {count}"),
             Lag::Seconds(seconds) => format!("CAST({low_value} - INTERVAL {seconds} SECOND AS {sql_kind})"),
         };
         // A date that is none sorts below all others.
@@ -108,17 +108,19 @@ impl MysqlRows {
         let sql = format!(
             "SELECT CAST({after} AS CHAR) AS after_value, CAST(found.highest AS CHAR) AS highest, CAST({now} AS CHAR) AS now_value,
                     CAST(coalesce(found.highest > {now}, 0) AS CHAR) AS ahead,
-                    CAST(EXISTS (SELECT 1 FROM {from} WHERE {none}) AS CHAR) AS has_none
+                    CAST(EXISTS (SELECT 1 FROM {from} WHERE {none}) AS CHAR) AS has_none,
+                    CAST(coalesce(found.highest < {after}, 0) AS CHAR) AS is_below
              FROM (SELECT CAST(max({column}) AS {sql_kind}) AS highest FROM {from}) AS found"
         );
-        let [after, mut highest, now, ahead, has_none] = self
+        let [after, mut highest, now, ahead, has_none, is_below] = self
             .ask(
                 server,
                 session,
                 (sql, 2),
-                ["after_value", "highest", "now_value", "ahead", "has_none"],
+                ["after_value", "highest", "now_value", "ahead", "has_none", "is_below"],
             )
             .await?;
+        let below = highest.clone().filter(|_| is_below.as_deref() == Some("1"));
         if has_none.as_deref() != Some("0") {
             return Err(incremental::without_value(&how.column));
         }
@@ -170,7 +172,11 @@ impl MysqlRows {
             up_to,
             open,
         };
-        Ok((window, held_back))
+        Ok(Found {
+            window: Some(window),
+            held_back,
+            below,
+        })
     }
 
     /// What one row says, by the names of its columns; the query of the source, with its parameters, stands in it `times`.

@@ -333,14 +333,14 @@ impl PostgresRows {
         declared.map_err(named)?;
         server.soon(doing, session.run("CLOSE haulage")).await.map_err(named)?;
         let lie = self.lie(&server, &mut session).await.map_err(named)?;
-        let (window, held_back) = match after {
-            Some((how, low, open)) => {
-                let found = self.window(&server, &mut session, how, (low, open)).await;
-                let (window, held_back) = found.map_err(named)?;
-                (Some(window), held_back)
-            }
-            None => (None, 0),
+        let new = match after {
+            Some((how, low, open)) => self
+                .window(&server, &mut session, how, (low, open))
+                .await
+                .map_err(named)?,
+            None => incremental::Found::default(),
         };
+        let window = new.window;
         let small = match (&window, &lie) {
             (Some(window), Some(lie)) if lie.by_page && lie.in_ranges => {
                 Some(self.is_small(&server, &mut session, window, lie).await.map_err(named)?)
@@ -369,7 +369,8 @@ impl PostgresRows {
         let increment = |chunks| Increment {
             chunks,
             to: window.as_ref().and_then(|window| window.up_to.clone()),
-            held_back,
+            held_back: new.held_back,
+            below: new.below.clone(),
         };
         let location = &self.declared.location;
         let Some(lie) = lie.filter(|lie| lie.by_page && lie.in_ranges && lie.pages > 0) else {

@@ -103,10 +103,7 @@ pub(super) fn form_of(number: u32, declared: &DataType, whole: bool) -> Form {
         1082 => Form::Date,
         1083 if whole => Form::Time,
         1114 if whole => Form::Timestamp,
-        1184 if whole => match declared {
-            DataType::Timestamp(_, Some(_)) => Form::Instant,
-            _ => Form::Zoned,
-        },
+        1184 if whole => Form::Zoned,
         1700 => Form::Numeric,
         2950 => Form::Uuid,
         _ => Form::Text,

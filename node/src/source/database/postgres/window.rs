@@ -13,7 +13,7 @@ use super::rows::bound;
 use super::{Lie, PostgresRows, Server};
 use crate::sink::name::quote;
 use crate::sink::postgres::connect::Lease;
-use crate::source::database::incremental::{self, HELD_BACK, Values};
+use crate::source::database::incremental::{self, Found, HELD_BACK, Values};
 
 /// An increment of at most so many chunks' bytes is one chunk, which the server finds by an index if there is one.
 const SMALL: u64 = 4;
@@ -92,7 +92,7 @@ impl PostgresRows {
         session: &mut Lease,
         how: &Incremental,
         (low, open): (Option<&str>, bool),
-    ) -> Result<(Window, u64), Failure> {
+    ) -> Result<Found, Failure> {
         let kind = kind_of(&how.column, self.found(server).await?)?;
         let (column, sql_kind, from) = (quote(&how.column), kind.sql, &self.from);
         let (times, dates) = (kind.values.are_times(), kind.values == Values::Dates);
@@ -118,7 +118,8 @@ impl PostgresRows {
             None => "false".to_owned(),
         };
         let sql = format!(
-            "SELECT ({lagging})::text, most::text, {ahead}, EXISTS (SELECT FROM {from} WHERE {column} IS NULL)
+            "SELECT ({lagging})::text, most::text, {ahead}, EXISTS (SELECT FROM {from} WHERE {column} IS NULL),
+                    coalesce(most < ({lagging}), false)
              FROM (SELECT max({column})::{sql_kind} AS most FROM {from}) AS found"
         );
         let row = self.ask(server, session, sql).await?;
@@ -126,6 +127,7 @@ impl PostgresRows {
         let after: Option<String> = row.try_get(0).map_err(wrong)?;
         let mut highest: Option<String> = row.try_get(1).map_err(wrong)?;
         let (ahead, has_null): (bool, bool) = (row.try_get(2).map_err(wrong)?, row.try_get(3).map_err(wrong)?);
+        let below = highest.clone().filter(|_| row.try_get(4).unwrap_or(false));
         if has_null {
             return Err(incremental::without_value(&how.column));
         }
@@ -174,7 +176,11 @@ impl PostgresRows {
             up_to,
             open,
         };
-        Ok((window, held_back))
+        Ok(Found {
+            window: Some(window),
+            held_back,
+            below,
+        })
     }
 
     /// What the clock shows where times have no zone.
