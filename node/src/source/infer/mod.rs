@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use self::guess::Guess;
 use super::database::Databases;
 use super::json::column::text;
-use super::{Binding, Segment, Unreadable, bind};
+use super::{Binding, Drift, Segment, Unreadable, bind};
 use crate::config::NodeConfig;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::DataType;
@@ -70,21 +70,20 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
     let mut source = bind(declared, binding.clone())?;
     let mut columns = source.described().await?;
     let mut lacking = false;
+    let mut clashes = Vec::new();
     if let Some(all) = of_all_files(declared, &columns) {
         // The first file may lack what others have.
         source = bind(&all, binding)?;
         columns = source.described().await?;
-        lacking = source
-            .drift()
-            .await?
-            .iter()
-            .any(|drift| matches!(drift.change, "added" | "missing"));
+        let drift = source.drift().await?;
+        lacking = drift.iter().any(|drift| matches!(drift.change, "added" | "missing"));
+        clashes = drift.into_iter().filter(|drift| drift.change == "retyped").collect();
     }
     if matches!(declared.kind, SourceKind::Parquet(_) | SourceKind::Database(_)) {
-        let as_they_are = |column| InferredColumn {
+        let as_they_are = |column: Column| InferredColumn {
+            note: clashes.iter().find(|clash| clash.column == column.name).map(clash),
             column,
             empty: 0,
-            note: None,
         };
         return Ok(Inferred {
             columns: columns.into_iter().map(as_they_are).collect(),
@@ -143,6 +142,19 @@ fn of_all_files(declared: &Declared, columns: &[Column]) -> Option<Declared> {
         ..Contract::default()
     };
     Some(all)
+}
+
+/// That files have types for a column of which neither holds the other.
+fn clash(drift: &Drift) -> String {
+    let more = match drift.objects {
+        0 | 1 => String::new(),
+        objects => format!(" and {} more", objects - 1),
+    };
+    format!(
+        "{} in {}{more}, which no column holds beside this; write the files with one type, or leave the column out",
+        drift.found.as_deref().unwrap_or("another type"),
+        drift.object
+    )
 }
 
 /// How often a key of JSON had a value.
