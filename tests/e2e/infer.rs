@@ -285,6 +285,25 @@ async fn all_columns_of_all_files_are_found() -> Result<()> {
     ensure!(columns == ["n: bigint", "t: text"], "{columns:?}");
     let counts = loaded(path, &["b*.parquet"], "b").await?;
     ensure!(counts["loaded"] == 2 && counts["rejected"] == 0, "{counts}");
+
+    // Of two types that don't hold each other neither is printed without a word.
+    write("c1.parquet", vec![("n", Arc::new(Int32Array::from(vec![1])))])?;
+    write("c2.parquet", vec![("n", Arc::new(StringArray::from(vec!["x"])))])?;
+    let printed = Verb::new(path)
+        .args(["infer", "c*.parquet"])
+        .output()
+        .await?
+        .success()?;
+    let line = printed
+        .stdout
+        .lines()
+        .find(|line| line.contains("int    #"))
+        .unwrap_or_default();
+    ensure!(
+        line.contains("# text in ") && line.contains("c2.parquet"),
+        "{}",
+        printed.stdout
+    );
     Ok(())
 }
 

@@ -16,6 +16,7 @@ mod embedded;
 mod failover;
 mod faults;
 mod foreign;
+mod foreign_types;
 mod formats;
 mod full_disk;
 mod heartbeats;

@@ -1,4 +1,5 @@
-//! Arrow batches to the binary COPY format, straight into a buffer that is used again.
+//! Arrow batches to the binary COPY format, straight into a buffer that is used again; to the text format, where a column's
+//! type has to read texts itself.
 //!
 //! ```text
 //! header: "PGCOPY\n\xff\r\n\0", flags i32 = 0, extension i32 = 0
@@ -18,14 +19,47 @@ use datafusion::arrow::datatypes::{
     Time64MicrosecondType, TimestampMicrosecondType,
 };
 
+use super::copy_text;
 use super::numeric;
 use super::types::{Encoding, Wire};
 use crate::source::{EXCERPT, excerpt};
 
 /// What stands in front of the first row.
-pub(super) const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// What stands behind the last row.
-pub(super) const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
+const TRAILER: [u8; 2] = (-1i16).to_be_bytes();
+
+/// The format of a COPY, which is one for all of its columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Binary,
+    Text,
+}
+
+impl Format {
+    pub(super) fn of(columns: &[Column]) -> Self {
+        match columns.iter().any(|column| column.encoding.wire == Wire::Input) {
+            true => Self::Text,
+            false => Self::Binary,
+        }
+    }
+
+    /// Its name in SQL.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Text => "text",
+        }
+    }
+
+    /// What stands in front of the first row, and behind the last.
+    pub(super) fn around(self) -> (&'static [u8], &'static [u8]) {
+        match self {
+            Self::Binary => (&HEADER, &TRAILER),
+            Self::Text => (&[], &[]),
+        }
+    }
+}
 
 /// Days from 1970 to 2000, where PostgreSQL starts to count.
 const EPOCH_DAYS: i32 = 10_957;
@@ -53,12 +87,13 @@ pub(super) struct Column {
 /// A batch, ready to be written row by row.
 pub(super) struct Rows<'a> {
     columns: &'a [Column],
+    format: Format,
     values: Vec<Values>,
     rows: usize,
     next: usize,
 }
 
-enum Values {
+pub(super) enum Values {
     Null,
     Bool(BooleanArray),
     Int2(PrimitiveArray<Int16Type>),
@@ -103,6 +138,7 @@ impl<'a> Rows<'a> {
         }
         Ok(Self {
             columns,
+            format: Format::of(columns),
             values,
             rows: batch.num_rows(),
             next: 0,
@@ -116,9 +152,19 @@ impl<'a> Rows<'a> {
             if buffer.len() >= enough {
                 return Ok(true);
             }
-            buffer.extend_from_slice(&count);
+            if self.format == Format::Binary {
+                buffer.extend_from_slice(&count);
+            }
             for (at, values) in self.values.iter().enumerate() {
-                if let Err(cause) = values.put(self.next, buffer) {
+                let put = match self.format {
+                    Format::Binary => values.put(self.next, buffer),
+                    Format::Text => {
+                        let last = at + 1 == self.values.len();
+                        copy_text::put(values, self.next, buffer)
+                            .map(|()| buffer.push(if last { b'\n' } else { b'\t' }))
+                    }
+                };
+                if let Err(cause) = put {
                     return Err(self.columns[at].error(cause, Some(self.next)));
                 }
             }
@@ -172,17 +218,17 @@ impl Values {
                 let scale = u8::try_from(*scale).map_err(|_| unexpected())?;
                 Self::Numeric(array.as_primitive::<Decimal128Type>().clone(), scale)
             }
-            (Wire::Text | Wire::Varchar(_), DataType::Utf8) => {
+            (Wire::Text | Wire::Input | Wire::Varchar(_), DataType::Utf8) => {
                 let texts: &StringArray = array.as_string();
                 not_cut(encoding.wire, texts.iter())?;
                 Self::Text(texts.clone())
             }
-            (Wire::Text | Wire::Varchar(_), DataType::LargeUtf8) => {
+            (Wire::Text | Wire::Input | Wire::Varchar(_), DataType::LargeUtf8) => {
                 let texts: &LargeStringArray = array.as_string();
                 not_cut(encoding.wire, texts.iter())?;
                 Self::LargeText(texts.clone())
             }
-            (Wire::Text | Wire::Varchar(_), DataType::Utf8View) => {
+            (Wire::Text | Wire::Input | Wire::Varchar(_), DataType::Utf8View) => {
                 let texts = array.as_string_view();
                 not_cut(encoding.wire, texts.iter())?;
                 Self::TextView(texts.clone())
@@ -292,7 +338,7 @@ fn timestamp(microseconds: i64) -> Result<[u8; 8], String> {
     }
 }
 
-fn uuid(text: &str) -> Result<[u8; 16], String> {
+pub(super) fn uuid(text: &str) -> Result<[u8; 16], String> {
     let mut value = 0u128;
     let mut digits = 0;
     for byte in text.bytes() {

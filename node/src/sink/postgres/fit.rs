@@ -12,7 +12,7 @@ use super::encode::Column;
 use super::evolve::wider;
 use super::rights::impossible;
 use super::target::{Existing, RUN_COLUMN, Target, TargetColumn};
-use super::types::{Encoding, column_type, encoding, kind};
+use super::types::{Encoding, Kind, column_type, encoding, kind};
 use crate::sink::name::{quote, quote_all};
 use crate::sink::{Change, ColumnChange, LoadContext};
 
@@ -278,6 +278,25 @@ fn one_column(load: &LoadContext, target: &Target, field: &Field, column: &Targe
     let refused = wider.is_some() && load.evolution.on_wider_type == Some(WiderType::Fail);
     match encoding(arrow, column.kind).filter(|_| !refused) {
         Some(encoding) => Ok((encoding, column.sql.clone(), None)),
+        None if column.kind == Kind::Input => Err(format!(
+            "column {0} is {1} in the load and {2} in {table}; write CAST({4} AS text) AS {4} in the step's SQL, in the form \
+             that {2} is read from, or ALTER TABLE {3} ALTER COLUMN {4} TYPE {5}",
+            field.name(),
+            types::name(arrow),
+            column.sql,
+            target.sql(),
+            quote(field.name()),
+            column_type(arrow).unwrap_or_else(|| "text".to_owned()),
+        )),
+        None if is_text(arrow) && would_round(column.kind) => Err(format!(
+            "column {0} is text in the load and {1} in {table}, which may round or cut it without a word; ALTER TABLE {2} ALTER \
+             COLUMN {3} TYPE {4}, which takes all of it",
+            field.name(),
+            column.sql,
+            target.sql(),
+            quote(field.name()),
+            whole(&column.sql),
+        )),
         None => Err(format!(
             "column {0} is {1} in the load and {2} in {table}; CAST it in the step's SQL, or ALTER TABLE {3} ALTER \
              COLUMN {4} TYPE {5}{6}",
@@ -293,6 +312,30 @@ fn one_column(load: &LoadContext, target: &Target, field: &Field, column: &Targe
                 String::new()
             },
         )),
+    }
+}
+
+/// Whether a column rounds or cuts a text that it reads, and no step can CAST to what it keeps.
+fn would_round(kind: Kind) -> bool {
+    match kind {
+        Kind::Other | Kind::Time(_) => true,
+        Kind::Numeric(Some((precision, scale))) => precision > 38 || scale < 0,
+        _ => false,
+    }
+}
+
+fn is_text(arrow: &DataType) -> bool {
+    matches!(arrow, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// The type without what it rounds or cuts to: `time without time zone` of `time(0) without time zone`.
+fn whole(sql: &str) -> String {
+    match (sql, sql.split_once('('), sql.rsplit_once(')')) {
+        ("name" | "\"char\"", _, _) => "text".to_owned(),
+        (_, Some((before, _)), Some((_, behind))) => format!("{before}{behind}"),
+        // `interval day to hour` and its like.
+        _ if sql.starts_with("interval") => "interval".to_owned(),
+        _ => "text".to_owned(),
     }
 }
 

@@ -200,11 +200,11 @@ async fn merge(
         .copied()
         .filter(|name| !load.key.iter().any(|key| key == name))
         .collect();
-    // json has no equality of its own.
+    // json has no equality of its own, nor have points; and equal intervals may read otherwise.
     let is_json = |name: &str| {
         existing
             .and_then(|e| e.column(name))
-            .is_some_and(|column| column.kind == Kind::Json)
+            .is_some_and(|column| matches!(column.kind, Kind::Json | Kind::Input))
     };
     let row = |alias: &str| {
         let columns = others.iter().map(|name| {

@@ -16,6 +16,7 @@ mod aside;
 mod ask;
 mod bookkeeping;
 pub(crate) mod connect;
+mod copy_text;
 mod encode;
 mod evolve;
 pub(crate) mod failure;

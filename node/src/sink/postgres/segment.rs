@@ -1,4 +1,4 @@
-//! One segment of a chunk: rows stream through binary COPY into the staging table, and commit with their marker.
+//! One segment of a chunk: rows stream through COPY into the staging table, and commit with their marker.
 //!
 //! ```text
 //! writer (encodes) --pieces, at most 4--> sender (owns the connection): BEGIN, COPY ... , marker, COMMIT
@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Postgres;
 use super::bookkeeping::{Area, Lock};
 use super::connect::{BEGIN_BRIEFLY, Lease};
-use super::encode::{Column, HEADER, Rows, TRAILER};
+use super::encode::{Column, Format, Rows};
 use super::failure::{Place, outcome_unknown, row_of_copy};
 use super::stage::{staged, writing};
 use crate::sink::fence::admit;
@@ -51,7 +51,13 @@ impl Postgres {
         let (recycle, empty) = mpsc::channel(QUEUE);
         let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
         let area = Area::of(load);
-        let copy = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", area.stage, quote_all(&names));
+        let format = Format::of(&columns);
+        let copy = format!(
+            "COPY {} ({}) FROM STDIN (FORMAT {})",
+            area.stage,
+            quote_all(&names),
+            format.sql()
+        );
         let sender = Sender {
             postgres: self.clone(),
             load: load.clone(),
@@ -59,11 +65,12 @@ impl Postgres {
             chunk,
             attempt,
             doing,
+            format,
             copy,
         };
         let task = AbortOnDropHandle::new(tokio::spawn(sender.run(lease, incoming, recycle)));
         let mut buffer = Vec::with_capacity(PIECE + PIECE / 4);
-        buffer.extend_from_slice(&HEADER);
+        buffer.extend_from_slice(format.around().0);
         Ok(Box::new(Writer {
             load: load.clone(),
             columns,
@@ -118,7 +125,7 @@ impl Writer {
     }
 
     async fn finish(&mut self, marker: Marker) -> Result<Committed, Refused> {
-        self.buffer.extend_from_slice(&TRAILER);
+        self.buffer.extend_from_slice(Format::of(&self.columns).around().1);
         self.send().await?;
         let bytes = self.bytes;
         if self.pieces.send(Piece::Commit(marker)).await.is_err() {
@@ -198,6 +205,7 @@ struct Sender {
     chunk: ChunkId,
     attempt: Attempt,
     doing: String,
+    format: Format,
     copy: String,
 }
 
@@ -210,6 +218,10 @@ impl Sender {
         recycle: mpsc::Sender<Vec<u8>>,
     ) -> Result<Option<Committed>, Refused> {
         lease.must(&self.doing, BEGIN_BRIEFLY).await?;
+        if self.format == Format::Text {
+            // By which intervals are read, whatever the role or the database has set.
+            lease.must(&self.doing, "SET LOCAL intervalstyle = 'postgres'").await?;
+        }
         let place = lease.place().clone();
         let copy = lease.connection().copy_in_raw(&self.copy).await;
         let mut copy = copy.map_err(|error| place.failure(&self.doing, error))?;
@@ -360,12 +372,21 @@ impl Sender {
         if let ("23502", Some(column)) = (row.code, row.column) {
             return self.load.without_value(column, at).into();
         }
+        // Where texts are read, the value may stand behind the column's name, or the whole row in its place.
+        let column = row.column.and_then(|said| {
+            let is_it = |name: &&str| {
+                let rest = said.strip_prefix(name);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(": "))
+            };
+            let names = self.load.schema.fields().iter().map(|field| field.name().as_str());
+            names.filter(is_it).max_by_key(|name| name.len())
+        });
         let why = format!(
             "{} doesn't take it: {} (SQLSTATE {}); name such rows in a `reject` rule of the step, or CAST the value there",
             self.load.table,
             excerpt(row.message.as_bytes(), 4 * EXCERPT),
             row.code
         );
-        self.load.bad_row(at, row.column, why).into()
+        self.load.bad_row(at, column, why).into()
     }
 }

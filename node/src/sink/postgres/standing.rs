@@ -14,7 +14,7 @@ use super::connect::{BEGIN_BRIEFLY, Lease};
 use super::failure::code;
 use super::stage::exists;
 use super::target::{Target, TargetColumn, base_types, describe, describe_recorded};
-use super::types::{Kind, encoding};
+use super::types::{Kind, Wire, encoding};
 use crate::receipt::{Back, read_as_text};
 use crate::sink::LoadContext;
 use crate::sink::name::quote;
@@ -252,12 +252,15 @@ pub(super) fn way(method: Option<Method>) -> Way {
 
 /// How values of an Arrow type come back from a column, as it is now.
 fn back(arrow: &DataType, column: &TargetColumn) -> Back {
-    if encoding(arrow, column.kind).is_none() {
+    let Some(how) = encoding(arrow, column.kind) else {
         return Back::Changed(format!(
             "it is {} now, where a load puts no {}",
             column.sql,
             types::name(arrow)
         ));
+    };
+    if how.wire == Wire::Input {
+        return Back::LeftOut(format!("{} keeps a text otherwise than it was written", column.sql));
     }
     let Some(plain) = read_as_text(arrow) else {
         return Back::LeftOut(format!("{} is not read back", column.sql));
@@ -292,6 +295,7 @@ fn back(arrow: &DataType, column: &TargetColumn) -> Back {
         | Kind::Time(_)
         | Kind::Timestamp(_)
         | Kind::Timestamptz(_)
+        | Kind::Input
         | Kind::Other => Back::As(plain),
     }
 }

@@ -1,7 +1,8 @@
 //! From Arrow types to PostgreSQL's: what a new table gets, and what an existing column can take.
 //!
 //! A conversion is listed only if no value changes by it. Narrowing of integers is listed because a value that doesn't
-//! fit is an error that names it, never a wrong number. Everything else is a misfit that the user answers with a CAST in
+//! fit is an error that names it, never a wrong number. A text goes into the columns of types that no step could CAST to,
+//! such as `inet` or an array: the server reads it while it is staged, and refuses what is none. Everything else is a misfit that the user answers with a CAST in
 //! the step's SQL, where it can be seen.
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
@@ -33,7 +34,9 @@ pub(super) enum Kind {
     Time(u8),
     Timestamp(u8),
     Timestamptz(u8),
-    /// Anything else.
+    /// Anything else that reads a text: intervals, networks, arrays, ranges, ...
+    Input,
+    /// What would round or cut a text that it reads: `interval(0)`, `time(3)[]`, `name`.
     Other,
 }
 
@@ -64,6 +67,8 @@ pub(super) enum Wire {
     Float8,
     Numeric,
     Text,
+    /// A text for the type's input function: all of the load is written as texts then.
+    Input,
     /// Text of so many characters; blanks behind them would be cut.
     Varchar(u32),
     Jsonb,
@@ -130,9 +135,15 @@ pub(super) fn kind(base: &str, is_enum: bool, modifier: i32) -> Kind {
         "time" => Kind::Time(second_digits(modifier)),
         "timestamp" => Kind::Timestamp(second_digits(modifier)),
         "timestamptz" => Kind::Timestamptz(second_digits(modifier)),
-        _ => Kind::Other,
+        // They cut what is too long.
+        "name" | "char" | "_name" | "_char" => Kind::Other,
+        other if modifier >= 0 && ROUNDED.contains(&other.trim_start_matches('_')) => Kind::Other,
+        _ => Kind::Input,
     }
 }
+
+/// Types, also of an array's elements, that round to the digits which a column keeps.
+const ROUNDED: [&str; 6] = ["numeric", "time", "timetz", "interval", "timestamp", "timestamptz"];
 
 /// The digits of a second that a column keeps; others are rounded.
 fn second_digits(modifier: i32) -> u8 {
@@ -177,6 +188,9 @@ pub(super) fn encoding(arrow: &DataType, kind: Kind) -> Option<Encoding> {
             Kind::Varchar(most) => encoding(arrow.clone(), Wire::Varchar(most)),
             Kind::Jsonb => encoding(arrow.clone(), Wire::Jsonb),
             Kind::Uuid => encoding(arrow.clone(), Wire::Uuid),
+            Kind::Input | Kind::Bytea | Kind::Numeric(None) | Kind::Time(MICROSECONDS) => {
+                encoding(arrow.clone(), Wire::Input)
+            }
             _ => None,
         },
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView if kind == Kind::Bytea => {
@@ -266,6 +280,14 @@ mod tests {
             (DataType::Decimal128(10, 3), Kind::Numeric(Some((12, 2))), false),
             (DataType::Utf8View, Kind::Jsonb, true),
             (DataType::Utf8, Kind::Int4, false),
+            (DataType::Utf8, Kind::Numeric(None), true),
+            (DataType::Utf8, Kind::Numeric(Some((5, 2))), false),
+            (DataType::Utf8, Kind::Time(6), true),
+            (DataType::Utf8, Kind::Time(0), false),
+            (DataType::Utf8View, Kind::Input, true),
+            (DataType::Int64, Kind::Input, false),
+            (DataType::Utf8, Kind::Other, false),
+            (DataType::Decimal128(38, 10), Kind::Numeric(None), true),
             (DataType::Int64, Kind::Numeric(Some((5, 0))), true),
             (DataType::Int64, Kind::Numeric(Some((5, -1))), false),
             (DataType::Decimal128(5, 0), Kind::Numeric(Some((5, -1))), false),
@@ -316,6 +338,13 @@ mod tests {
             ("varchar", -1, Kind::Text),
             ("varchar", 7, Kind::Varchar(3)),
             ("bpchar", 7, Kind::Text),
+            ("interval", -1, Kind::Input),
+            ("interval", 0, Kind::Other),
+            ("_numeric", -1, Kind::Input),
+            ("_numeric", 655_366, Kind::Other),
+            ("_varchar", 7, Kind::Input),
+            ("bit", 8, Kind::Input),
+            ("name", -1, Kind::Other),
         ] {
             assert_eq!(kind(base, false, modifier), expected, "{base} {modifier}");
         }

@@ -20,7 +20,7 @@ use super::database::Databases;
 use super::folders;
 use super::json::column::text;
 use super::json::row;
-use super::{Binding, Segment, Unreadable, bind};
+use super::{Binding, Drift, Segment, Unreadable, bind};
 use crate::config::NodeConfig;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::DataType;
@@ -75,27 +75,31 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
     let mut source = bind(declared, binding.clone())?;
     let mut columns = source.described().await?;
     let mut lacking = false;
+    let mut clashes = Vec::new();
     if let Some(all) = of_all_files(declared, &columns) {
         // The first file may lack what others have.
         source = bind(&all, binding)?;
         columns = source.described().await?;
-        lacking = source
-            .drift()
-            .await?
-            .iter()
-            .any(|drift| matches!(drift.change, "added" | "missing"));
+        let drift = source.drift().await?;
+        lacking = drift.iter().any(|drift| matches!(drift.change, "added" | "missing"));
+        clashes = drift.into_iter().filter(|drift| drift.change == "retyped").collect();
     }
     let partitions = match declared.kind {
         SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) => {
-            partitions(&source.discover(StageId(0)).await?, &columns)
+            match source.discover(StageId(0)).await {
+                Ok(chunks) => partitions(&chunks, &columns),
+                // Files that don't agree can't be read together, and that is told.
+                Err(_) if !clashes.is_empty() => Vec::new(),
+                Err(failure) => return Err(failure),
+            }
         }
         SourceKind::Database(_) | SourceKind::Rest(_) => Vec::new(),
     };
     if matches!(declared.kind, SourceKind::Parquet(_) | SourceKind::Database(_)) {
-        let as_they_are = |column| InferredColumn {
+        let as_they_are = |column: Column| InferredColumn {
+            note: clashes.iter().find(|clash| clash.column == column.name).map(clash),
             column,
             empty: 0,
-            note: None,
         };
         return Ok(Inferred {
             columns: columns.into_iter().map(as_they_are).collect(),
@@ -186,6 +190,19 @@ fn of_all_files(declared: &Declared, columns: &[Column]) -> Option<Declared> {
         ..Contract::default()
     };
     Some(all)
+}
+
+/// That files have types for a column of which neither holds the other.
+fn clash(drift: &Drift) -> String {
+    let more = match drift.objects {
+        0 | 1 => String::new(),
+        objects => format!(" and {} more", objects - 1),
+    };
+    format!(
+        "{} in {}{more}, which no column holds beside this; write the files with one type, or leave the column out",
+        drift.found.as_deref().unwrap_or("another type"),
+        drift.object
+    )
 }
 
 /// How often a key of JSON had a value.
