@@ -29,6 +29,7 @@ mod lake_readers;
 mod lake_receipts;
 mod lake_watermarks;
 mod leaving;
+mod moments;
 mod mysql;
 mod nested;
 mod newest;

@@ -29,6 +29,8 @@ sources:
       zip: {{type: {zip}, path: customer.address.zip}}
       total: \"decimal(9,2)\"
       lines: text
+      customer: text
+      whole: {{type: text, path: []}}
   events:
     rest: \"{api}/events\"
     records: data
@@ -38,8 +40,8 @@ sources:
 steps:
   firsts: |
     SELECT id, name, city, CAST(zip AS int) AS zip, total, json_length(lines) AS line_count, lines->0->>'sku' AS first_sku,
-      json_get_int(lines, 0, 'n') AS first_n
-    FROM orders
+      json_get_int(lines, 0, 'n') AS first_n, whole->>'id' = id::text AS same
+    FROM orders WHERE lines->0->>'sku' IS DISTINCT FROM 'z' AND customer->>'name' || '!' <> 'Zed!'
   items: |
     WITH RECURSIVE n AS (SELECT 0 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 999)
     SELECT id, i AS line, json_get_json(lines, i) AS item FROM orders JOIN n ON i < json_length(lines)
@@ -112,9 +114,9 @@ async fn objects_are_taken_apart_by_paths_and_in_sql() -> Result<()> {
     ensure!(
         firsts
             == [
-                "(1,Ada,Zürich,8001,12.50,2,a,2)",
-                "(2,Bo,,,100.00,0,,)",
-                "(3,7,,,3.00,,,)"
+                "(1,Ada,Zürich,8001,12.50,2,a,2,t)",
+                "(2,Bo,,,100.00,0,,,t)",
+                "(3,7,,,3.00,,,,t)"
             ],
         "{firsts:?}"
     );

@@ -13,9 +13,11 @@ mod carry;
 mod checks;
 mod context;
 mod depth;
+mod dialect;
 mod errors;
 mod feed;
 mod inspect;
+mod moments;
 mod order;
 mod output;
 mod place;
@@ -35,6 +37,8 @@ mod tests_of_depth;
 mod tests_of_gaps;
 #[cfg(test)]
 mod tests_of_messages;
+#[cfg(test)]
+mod tests_of_moments;
 #[cfg(test)]
 mod tests_of_newest;
 mod wording;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Projection, cast};
 
@@ -181,8 +181,10 @@ fn stored_type(data_type: &DataType) -> Result<DataType, &'static str> {
         | DataType::Float32
         | DataType::Float64
         | DataType::Date32
-        | DataType::Timestamp(_, _)
         | DataType::Decimal128(_, _) => Ok(data_type.clone()),
+        // Whatever unit and zone a function has given them.
+        DataType::Timestamp(_, None) => Ok(DataType::Timestamp(TimeUnit::Microsecond, None)),
+        DataType::Timestamp(_, Some(_)) => Ok(types::timestamptz()),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Ok(DataType::Utf8),
         DataType::Null => Err("say which type its NULL has: `CAST(NULL AS text) AS {}`"),
         DataType::Date64 => Err("write `CAST({} AS date) AS {}`"),

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Distinct, Expr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, TableFactor,
-    Value, Visit, Visitor,
+    BinaryOperator, Distinct, Expr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, Spanned,
+    TableFactor, Value, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -164,11 +164,34 @@ impl Visitor for Look<'_> {
                         .push(Found::new(start(value.span), "this divides by zero", help));
                 }
             }
+            Expr::BinaryOp { op, left, .. } if is_of_json(op) => {
+                let message = format!("`{op}` can't be used in a step");
+                let help =
+                    "take JSON apart key by key: `payload->'lines'->0->>'sku'`, `json_contains(payload, 'name')`";
+                self.found.push(Found::new(start(left.span()), message, help));
+            }
             Expr::Function(function) if function.name.to_string().eq_ignore_ascii_case("unnest") => self.unnest(),
             _ => {}
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Whether an operator is one for JSON that isn't there, or gives NULL for whatever PostgreSQL would take.
+fn is_of_json(op: &BinaryOperator) -> bool {
+    matches!(
+        op,
+        BinaryOperator::HashArrow
+            | BinaryOperator::HashLongArrow
+            | BinaryOperator::HashMinus
+            | BinaryOperator::AtArrow
+            | BinaryOperator::ArrowAt
+            | BinaryOperator::AtAt
+            | BinaryOperator::AtQuestion
+            | BinaryOperator::Question
+            | BinaryOperator::QuestionAnd
+            | BinaryOperator::QuestionPipe
+    )
 }
 
 impl Look<'_> {

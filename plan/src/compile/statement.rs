@@ -14,6 +14,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span};
 
+use super::dialect::Sql;
 use super::errors::{self, Found};
 use super::{depth, refuse};
 use crate::diagnostics::did_you_mean;
@@ -33,6 +34,7 @@ pub(crate) struct Parsed {
 pub(crate) fn parse(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result<Parsed, Vec<Found>> {
     depth::check_text(sql).map_err(one)?;
     let mut statements = DFParserBuilder::new(sql)
+        .with_dialect(&Sql)
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(|error| unreadable(sql, &error))?;
@@ -85,6 +87,7 @@ pub(crate) fn parse(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result
 pub(crate) fn parse_rule(sql: &str, params: &BTreeMap<String, ScalarValue>) -> Result<Expr, Vec<Found>> {
     depth::check_text(sql).map_err(one)?;
     let mut parser = DFParserBuilder::new(sql)
+        .with_dialect(&Sql)
         .build()
         .map_err(|error| unreadable(sql, &error))?;
     let parsed = parser.parse_into_expr().map_err(|error| unreadable(sql, &error))?;

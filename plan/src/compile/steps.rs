@@ -18,7 +18,7 @@ use super::errors::{self, Found};
 use super::feed::{Analysis, Feed, volatile_function};
 use super::inspect::{failing_expr, left_subquery, place_of_type_error};
 use super::statement::{self, Parsed};
-use super::{RejectPlan, StepPlan, place};
+use super::{RejectPlan, StepPlan, moments, place};
 use crate::ROW_COLUMN;
 use crate::definition::{Definition, Place, Sql, Step};
 use crate::diagnostics::{Report, did_you_mean};
@@ -161,6 +161,7 @@ impl<'d> Planner<'d> {
         let plan = planner
             .sql_statement_to_plan_with_context(parsed.statement.clone(), &mut context)
             .and_then(|plan| self.bind(plan))
+            .and_then(moments::exact)
             .map_err(|error| errors::explain(&error))?;
         let size = self.size(&plan)?;
         let options = self.context.state.config_options();
@@ -289,7 +290,9 @@ impl<'d> Planner<'d> {
         let expr = self
             .sql_planner()
             .sql_to_expr(parsed, scan.schema(), &mut self.planner_context())
-            .map_err(explain)?;
+            .and_then(|expr| moments::exact_expr(expr, scan.schema()))
+            .map_err(explain)?
+            .data;
         if expr
             .exists(|e| Ok(matches!(e, Expr::AggregateFunction(_) | Expr::WindowFunction(_))))
             .map_err(explain)?

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{Draft, parse_and_bind, types};
+use crate::{Draft, parse_and_bind};
 
 /// Flights, a second chunked source, and two lookups. `body` is the rest of the file, from line 10.
 pub(super) fn file(body: &str) -> String {
@@ -115,30 +115,6 @@ fn what_one_row_can_answer_is_accepted() {
     ] {
         accepted(sql);
     }
-}
-
-#[test]
-fn a_zone_in_sql_is_the_one_that_columns_have() {
-    let sql = "SELECT id, CAST(carrier AS timestamptz) AS a, carrier::timestamp with time zone AS b, \
-               CAST(carrier AS timestamp) AS c, now() AS d, to_timestamp(carrier) AS e FROM raw";
-    let compiled = compiled(&step(sql)).unwrap_or_else(|error| panic!("{error}"));
-    let names = compiled.loads[0]
-        .schema
-        .fields()
-        .iter()
-        .map(|f| types::name(f.data_type()));
-    let names: Vec<String> = names.collect();
-    assert_eq!(
-        names,
-        [
-            "int",
-            "timestamptz",
-            "timestamptz",
-            "timestamp",
-            "timestamp",
-            "timestamp"
-        ]
-    );
 }
 
 #[test]

@@ -71,11 +71,12 @@ impl Keys {
         }
         Self {
             had: vec![false; known.len()],
+            // A column that takes the whole object knows all its keys.
+            strict: strict && known[0].columns.is_empty(),
             known,
             names: columns.iter().map(|column| column.name.clone()).collect(),
             keys,
             others: HashSet::new(),
-            strict,
             new: None,
             blocked: None,
         }
@@ -105,6 +106,12 @@ impl Keys {
         self.others.clear();
         self.new = None;
         self.blocked = None;
+        if let (false, Ok(text)) = (self.known[0].columns.is_empty(), std::str::from_utf8(line)) {
+            self.had[0] = true;
+            for place in &self.known[0].columns {
+                take(*place, text.trim_ascii());
+            }
+        }
         let mut wrong = None;
         let object = Object {
             keys: self,
@@ -150,7 +157,9 @@ pub(in crate::source) fn found(line: &[u8], columns: &[Column], paths: &Paths) -
     }
     let is_own = |name: &String| columns.iter().any(|column| column.name == *name) && !paths.contains_key(name);
     let leads = |name: &String| paths.values().any(|path| path.first() == Some(name));
-    found.retain(|key| is_own(key) || !leads(key) && !paths.contains_key(key));
+    // A column that takes the whole object knows all its keys.
+    let knows_all = paths.values().any(Vec::is_empty);
+    found.retain(|key| is_own(key) || !(knows_all || leads(key) || paths.contains_key(key)));
     // What can't be read so is told when the line is read.
     let object: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
     let has = |path: &[String]| path.iter().try_fold(&object, |object, key| object.get(key)).is_some();
@@ -295,8 +304,7 @@ impl Visitor<'_> for KeyOf<'_> {
             if at > 0 {
                 return Ok(Ok(None));
             }
-            // One with the name of a column that stands elsewhere is no new one.
-            if keys.strict && keys.new.is_none() && !keys.names.iter().any(|name| name == key) {
+            if keys.strict && keys.new.is_none() {
                 keys.new = Some(key.to_owned());
             }
             let mut hasher = DefaultHasher::new();

@@ -265,7 +265,11 @@ fn placed<'n>(report: &mut Report, key: &Key, node: &'n Node, kind: &Kind) -> (O
             report.help(node.place, format!("{here} can't have a `path`"), help);
             return None;
         }
-        rest::path(report, node, &format!("`path` of {here}"))
+        // No keys at all lead to the whole object.
+        match &node.value {
+            Value::List(items) if items.is_empty() => Some(Vec::new()),
+            _ => rest::path(report, node, &format!("`path` of {here}")),
+        }
     });
     (typed, path)
 }

@@ -400,6 +400,12 @@ pub(super) fn path(report: &mut Report, node: &Node, what: &str) -> Option<Vec<S
             .map(str::to_owned)
             .collect();
     }
+    let is_text = !matches!(node.value, Value::List(_));
+    if is_text && keys.first().is_some_and(|key| key == "$") {
+        let help = format!("write {}: no `$` stands for the whole", keys[1..].join("."));
+        report.help(node.place, format!("{what} must be a path of keys"), help);
+        return None;
+    }
     if keys.is_empty() || keys.iter().any(String::is_empty) {
         let help = "write the keys that lead there: data.items, or [data, \"with.dot\"]";
         report.help(node.place, format!("{what} must be a path of keys"), help);
