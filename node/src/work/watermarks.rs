@@ -98,22 +98,20 @@ async fn advance(
     let others: Vec<String> = marks.iter().map(|mark| mark.source.clone()).collect();
     let mark = marks.into_iter().find(|mark| mark.source == source);
     let named = format!("{} {source} {}", load.pipeline, load.table);
+    let more = format!("--to {to} --column {}", how.column);
     if mark.is_none() && !others.is_empty() && load.mode == Mode::Append {
         return Err(Failure::permanent(format!(
             "load {}: {} was read from {} so far, and {source} has no watermark; if that is another name for it, say from \
-             where on: haulage state set {named} VALUE --column {}; to read all of it: haulage state forget {named} --column {}",
+             where on: haulage state set {named} VALUE {more}; to read all of it: haulage state forget {named} {more}",
             load.load,
             load.table,
             others.join(", "),
-            how.column,
-            how.column
         )));
     }
     if mark.is_none()
         && load.mode == Mode::Append
         && let Some(run) = destination.published_before(load).await?
     {
-        let more = format!("--to {to} --column {}", how.column);
         return Err(Failure::permanent(format!(
             "load {}: {} has rows of run {run}, and {source} has no watermark, so they would be appended again; say up to \
              where they are there: haulage state set {named} VALUE {more}; to read all of it: haulage state forget {named} \
