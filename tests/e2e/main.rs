@@ -18,6 +18,7 @@ mod faults;
 mod foreign;
 mod formats;
 mod full_disk;
+mod globs;
 mod heartbeats;
 mod house;
 mod increments;

@@ -10,6 +10,7 @@ use haulage_core::failure::Failure;
 use crate::store::S3Settings;
 
 mod local;
+mod pattern;
 mod s3;
 
 /// A pattern that matches more than this is a mistake, and the plan of such a run would not fit anywhere.
