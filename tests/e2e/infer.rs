@@ -369,3 +369,27 @@ async fn of_an_api_the_source_can_be_read_in_each_way_to_say_who_asks() -> Resul
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_a_file_is_called_its_source_has_a_name() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    for file in ["n.csv", "y.csv", "ON.csv", "null.csv", "true.csv", "No.csv"] {
+        std::fs::write(path.join(file), "id\n1\n")?;
+        let counts = loaded(path, &[file], "raw").await.context(file)?;
+        ensure!(counts["loaded"] == 1, "{file}: {counts}");
+    }
+    // A name that is given is taken as it is, if a pipeline takes it.
+    let printed = Verb::new(path).args(["infer", "n.csv", "--name", "y"]).output().await?;
+    let printed = printed.success()?.stdout;
+    ensure!(printed.contains("\n  \"y\":\n"), "{printed}");
+    let counts = loaded(path, &["n.csv", "--name", "y"], "y").await?;
+    ensure!(counts["loaded"] == 1, "{counts}");
+    for name in ["Orders", "1st", "a-b", ""] {
+        let verb = Verb::new(path).args(["infer", "n.csv", "--name", name]);
+        verb.output()
+            .await?
+            .failure(&["is no source's name", "a-z, 0-9 and _"])?;
+    }
+    Ok(())
+}
