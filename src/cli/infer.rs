@@ -506,7 +506,14 @@ fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
         }
         lines.push(line);
     }
+    let left_out = found.left_out.iter();
+    lines.extend(left_out.map(|left| format!("      # {}: {}", key(&left.name), one_line(&left.why))));
     lines
+}
+
+/// What a comment can hold.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// A text of YAML, in double quotes: what JSON writes is YAML.
@@ -542,6 +549,10 @@ fn document(source: &Source, found: &Inferred) -> Value {
         .collect();
     let partition = |column: &Column| json!({"name": column.name, "type": types::name(&column.data_type), "required": column.required});
     let partitions: Vec<Value> = found.partitions.iter().map(partition).collect();
+    let left_out = found.left_out.iter();
+    let left_out: Vec<Value> = left_out
+        .map(|left| json!({"name": left.name, "why": left.why}))
+        .collect();
     json!({
         "source": source.name,
         "kind": source.kind.word(),
@@ -552,6 +563,7 @@ fn document(source: &Source, found: &Inferred) -> Value {
         "null": found.nulls,
         "partitions": partitions,
         "columns": columns,
+        "left_out": left_out,
     })
 }
 

@@ -195,6 +195,17 @@ async fn a_folder_with_a_value_that_is_no_text_is_an_error_before_a_run_exists()
     let one = text("in/*/reg=%C3*/*.csv", "reg: text");
     run(folder.path(), &one, &[]).await?.success()?;
     ensure!(rows(folder.path(), "SELECT reg FROM t").await? == ["é"]);
+    // What infer prints leaves it out.
+    let printed = Verb::new(folder.path())
+        .args(["infer", "in/*/*/*.csv"])
+        .output()
+        .await?;
+    let printed = printed.success()?.stdout;
+    let comment = "      # reg: is \"%FF\" in the name of a folder, which is no UTF-8; rename";
+    ensure!(
+        printed.contains("      a: int!\n    columns:\n") && printed.contains(comment),
+        "{printed}"
+    );
     Ok(())
 }
 

@@ -183,6 +183,12 @@ impl<F: Format> Files<F> {
         self.columns.get_or_try_init(resolve).await
     }
 
+    /// The address of each object, and the columns that it has by itself; without those that don't say so. Permanent failure
+    /// if there is no object.
+    pub(super) async fn each(&self) -> Result<Vec<(String, Vec<Found>)>, Failure> {
+        self.found(&self.some_objects().await?).await
+    }
+
     /// What columns each object has, of those that say so.
     async fn found(&self, objects: &[Object]) -> Result<Vec<(String, Vec<Found>)>, Failure> {
         let looks: Vec<_> = objects.iter().map(|object| self.format.found(object)).collect();
