@@ -42,6 +42,9 @@ how it goes on from page to page (`pagination`) is for you to write.";
 /// Before the name of a secret.
 const SECRET: &str = "secret://";
 
+/// Letters of a source's name, as a pipeline file takes them.
+const NAME_LENGTH: usize = 63;
+
 /// Delimiters that are tried.
 const DELIMITERS: [u8; 4] = *b",;\t|";
 /// Rows by which they are tried.
@@ -176,8 +179,12 @@ async fn find_delimiter(config: &NodeConfig, source: &mut Source, base: &str) ->
 fn declared(args: &Args) -> Result<Source> {
     let text = args.at.as_str();
     let name = args.name.clone().unwrap_or_else(|| name_of(text));
-    if key(&name) != name {
-        return Err(Usage(format!("--name {name:?} is no name; write letters, digits and _")).into());
+    let is_sign = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(is_sign) || name.len() > NAME_LENGTH {
+        let help = format!(
+            "--name {name:?} is no source's name; write a letter, and behind it a-z, 0-9 and _, {NAME_LENGTH} in all at most"
+        );
+        return Err(Usage(help).into());
     }
     let database = |kind, at: &str, table: &str| {
         SourceKind::Database(DatabaseSource {
@@ -409,7 +416,8 @@ fn name_of(source: &str) -> String {
         .collect();
     name = name.trim_matches('_').to_owned();
     name.truncate(40);
-    if name.starts_with(|c: char| c.is_ascii_lowercase()) {
+    // A word that would need quotes is none for a name.
+    if name.starts_with(|c: char| c.is_ascii_lowercase()) && key(&name) == name {
         name
     } else {
         "raw".to_owned()
@@ -439,7 +447,7 @@ fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
         ),
     }];
     lines.push("sources:".to_owned());
-    lines.push(format!("  {}:", source.name));
+    lines.push(format!("  {}:", key(&source.name)));
     match &source.kind {
         SourceKind::Csv(csv) => {
             lines.push(format!("    csv: {}", quoted(&csv.path)));
@@ -498,7 +506,14 @@ fn yaml(source: &Source, found: &Inferred) -> Vec<String> {
         }
         lines.push(line);
     }
+    let left_out = found.left_out.iter();
+    lines.extend(left_out.map(|left| format!("      # {}: {}", key(&left.name), one_line(&left.why))));
     lines
+}
+
+/// What a comment can hold.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// A text of YAML, in double quotes: what JSON writes is YAML.
@@ -534,6 +549,10 @@ fn document(source: &Source, found: &Inferred) -> Value {
         .collect();
     let partition = |column: &Column| json!({"name": column.name, "type": types::name(&column.data_type), "required": column.required});
     let partitions: Vec<Value> = found.partitions.iter().map(partition).collect();
+    let left_out = found.left_out.iter();
+    let left_out: Vec<Value> = left_out
+        .map(|left| json!({"name": left.name, "why": left.why}))
+        .collect();
     json!({
         "source": source.name,
         "kind": source.kind.word(),
@@ -544,6 +563,7 @@ fn document(source: &Source, found: &Inferred) -> Value {
         "null": found.nulls,
         "partitions": partitions,
         "columns": columns,
+        "left_out": left_out,
     })
 }
 
@@ -558,6 +578,10 @@ mod tests {
             ("s3://lake/Trips 2024.parquet", "trips_2024"),
             ("2024.csv", "raw"),
             ("*.csv", "raw"),
+            ("n.csv", "raw"),
+            ("data/NULL-2024.csv", "null_2024"),
+            ("On.csv", "raw"),
+            ("_true_.jsonl", "raw"),
             ("postgres:crm/public.orders", "orders"),
             ("mysql:shop/db.orders", "orders"),
             ("sqlite:notes.db/notes", "notes"),

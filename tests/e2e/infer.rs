@@ -5,7 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use datafusion::arrow::array::{
+    ArrayRef, BinaryArray, Int32Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Int32Type};
 use haulage_test_support::http::{Answer, Http};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
@@ -287,8 +290,9 @@ async fn all_columns_of_all_files_are_found() -> Result<()> {
     ensure!(counts["loaded"] == 2 && counts["rejected"] == 0, "{counts}");
 
     // Of two types that don't hold each other neither is printed without a word.
-    write("c1.parquet", vec![("n", Arc::new(Int32Array::from(vec![1])))])?;
-    write("c2.parquet", vec![("n", Arc::new(StringArray::from(vec!["x"])))])?;
+    let id = || ("id", Arc::new(Int32Array::from(vec![1])) as ArrayRef);
+    write("c1.parquet", vec![id(), ("n", Arc::new(Int32Array::from(vec![1])))])?;
+    write("c2.parquet", vec![id(), ("n", Arc::new(StringArray::from(vec!["x"])))])?;
     let printed = Verb::new(path)
         .args(["infer", "c*.parquet"])
         .output()
@@ -297,10 +301,10 @@ async fn all_columns_of_all_files_are_found() -> Result<()> {
     let line = printed
         .stdout
         .lines()
-        .find(|line| line.contains("int    #"))
+        .find(|line| line.trim_start().starts_with("# \"n\""))
         .unwrap_or_default();
     ensure!(
-        line.contains("# text in ") && line.contains("c2.parquet"),
+        line.contains("neither holds the other") && line.contains("c2.parquet"),
         "{}",
         printed.stdout
     );
@@ -386,5 +390,137 @@ async fn of_an_api_the_source_can_be_read_in_each_way_to_say_who_asks() -> Resul
         std::fs::write(folder.path().join("api.yaml"), pipeline)?;
         verb(&["run", "api.yaml"]).output().await?.success()?;
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_can_not_be_read_is_left_out_and_said() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    let write = |name: &str, columns: Vec<(&str, ArrayRef)>| -> Result<()> {
+        let batch = RecordBatch::try_from_iter(columns)?;
+        let mut writer = ArrowWriter::try_new(File::create(path.join(name))?, batch.schema(), None)?;
+        writer.write(&batch)?;
+        writer.close()?;
+        Ok(())
+    };
+    let bytes = || Arc::new(BinaryArray::from(vec![&b"x"[..]])) as ArrayRef;
+    let number = || Arc::new(Int32Array::from(vec![1])) as ArrayRef;
+    let list = || Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1)])])) as ArrayRef;
+    let group = StructArray::from(vec![(Arc::new(Field::new("x", DataType::Int32, true)), number())]);
+    let columns = vec![
+        ("bin", bytes()),
+        ("id", number()),
+        ("the list", list()),
+        ("group", Arc::new(group)),
+    ];
+    write("a1.parquet", columns)?;
+    let printed = Verb::new(path).args(["infer", "a1.parquet"]).output().await?;
+    let printed = printed.success()?.stdout;
+    let expected = "    columns:\n      id: int\n      # bin: holds bytes; declare it as text if they are UTF-8\n      \
+                    # \"the list\": is a list, which no type holds\n      # group: is a group of fields, which no type holds\n";
+    ensure!(printed.ends_with(expected), "{printed}");
+    let (document, columns) = said(path, &["a1.parquet"]).await?;
+    ensure!(columns == ["id: int"], "{columns:?}");
+    let bin = json!({"name": "bin", "why": "holds bytes; declare it as text if they are UTF-8"});
+    ensure!(
+        document["left_out"][0] == bin && document["left_out"].as_array().map(Vec::len) == Some(3),
+        "{document}"
+    );
+    let counts = loaded(path, &["a1.parquet"], "a1").await?;
+    ensure!(counts["loaded"] == 1 && counts["rejected"] == 0, "{counts}");
+
+    // In one of several files.
+    write("b1.parquet", vec![("id", number()), ("n", number())])?;
+    let text = Arc::new(StringArray::from(vec!["x"])) as ArrayRef;
+    write("b2.parquet", vec![("id", number()), ("n", text), ("bin", bytes())])?;
+    let (document, columns) = said(path, &["b*.parquet"]).await?;
+    ensure!(columns == ["id: int"] && document["lacking"] == false, "{document}");
+    let why = |place: usize| document["left_out"][place]["why"].as_str().unwrap_or_default();
+    ensure!(
+        why(0).contains("is text (in ") && why(0).contains("b2.parquet) and int in another file"),
+        "{document}"
+    );
+    ensure!(why(1).starts_with("holds bytes; declare it as text"), "{document}");
+    let counts = loaded(path, &["b*.parquet"], "b").await?;
+    ensure!(counts["loaded"] == 2 && counts["rejected"] == 0, "{counts}");
+
+    write("c.parquet", vec![("bin", bytes())])?;
+    let verb = Verb::new(path).args(["infer", "c.parquet"]);
+    let words = ["no column can be read", "\"bin\" holds bytes; declare it as text"];
+    verb.output().await?.failure(&words)?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_a_file_is_called_its_source_has_a_name() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    for file in ["n.csv", "y.csv", "ON.csv", "null.csv", "true.csv", "No.csv"] {
+        std::fs::write(path.join(file), "id\n1\n")?;
+        let counts = loaded(path, &[file], "raw").await.context(file)?;
+        ensure!(counts["loaded"] == 1, "{file}: {counts}");
+    }
+    // A name that is given is taken as it is, if a pipeline takes it.
+    let printed = Verb::new(path).args(["infer", "n.csv", "--name", "y"]).output().await?;
+    let printed = printed.success()?.stdout;
+    ensure!(printed.contains("\n  \"y\":\n"), "{printed}");
+    let counts = loaded(path, &["n.csv", "--name", "y"], "y").await?;
+    ensure!(counts["loaded"] == 1, "{counts}");
+    for name in ["Orders", "1st", "a-b", ""] {
+        let verb = Verb::new(path).args(["infer", "n.csv", "--name", name]);
+        verb.output()
+            .await?
+            .failure(&["is no source's name", "a-z, 0-9 and _"])?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn folders_above_those_that_a_path_names_are_no_partitions() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let here = folder.path().join("env=prod");
+    std::fs::create_dir_all(here.join("in/day=2024-01-01"))?;
+    std::fs::write(here.join("in/day=2024-01-01/a.csv"), "id\n1\n")?;
+    let absolute = here.join("in/*/*.csv").display().to_string();
+    for (args, expected) in [
+        (["in/day=2024-01-01/a.csv"], &["day"][..]),
+        (["in/**/*.csv"], &["day"]),
+        (["../*/in/*/*.csv"], &["day", "env"]),
+        (["../env=prod/in/*/*.csv"], &["day", "env"]),
+        // Here the path says it.
+        ([&absolute], &["day", "env"]),
+    ] {
+        let (document, _) = said(&here, &args).await?;
+        let partitions = document["partitions"].as_array().context("partitions")?;
+        let names: Vec<&str> = partitions.iter().filter_map(|column| column["name"].as_str()).collect();
+        ensure!(names == expected, "{args:?}: {document}");
+    }
+    let counts = loaded(&here, &["in/**/*.csv"], "raw").await?;
+    ensure!(counts["loaded"] == 1, "{counts}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proposed_column_can_be_added_beside_those_that_are_printed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path();
+    std::fs::write(
+        path.join("e.jsonl"),
+        "{\"user\": {\"id\": 1, \"name\": \"x\"}, \"user_id\": 2}\n",
+    )?;
+    let printed = Verb::new(path).args(["infer", "e.jsonl"]).output().await?;
+    let printed = printed.success()?.stdout;
+    let proposed = "user_name: {type: text, path: user.name}";
+    ensure!(
+        printed.contains(proposed) && !printed.contains("path: user.id"),
+        "{printed}"
+    );
+    let pipeline = format!(
+        "pipeline: p\n{printed}      {proposed}\nloads: {{all: {{from: e, to: warehouse, table: e, mode: replace}}}}\n"
+    );
+    std::fs::write(path.join("p.yaml"), &pipeline)?;
+    let ran = Verb::new(path).args(["run", "p.yaml"]).output().await?;
+    ran.success().context(pipeline)?;
     Ok(())
 }

@@ -19,6 +19,7 @@ mod foreign;
 mod foreign_types;
 mod formats;
 mod full_disk;
+mod globs;
 mod heartbeats;
 mod house;
 mod increments;

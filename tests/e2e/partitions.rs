@@ -166,3 +166,94 @@ async fn a_folder_without_such_a_value_is_an_error_before_a_run_exists() -> Resu
     ensure!(rows(folder.path(), "SELECT day FROM t").await? == ["2024-01-01"]);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_with_a_value_that_is_no_text_is_an_error_before_a_run_exists() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for place in ["in/a=1/reg=%FF", "in/a=1/reg=%C3%A9"] {
+        std::fs::create_dir_all(folder.path().join(place))?;
+        std::fs::write(folder.path().join(place).join("a.csv"), "id\n1\n")?;
+    }
+    let text = |path: &str, partitions: &str| {
+        format!(
+            "pipeline: p\nsources:\n  raw: {{csv: \"{path}\", columns: {{id: int}}, partitions: {{{partitions}}}}}\nloads:\n  \
+             l: {{from: raw, to: warehouse, table: t, mode: replace}}\n"
+        )
+    };
+    let parts = [
+        "reg=%FF/a.csv",
+        "says \"%FF\" for reg, which is no UTF-8",
+        "rename the folder",
+    ];
+    run(folder.path(), &text("in/*/*/*.csv", "reg: text"), &[])
+        .await?
+        .failure(&parts)?;
+    run(folder.path(), &text("in/*/*/*.csv", "a: int"), &[])
+        .await?
+        .success()?;
+    ensure!(rows(folder.path(), "SELECT CAST(a AS text) FROM t").await? == ["1", "1"]);
+    let one = text("in/*/reg=%C3*/*.csv", "reg: text");
+    run(folder.path(), &one, &[]).await?.success()?;
+    ensure!(rows(folder.path(), "SELECT reg FROM t").await? == ["é"]);
+    // What infer prints leaves it out.
+    let printed = Verb::new(folder.path())
+        .args(["infer", "in/*/*/*.csv"])
+        .output()
+        .await?;
+    let printed = printed.success()?.stdout;
+    let comment = "      # reg: is \"%FF\" in the name of a folder, which is no UTF-8; rename";
+    ensure!(
+        printed.contains("      a: int!\n    columns:\n") && printed.contains(comment),
+        "{printed}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_files_have_the_column_of_the_folders_too_the_advice_helps() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::create_dir_all(folder.path().join("in/day=2024-01-01"))?;
+    let place = folder.path().join("in/day=2024-01-01");
+    std::fs::write(place.join("a.csv"), "id,day\n1,2024-01-01\n")?;
+    std::fs::write(place.join("a.jsonl"), "{\"id\": 1, \"day\": \"2024-01-01\"}\n")?;
+    for kind in ["csv: \"in/*/*.csv\"", "json: \"in/*/*.jsonl\""] {
+        let text = |more: &str| {
+            format!(
+                "pipeline: p\nsources:\n  raw: {{{kind}, columns: {{id: int}}{more}}}\nloads:\n  \
+                 l: {{from: raw, to: warehouse, table: t, mode: replace}}\n"
+            )
+        };
+        let declared = "has the column \"day\", which `partitions` takes from the folders";
+        let advice = [
+            "leave day out of `partitions`",
+            "write `on_new_column: ignore`",
+            declared,
+        ];
+        for contract in ["add", "fail"] {
+            let text = text(&format!(", partitions: {{day: date}}, on_new_column: {contract}"));
+            let failed = run(folder.path(), &text, &[]).await?.failure(&advice).context(text)?;
+            ensure!(!failed.stderr.contains("without it"), "{}", failed.stderr);
+        }
+        let rejecting = text(", partitions: {day: date}, on_new_column: quarantine");
+        run(folder.path(), &rejecting, &[]).await?;
+        let (_, rejects) = newest_rejects(folder.path()).await?;
+        let detail = rejects.first().map(Value::to_string).unwrap_or_default();
+        ensure!(detail.contains("new_column"), "{detail}");
+        if kind.starts_with("csv") {
+            ensure!(
+                advice.iter().all(|part| detail.contains(&part.replace('"', "\\\""))),
+                "{detail}"
+            );
+        }
+        let ignored = text(", partitions: {day: date}, on_new_column: ignore");
+        run(folder.path(), &ignored, &[]).await?.success()?;
+        let found = rows(folder.path(), "SELECT id || '|' || day FROM t").await?;
+        ensure!(found == ["1|2024-01-01"], "{found:?}");
+        run(folder.path(), &text(", on_new_column: add"), &[])
+            .await?
+            .success()?;
+        let found = rows(folder.path(), "SELECT id || '|' || day FROM t").await?;
+        ensure!(found == ["1|2024-01-01"], "{found:?}");
+    }
+    Ok(())
+}

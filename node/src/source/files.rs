@@ -7,7 +7,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use haulage_core::checkpoint::{ChunkSpec, Position};
 use haulage_core::failure::Failure;
 use haulage_core::ids::{ChunkId, StageId};
-use haulage_plan::contract::Contract;
+use haulage_plan::contract::{Contract, NewColumn};
 use haulage_plan::definition::{Column, Paths, Source as Declared};
 use tokio::sync::OnceCell;
 
@@ -176,10 +176,17 @@ impl<F: Format> Files<F> {
                 true => self.format.columns(&objects).await?,
                 false => self.terms().settle(&self.found(&objects).await?)?,
             };
-            self.folders.check(&columns, &self.path)?;
+            let names = columns.iter().map(|column| column.name.as_str());
+            self.folders.check(names, &self.path, !self.declared.is_empty())?;
             Ok(columns)
         };
         self.columns.get_or_try_init(resolve).await
+    }
+
+    /// The address of each object, and the columns that it has by itself; without those that don't say so. Permanent failure
+    /// if there is no object.
+    pub(super) async fn each(&self) -> Result<Vec<(String, Vec<Found>)>, Failure> {
+        self.found(&self.some_objects().await?).await
     }
 
     /// What columns each object has, of those that say so.
@@ -198,7 +205,14 @@ impl<F: Format> Files<F> {
         }
         match self.format.found(object).await? {
             Some(found) => {
-                let held = self.terms().hold(columns, &found, &object.address)?;
+                let names = || found.iter().map(|found| found.name.as_str());
+                if self.contract.on_new_column == NewColumn::Fail {
+                    self.folders.check(names(), &object.address, true)?;
+                }
+                let mut held = self.terms().hold(columns, &found, &object.address)?;
+                if let (Some(new), Some(clash)) = (&mut held.new, self.folders.clash(names(), true)) {
+                    new.detail = format!("{} {clash}", object.address);
+                }
                 Ok(if self.format.keeps_values() {
                     held.keeping()
                 } else {

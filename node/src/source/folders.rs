@@ -24,14 +24,44 @@ pub(super) struct Folders {
     columns: Vec<Column>,
 }
 
-/// The values that the names of an object's folders say, by column; of two with one name the innermost, as other readers do.
-pub(crate) fn of_path(address: &str) -> BTreeMap<String, Option<String>> {
+/// What the name of a folder says about a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// That there is no value.
+    Nothing,
+    Text(String),
+    /// Bytes that are no UTF-8, as they are escaped there.
+    Bytes(String),
+}
+
+/// What the names of an object's folders say, by column; of two with one name the innermost, as other readers do. A name that
+/// is no UTF-8 is no column's.
+pub(super) fn said(address: &str) -> BTreeMap<String, Said> {
     let (folders, _) = address.rsplit_once('/').unwrap_or_default();
-    let text = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let text = |text| percent_decode_str(text).decode_utf8().ok();
     let pairs = folders.split('/').filter_map(|folder| folder.split_once('='));
     pairs
-        .map(|(name, value)| (text(name), (value != NO_VALUE).then(|| text(value))))
+        .filter_map(|(name, value)| {
+            let said = match text(value) {
+                _ if value == NO_VALUE => Said::Nothing,
+                Some(text) => Said::Text(text.into_owned()),
+                None => Said::Bytes(value.to_owned()),
+            };
+            Some((text(name)?.into_owned(), said))
+        })
         .collect()
+}
+
+/// The values that the folders of a file of our own name, in which every text is UTF-8. A byte that others have put there is
+/// U+FFFD, which is no value of its row.
+pub(crate) fn of_path(address: &str) -> BTreeMap<String, Option<String>> {
+    let value = |said| match said {
+        Said::Nothing => None,
+        Said::Text(text) => Some(text),
+        Said::Bytes(escaped) => Some(percent_decode_str(&escaped).decode_utf8_lossy().into_owned()),
+    };
+    let said = said(address).into_iter();
+    said.map(|(name, said)| (name, value(said))).collect()
 }
 
 impl Folders {
@@ -56,39 +86,63 @@ impl Folders {
         self.columns.iter().any(|column| column.name == name)
     }
 
-    /// Permanent failure if a file has one of the columns, too.
-    pub(super) fn check(&self, columns: &[Column], path: &str) -> Result<(), Failure> {
-        match columns.iter().find(|column| self.has(&column.name)) {
+    /// Permanent failure if what is at `path` has one of the columns, too.
+    pub(super) fn check<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str>,
+        path: &str,
+        is_declared: bool,
+    ) -> Result<(), Failure> {
+        match self.clash(names, is_declared) {
             None => Ok(()),
-            Some(column) => Err(Failure::permanent(format!(
-                "{path} has the column \"{0}\", which `partitions` takes from the folders; leave {0} out of `partitions`, or \
-                 declare the `columns` of the files without it",
-                excerpt(column.name.as_bytes(), EXCERPT)
-            ))),
+            Some(clash) => Err(Failure::permanent(format!("{path} {clash}"))),
         }
+    }
+
+    /// What to say, behind its path, of a file that has one of the columns, too, and whose own the source declares or not.
+    pub(super) fn clash<'n>(&self, mut names: impl Iterator<Item = &'n str>, is_declared: bool) -> Option<String> {
+        let name = excerpt(names.find(|name| self.has(name))?.as_bytes(), EXCERPT);
+        let other = match is_declared {
+            true => "write `on_new_column: ignore` for the source, to have it from the folders alone",
+            false => "declare the `columns` of the files without it",
+        };
+        Some(format!(
+            "has the column \"{name}\", which `partitions` takes from the folders; leave {name} out of `partitions`, or {other}"
+        ))
     }
 
     /// The values of an object's rows. Permanent failure naming the object if a folder is missing or says no such value.
     pub(super) fn values(&self, address: &str) -> Result<Vec<ScalarValue>, Failure> {
         let named = match self.columns.is_empty() {
             true => BTreeMap::new(),
-            false => of_path(address),
+            false => said(address),
         };
         let value = |column: &Column| {
             let name = excerpt(column.name.as_bytes(), EXCERPT);
             let wrong = |what: String| Failure::permanent(format!("{address}: {what}"));
-            let Some(text) = named.get(&column.name) else {
-                return Err(wrong(format!(
-                    "it is in no folder `{name}=...`, which `partitions` names; narrow the source's path, or leave {name} out"
-                )));
-            };
-            let Some(text) = text else {
-                if column.required {
+            let text = match named.get(&column.name) {
+                None => {
+                    return Err(wrong(format!(
+                        "it is in no folder `{name}=...`, which `partitions` names; narrow the source's path, or leave {name} \
+                         out"
+                    )));
+                }
+                Some(Said::Nothing) if column.required => {
                     return Err(wrong(format!(
                         "its folder has no value for {name}, which is declared with a `!`"
                     )));
                 }
-                return ScalarValue::try_from(&column.data_type).map_err(|error| wrong(error.to_string()));
+                Some(Said::Nothing) => {
+                    return ScalarValue::try_from(&column.data_type).map_err(|error| wrong(error.to_string()));
+                }
+                Some(Said::Bytes(escaped)) => {
+                    return Err(wrong(format!(
+                        "its folder says \"{}\" for {name}, which is no UTF-8; rename the folder, narrow the source's path, or \
+                         leave {name} out of `partitions`",
+                        excerpt(escaped.as_bytes(), EXCERPT)
+                    )));
+                }
+                Some(Said::Text(text)) => text,
             };
             types::value(&column.data_type, text).map_err(|help| {
                 wrong(format!(
@@ -189,6 +243,17 @@ mod tests {
                 ScalarValue::Date32(None)
             ]
         );
+        let bytes = "b/reg=%FF/%FE=1/day=%C3%A9/a.csv";
+        let expected = [
+            ("day".to_owned(), Said::Text("é".to_owned())),
+            ("reg".to_owned(), Said::Bytes("%FF".to_owned())),
+        ];
+        assert_eq!(said(bytes), BTreeMap::from(expected));
+        let failure = Folders::new(&[column("reg", DataType::Utf8)])
+            .values(bytes)
+            .unwrap_err();
+        let told = "b/reg=%FF/%FE=1/day=%C3%A9/a.csv: its folder says \"%FF\" for reg, which is no UTF-8; rename";
+        assert!(failure.message.contains(told), "{}", failure.message);
         for (wrong, part) in [
             (required("day", DataType::Date32), "no value for day"),
             (column("a", DataType::Utf8), "in no folder `a=...`"),

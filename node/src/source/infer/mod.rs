@@ -4,23 +4,23 @@
 //! there. Parquet files and databases say themselves what their columns are.
 
 mod guess;
+mod union;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use haulage_core::checkpoint::ChunkSpec;
 use haulage_core::failure::Failure;
 use haulage_core::ids::StageId;
 use haulage_plan::contract::{Contract, MissingColumn, NewColumn, WiderType};
-use haulage_plan::definition::{Column, Source as Declared, SourceKind};
+use haulage_plan::definition::{Column, CsvSource, JsonSource, ParquetSource, Source as Declared, SourceKind};
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
 
 use self::guess::Guess;
 use super::database::Databases;
-use super::folders;
+use super::folders::{self, Said};
 use super::json::column::text;
 use super::json::row;
-use super::{Binding, Drift, Segment, Unreadable, bind};
+use super::{Binding, EXCERPT, Segment, Unreadable, bind, excerpt, object, parquet};
 use crate::config::NodeConfig;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::DataType;
@@ -29,6 +29,8 @@ use datafusion::arrow::datatypes::DataType;
 const ROWS: u64 = 20_000;
 /// Different keys of JSON objects, at most: as many columns as a source may have.
 const KEYS: usize = 4_000;
+/// Keys of an object that are kept, for one of which a column is proposed.
+const PLAIN_KEYS: usize = 100;
 /// Stands for a value that can only be text.
 const TEXT: &str = "\u{1}text";
 
@@ -51,6 +53,17 @@ pub struct Inferred {
     pub lacking: bool,
     /// What the names of the files' folders say, as `day=2024-01-31`.
     pub partitions: Vec<Column>,
+    /// Columns that are there and can't be read.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A column that can't be read.
+#[derive(Debug, Clone)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// Why, and what to do to have it, in words that follow its name.
+    pub why: String,
 }
 
 /// A column.
@@ -73,33 +86,49 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
         databases: Databases::of(config),
     };
     let mut source = bind(declared, binding.clone())?;
-    let mut columns = source.described().await?;
+    let (mut columns, mut left_out) = match &declared.kind {
+        SourceKind::Parquet(of) => {
+            let files = parquet::files(&declared.name, of, binding.clone());
+            union::of(&files.each().await?)
+        }
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Database(_) | SourceKind::Rest(_) => {
+            (source.described().await?, Vec::new())
+        }
+    };
+    if let (true, Some(LeftOut { name, why })) = (columns.is_empty(), left_out.first()) {
+        return Err(Failure::permanent(format!(
+            "no column can be read: \"{}\" {why}",
+            excerpt(name.as_bytes(), EXCERPT)
+        )));
+    }
     let mut lacking = false;
-    let mut clashes = Vec::new();
     if let Some(all) = of_all_files(declared, &columns) {
         // The first file may lack what others have.
         source = bind(&all, binding)?;
         columns = source.described().await?;
-        let drift = source.drift().await?;
-        lacking = drift.iter().any(|drift| matches!(drift.change, "added" | "missing"));
-        clashes = drift.into_iter().filter(|drift| drift.change == "retyped").collect();
+        lacking = source
+            .drift()
+            .await?
+            .iter()
+            .any(|drift| matches!(drift.change, "added" | "missing"));
     }
-    let partitions = match declared.kind {
-        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) => {
-            match source.discover(StageId(0)).await {
-                Ok(chunks) => partitions(&chunks, &columns),
-                // Files that don't agree can't be read together, and that is told.
-                Err(_) if !clashes.is_empty() => Vec::new(),
-                Err(failure) => return Err(failure),
-            }
+    let (partitions, unreadable) = match &declared.kind {
+        SourceKind::Csv(CsvSource { path, .. })
+        | SourceKind::Json(JsonSource { path, .. })
+        | SourceKind::Parquet(ParquetSource { path, .. }) => {
+            let chunks = source.discover(StageId(0)).await?;
+            let objects: BTreeSet<&str> = chunks.iter().map(|chunk| chunk.object.as_str()).collect();
+            let folders = objects.iter().map(|address| object::named_by(path, base, address));
+            partitions(folders.map(folders::said).collect(), &columns)
         }
-        SourceKind::Database(_) | SourceKind::Rest(_) => Vec::new(),
+        SourceKind::Database(_) | SourceKind::Rest(_) => (Vec::new(), Vec::new()),
     };
+    left_out.extend(unreadable);
     if matches!(declared.kind, SourceKind::Parquet(_) | SourceKind::Database(_)) {
-        let as_they_are = |column: Column| InferredColumn {
-            note: clashes.iter().find(|clash| clash.column == column.name).map(clash),
+        let as_they_are = |column| InferredColumn {
             column,
             empty: 0,
+            note: None,
         };
         return Ok(Inferred {
             columns: columns.into_iter().map(as_they_are).collect(),
@@ -110,6 +139,7 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
             is_sample: false,
             lacking,
             partitions,
+            left_out,
         });
     }
     let mut look = Look::default();
@@ -137,41 +167,52 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
     }
     // Of an API one page is looked at, whatever follows it.
     look.is_sample |= matches!(declared.kind, SourceKind::Rest(_));
+    let named = partitions.iter().map(|column| column.name.clone()).collect();
     Ok(Inferred {
         lacking,
         partitions,
-        ..look.found()
+        left_out,
+        ..look.found(named)
     })
 }
 
-/// The columns that stand in the names of folders of every file and aren't in the files as well.
-fn partitions(chunks: &[ChunkSpec], columns: &[Column]) -> Vec<Column> {
-    let objects: BTreeSet<&str> = chunks.iter().map(|chunk| chunk.object.as_str()).collect();
+/// The columns that stand in the names of folders of every file and aren't in the files as well, and those of them that have
+/// a value which can't be read.
+fn partitions(objects: Vec<BTreeMap<String, Said>>, columns: &[Column]) -> (Vec<Column>, Vec<LeftOut>) {
+    let count = objects.len();
     let mut guesses: BTreeMap<String, (Guess, usize, bool)> = BTreeMap::new();
-    for object in &objects {
-        for (name, text) in folders::of_path(object) {
-            let (guess, times, full) = guesses.entry(name).or_insert((Guess::default(), 0, true));
-            *times += 1;
-            match text {
-                Some(text) => guess.look(&text),
-                None => *full = false,
+    let mut unreadable: BTreeMap<String, String> = BTreeMap::new();
+    for (name, said) in objects.into_iter().flatten() {
+        if name.is_empty() || columns.iter().any(|column| column.name == name) {
+            continue;
+        }
+        let (guess, times, full) = guesses.entry(name.clone()).or_insert((Guess::default(), 0, true));
+        *times += 1;
+        match said {
+            Said::Nothing => *full = false,
+            Said::Text(text) => guess.look(&text),
+            Said::Bytes(escaped) => {
+                let why = format!(
+                    "is \"{}\" in the name of a folder, which is no UTF-8; rename the folder to have it among `partitions`",
+                    excerpt(escaped.as_bytes(), EXCERPT)
+                );
+                unreadable.entry(name).or_insert(why);
             }
         }
     }
-    let is_one = |name: &String, times| {
-        times == objects.len() && !name.is_empty() && !columns.iter().any(|column| column.name == *name)
-    };
+    let is_one = |name: &String, times| times == count && !unreadable.contains_key(name);
     let found = guesses.into_iter().filter(|(name, (_, times, _))| is_one(name, *times));
-    found
-        .map(|(name, (guess, _, full))| {
-            let guessed = guess.guessed();
-            Column {
-                name,
-                required: full && guess.is_full(&guessed),
-                data_type: guessed.data_type,
-            }
-        })
-        .collect()
+    let found = found.map(|(name, (guess, _, full))| {
+        let guessed = guess.guessed();
+        Column {
+            name,
+            required: full && guess.is_full(&guessed),
+            data_type: guessed.data_type,
+        }
+    });
+    let found = found.collect();
+    let left_out = unreadable.into_iter().map(|(name, why)| LeftOut { name, why });
+    (found, left_out.collect())
 }
 
 /// The source as it has to be read so that all columns of all its files are found, with types that hold those of each;
@@ -183,26 +224,15 @@ fn of_all_files(declared: &Declared, columns: &[Column]) -> Option<Declared> {
         SourceKind::Parquet(parquet) => parquet.columns = columns.to_vec(),
         SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Database(_) | SourceKind::Rest(_) => return None,
     }
+    let is_parquet = matches!(all.kind, SourceKind::Parquet(_));
     all.contract = Contract {
-        on_new_column: NewColumn::Add,
+        // Of Parquet files it is known already, and what is left out isn't declared.
+        on_new_column: if is_parquet { NewColumn::Ignore } else { NewColumn::Add },
         on_missing_column: Some(MissingColumn::Null),
-        on_wider_type: matches!(all.kind, SourceKind::Parquet(_)).then_some(WiderType::Widen),
+        on_wider_type: is_parquet.then_some(WiderType::Widen),
         ..Contract::default()
     };
     Some(all)
-}
-
-/// That files have types for a column of which neither holds the other.
-fn clash(drift: &Drift) -> String {
-    let more = match drift.objects {
-        0 | 1 => String::new(),
-        objects => format!(" and {} more", objects - 1),
-    };
-    format!(
-        "{} in {}{more}, which no column holds beside this; write the files with one type, or leave the column out",
-        drift.found.as_deref().unwrap_or("another type"),
-        drift.object
-    )
 }
 
 /// How often a key of JSON had a value.
@@ -211,8 +241,8 @@ struct Kinds {
     there: u64,
     /// A number or a truth, which a column of dates doesn't take.
     bare: u64,
-    /// A plain key of an object.
-    inner: Option<String>,
+    /// Plain keys of an object.
+    inner: Vec<String>,
 }
 
 #[derive(Default)]
@@ -296,8 +326,8 @@ impl Look {
                     b'[' => guess.look(TEXT),
                     b'{' => {
                         guess.look(TEXT);
-                        if kinds.inner.is_none() {
-                            kinds.inner = plain_key(value);
+                        if kinds.inner.is_empty() {
+                            kinds.inner = plain_keys(value);
                         }
                     }
                     _ => {
@@ -315,7 +345,9 @@ impl Look {
         Ok(unreadable)
     }
 
-    fn found(self) -> Inferred {
+    /// What that tells, of a source which has columns with these names beside them.
+    fn found(self, others: HashSet<String>) -> Inferred {
+        let mut taken: HashSet<String> = self.guesses.keys().cloned().chain(others).collect();
         let mut nulls: Vec<&'static str> = Vec::new();
         for guess in self.guesses.values() {
             if guess.guessed().takes_nulls {
@@ -351,9 +383,11 @@ impl Look {
                 notes.push(format!("{bare} times a number or a truth, which goes to quarantine"));
             }
             let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if let Some(inner) = self.kinds.get(name).and_then(|kinds| kinds.inner.as_ref())
-                && plain(name)
+            let inner = self.kinds.get(name).map_or(&[][..], |kinds| &kinds.inner);
+            if plain(name)
+                && let Some(inner) = inner.iter().find(|inner| !taken.contains(&format!("{name}_{inner}")))
             {
+                taken.insert(format!("{name}_{inner}"));
                 notes.push(format!(
                     "objects; of what is in them, {name}_{inner}: {{type: text, path: {name}.{inner}}} is a column"
                 ));
@@ -379,15 +413,17 @@ impl Look {
             is_sample: self.is_sample,
             lacking: false,
             partitions: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 }
 
-/// The first key of an object that can stand in a path as it is.
-fn plain_key(json: &str) -> Option<String> {
-    let keys = row::keys(json.as_bytes()).ok()?;
+/// The first keys of an object that can stand in a path as they are.
+fn plain_keys(json: &str) -> Vec<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    keys.into_iter().find(|key| !key.is_empty() && key.chars().all(plain))
+    let keys = row::keys(json.as_bytes()).unwrap_or_default().into_iter();
+    let keys = keys.filter(|key| !key.is_empty() && key.chars().all(plain));
+    keys.take(PLAIN_KEYS).collect()
 }
 
 #[cfg(test)]
@@ -431,6 +467,18 @@ mod tests {
         let notes: Vec<_> = found.columns.iter().map(|column| column.note.as_deref()).collect();
         let told = "objects; of what is in them, b_z: {type: text, path: b.z} is a column";
         assert_eq!(notes, [None, Some(told), None]);
+    }
+
+    #[tokio::test]
+    async fn no_column_is_proposed_that_is_there() {
+        let found = of_json(&[
+            r#"{"user": {"id": 1, "name": "x"}, "user_id": 1, "a": {"b_c": 1}, "a_b": {"c": 1, "d": 2}, "o": {"x": 1}}"#,
+            r#"{"o_x": 2}"#,
+        ])
+        .await;
+        let notes = found.columns.iter().filter_map(|column| column.note.as_deref());
+        let told = |note: &str| note.split(['{', ',']).nth(1).unwrap_or_default().trim().to_owned();
+        assert_eq!(notes.map(told).collect::<Vec<_>>(), ["user_name:", "a_b_c:", "a_b_d:"]);
     }
 
     #[tokio::test]

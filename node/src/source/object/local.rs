@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use haulage_core::failure::Failure;
 
+use super::pattern::{PASSED_OVER, Pattern, Unfound};
 use super::{Object, Place};
 use crate::store::s3_client::changed;
 
@@ -33,33 +34,30 @@ pub(super) async fn list(literal: String, pattern: Option<String>, most: usize) 
         {
             return Ok(vec![object(literal)?]);
         }
-        let options = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: true,
-        };
         let wrong = |error: &dyn std::fmt::Display| Failure::permanent(format!("source path {pattern}: {error}"));
+        let parsed = Pattern::new(&pattern).map_err(|error| wrong(&error))?;
+        let root = Path::new(if pattern.starts_with('/') { "/" } else { "" });
+        let found = parsed.files(root, most).map_err(|unfound| match unfound {
+            Unfound::TooMany => wrong(&format!("matches more than {most} files; narrow it down")),
+            Unfound::Unreadable(folder, error) => wrong(&format!(
+                "the folder {} can't be read: {error}; give the node's user the right to read it, or narrow the path",
+                folder.display()
+            )),
+        })?;
         let mut objects = Vec::new();
-        for path in glob::glob_with(&pattern, options).map_err(|error| wrong(&error))? {
-            let path = path.map_err(|error| wrong(&error))?;
-            // A folder that matches is nobody's data; anything else that can't be read is an error below.
-            if path.is_dir() {
-                continue;
-            }
+        for path in found {
             let Some(address) = path.to_str() else {
                 return Err(wrong(&format!(
                     "the name of {} is not UTF-8; rename it",
                     path.display()
                 )));
             };
+            // What can't be read is an error.
             objects.push(object(address.to_owned())?);
-            if objects.len() > most {
-                return Err(wrong(&format!("matches more than {most} files; narrow it down")));
-            }
         }
         if objects.is_empty() {
             return Err(Failure::permanent(format!(
-                "no file matches {pattern}; check the path, which has to exist on every node, and --base"
+                "no file matches {pattern}; check the path, which has to exist on every node, and --base; {PASSED_OVER}"
             )));
         }
         Ok(objects)

@@ -10,6 +10,7 @@ use haulage_core::failure::Failure;
 use crate::store::S3Settings;
 
 mod local;
+mod pattern;
 mod s3;
 
 /// A pattern that matches more than this is a mistake, and the plan of such a run would not fit anywhere.
@@ -58,6 +59,26 @@ pub(super) fn local_path(path: &str, base: &str) -> Option<String> {
         PathKind::S3(_) => None,
         PathKind::Local { literal, .. } => Some(literal),
     }
+}
+
+/// The names of folders in the address of an object that `path` names, as far as the path itself says them from its first
+/// wildcard or `=` on: what lies above is where somebody keeps the data.
+pub(super) fn named_by<'a>(path: &str, base: &str, address: &'a str) -> &'a str {
+    let parts: Vec<&str> = path.split('/').collect();
+    let (_, folders) = parts.split_last().unwrap_or((&"", &[]));
+    let is_above = |part: &&&str| !is_pattern(part) && !part.contains('=');
+    let above: Vec<&str> = folders.iter().take_while(is_above).copied().collect();
+    let above = match path.starts_with('/') || path.starts_with("s3://") {
+        true => above.join("/"),
+        false => joined(base, &above.join("/")),
+    };
+    let is_name = |name: &&str| !matches!(*name, "" | ".");
+    let mut rest = address;
+    for _ in above.split('/').filter(is_name) {
+        rest = rest.trim_start_matches("./").trim_start_matches('/');
+        rest = rest.split_once('/').map_or("", |(_, rest)| rest);
+    }
+    rest
 }
 
 /// The object at an address that [`list`] gave. Permanent failure if it isn't there any more.
@@ -173,6 +194,32 @@ mod tests {
                     pattern: Some(pattern), ..
                 } => panic!("{path} is no pattern: {pattern}"),
             }
+        }
+    }
+
+    #[test]
+    fn folders_above_those_that_a_path_names_are_passed_over() {
+        for (path, base, address, expected) in [
+            ("*.csv", "/srv/env=prod", "/srv/env=prod/a.csv", "a.csv"),
+            ("a.csv", "/srv/env=prod/", "/srv/env=prod/a.csv", "a.csv"),
+            ("./in/*/*.csv", "/x=1/y", "/x=1/y/in/day=1/a.csv", "day=1/a.csv"),
+            ("in/**/*.csv", "/x=1/y", "/x=1/y/in/b=1/c=2/a.csv", "b=1/c=2/a.csv"),
+            ("../env=a/*.csv", "/x=1/y", "/x=1/y/../env=a/a.csv", "env=a/a.csv"),
+            ("env=a/in/*.csv", "/x=1", "/x=1/env=a/in/a.csv", "env=a/in/a.csv"),
+            (
+                "/srv//./env=a/*/*.csv",
+                "/x=1",
+                "/srv/env=a/b=1/a.csv",
+                "env=a/b=1/a.csv",
+            ),
+            ("a-*.csv", "/x=[1]", "/x=[1]/a-1.csv", "a-1.csv"),
+            ("a.csv", "", "a.csv", "a.csv"),
+            ("in/*.csv", "s3://b/x=1", "s3://b/x=1/in/a.csv", "a.csv"),
+            ("../in/d=*/*.csv", "s3://b/x=1", "s3://b/in/d=1/a.csv", "d=1/a.csv"),
+            ("s3://b/ev/**/*.csv", "/x=1", "s3://b/ev/d=1/a.csv", "d=1/a.csv"),
+            ("s3://b/*.csv", "/x=1", "s3://b/a.csv", "a.csv"),
+        ] {
+            assert_eq!(named_by(path, base, address), expected, "{path} from {base}");
         }
     }
 

@@ -10,6 +10,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use haulage_core::failure::{Class, Failure};
 
+use super::pattern::{PASSED_OVER, Pattern};
 use super::{Object, Place, is_pattern};
 use crate::store::S3Settings;
 use crate::store::s3_client::{self, changed, split};
@@ -32,13 +33,8 @@ pub(super) async fn list(address: &str, settings: &S3Settings, most: usize) -> R
     if !is_pattern(pattern) {
         return Ok(vec![find(address, settings).await?]);
     }
-    let glob =
-        glob::Pattern::new(pattern).map_err(|error| Failure::permanent(format!("source path {address}: {error}")))?;
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: false,
-    };
+    let parsed =
+        Pattern::new(pattern).map_err(|error| Failure::permanent(format!("source path {address}: {error}")))?;
     let client = s3_client::client(settings).await;
     let literal = pattern.split(['*', '?', '[']).next().unwrap_or_default();
     let mut pages = client
@@ -53,7 +49,7 @@ pub(super) async fn list(address: &str, settings: &S3Settings, most: usize) -> R
         for found in page.contents() {
             let Some(key) = found.key() else { continue };
             // Some tools make an empty object for a folder.
-            if key.ends_with('/') || !glob.matches_with(key, options) {
+            if key.ends_with('/') || !parsed.matches(key) {
                 continue;
             }
             match (found.size(), found.e_tag()) {
@@ -81,7 +77,7 @@ pub(super) async fn list(address: &str, settings: &S3Settings, most: usize) -> R
     objects.extend(stream::iter(heads).buffered(HEADS).try_collect::<Vec<_>>().await?);
     if objects.is_empty() {
         return Err(Failure::permanent(format!(
-            "no object matches {address} at {}; check bucket, prefix and pattern",
+            "no object matches {address} at {}; check bucket, prefix and pattern; {PASSED_OVER}",
             settings.server()
         )));
     }

@@ -13,9 +13,10 @@ use crate::source::{EXCERPT, Misdeclared, excerpt};
 /// Decimal digits of the largest integer without a sign.
 const UINT64_DIGITS: u8 = 20;
 
-/// The type that a column has if nobody declares it; `Err` says what to do about one that a pipeline has no type for.
+/// The type that a column has if nobody declares it; `Err` says of one that a pipeline has no type for what it is, and what
+/// can be done to have it.
 pub(super) fn own(data_type: &DataType) -> Result<DataType, String> {
-    let advice = |what: &str, advice: &str| Err(format!("is {what}, which no type holds; {advice}"));
+    let unheld = |what: &str| Err(format!("is {what}, which no type holds"));
     Ok(match data_type {
         DataType::Int8 | DataType::Int16 | DataType::UInt8 => DataType::Int16,
         DataType::Int32 | DataType::UInt16 => DataType::Int32,
@@ -32,26 +33,29 @@ pub(super) fn own(data_type: &DataType) -> Result<DataType, String> {
         | DataType::Decimal128(precision, scale)
         | DataType::Decimal256(precision, scale) => {
             if *precision > 38 || *scale < 0 || scale.unsigned_abs() > *precision {
-                return advice(
-                    &format!("decimal({precision},{scale})"),
-                    "write it with at most 38 digits, or declare the columns that you need",
-                );
+                return Err(format!(
+                    "is decimal({precision},{scale}), which no type holds; write it with at most 38 digits"
+                ));
             }
             DataType::Decimal128(*precision, *scale)
         }
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::Dictionary(_, values) => return own(values),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
-            return Err(
-                "holds bytes; declare it as text if they are UTF-8, or declare the columns that you need".into(),
-            );
+            return Err("holds bytes; declare it as text if they are UTF-8".to_owned());
         }
         DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _) | DataType::Map(_, _) => {
-            return advice("a list", "declare the columns that you need");
+            return unheld("a list");
         }
-        DataType::Struct(_) => return advice("a group of fields", "declare the columns that you need"),
-        other => return advice(&other.to_string().to_lowercase(), "declare the columns that you need"),
+        DataType::Struct(_) => return unheld("a group of fields"),
+        other => return unheld(&other.to_string().to_lowercase()),
     })
+}
+
+/// What [`own`] says, and how to do without the column.
+fn or_without(what: String) -> String {
+    let joined = if what.contains(';') { ", or" } else { ";" };
+    format!("{what}{joined} declare the columns that you need")
 }
 
 /// Whether values of the file's type can become the declared one without losing anything; `Err` says why not.
@@ -59,7 +63,7 @@ fn fits(file: &DataType, declared: &DataType) -> Result<(), String> {
     if is_bytes(file) && *declared == DataType::Utf8 {
         return Ok(());
     }
-    let file = own(file)?;
+    let file = own(file).map_err(or_without)?;
     if holds(declared, &file) {
         return Ok(());
     }
@@ -100,7 +104,7 @@ pub(super) fn columns(schema: &Schema, address: &str) -> Result<Vec<Column>, Fai
         }
         columns.push(Column {
             name: field.name().clone(),
-            data_type: own(field.data_type()).map_err(|what| wrong(&what))?,
+            data_type: own(field.data_type()).map_err(|what| wrong(&or_without(what)))?,
             required: false,
         });
     }
