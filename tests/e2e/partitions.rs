@@ -175,9 +175,10 @@ async fn a_folder_with_a_value_that_is_no_text_is_an_error_before_a_run_exists()
         std::fs::write(folder.path().join(place).join("a.csv"), "id\n1\n")?;
     }
     let text = |path: &str, partitions: &str| {
+        let table = partitions.replace([':', ' '], "");
         format!(
             "pipeline: p\nsources:\n  raw: {{csv: \"{path}\", columns: {{id: int}}, partitions: {{{partitions}}}}}\nloads:\n  \
-             l: {{from: raw, to: warehouse, table: t, mode: replace}}\n"
+             l: {{from: raw, to: warehouse, table: {table}, mode: replace}}\n"
         )
     };
     let parts = [
@@ -191,10 +192,10 @@ async fn a_folder_with_a_value_that_is_no_text_is_an_error_before_a_run_exists()
     run(folder.path(), &text("in/*/*/*.csv", "a: int"), &[])
         .await?
         .success()?;
-    ensure!(rows(folder.path(), "SELECT CAST(a AS text) FROM t").await? == ["1", "1"]);
+    ensure!(rows(folder.path(), "SELECT CAST(a AS text) FROM aint").await? == ["1", "1"]);
     let one = text("in/*/reg=%C3*/*.csv", "reg: text");
     run(folder.path(), &one, &[]).await?.success()?;
-    ensure!(rows(folder.path(), "SELECT reg FROM t").await? == ["é"]);
+    ensure!(rows(folder.path(), "SELECT reg FROM regtext").await? == ["é"]);
     // What infer prints leaves it out.
     let printed = Verb::new(folder.path())
         .args(["infer", "in/*/*/*.csv"])

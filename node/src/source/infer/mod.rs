@@ -58,7 +58,7 @@ pub struct Inferred {
 }
 
 /// A column that can't be read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct LeftOut {
     /// Its name.
     pub name: String,
