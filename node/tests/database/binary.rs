@@ -349,11 +349,7 @@ fn binary_values_are_what_their_texts_are() {
                 .filter(|(_, kind)| is_for_all || kind.is_binary)
             {
                 let columns = format!("columns: {{c{at}: \"{declared}\"}}");
-                let zoned = declared == "timestamptz" && kind.sql == "timestamptz";
-                let text = match zoned {
-                    true => format!("(c{at} AT TIME ZONE 'UTC')::text"),
-                    false => format!("c{at}::text"),
-                };
+                let text = format!("c{at}::text");
                 let query = |value: String| {
                     node.source(&format!(
                         "{{postgres: crm, query: \"SELECT {value} AS c{at} FROM t ORDER BY id\", {columns}}}"
@@ -366,11 +362,7 @@ fn binary_values_are_what_their_texts_are() {
         }
         // All of them in rows, by places, and resumed.
         let all = node.source("{postgres: crm, table: t}");
-        let text = |(at, kind): (usize, &Kind)| match kind.sql {
-            "timestamptz" => format!("(c{at} AT TIME ZONE 'UTC')::text"),
-            _ => format!("c{at}::text"),
-        };
-        let texts: Vec<String> = kinds.iter().enumerate().map(text).collect();
+        let texts: Vec<String> = (0..kinds.len()).map(|at| format!("c{at}::text")).collect();
         let texts = node.source(&format!(
             "{{postgres: crm, query: \"SELECT id::text, {} FROM t ORDER BY t.id\"}}",
             texts.join(", ")
