@@ -82,11 +82,12 @@ fn one(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                     | Operator::IsDistinctFrom
                     | Operator::IsNotDistinctFrom
             );
-            let to_left = beside(&of_left, &of_right).filter(|_| compares);
-            let to_right = beside(&of_right, &of_left).filter(|_| compares);
-            let changed = to_left.is_some() || to_right.is_some();
-            let left = to_right.map_or(left.clone(), |exact| Box::new(cast(*left, exact)));
-            let right = to_left.map_or(right.clone(), |exact| Box::new(cast(*right, exact)));
+            if !compares {
+                return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
+            }
+            let mut changed = false;
+            let right = Box::new(alike(&of_left, *right, schema, &mut changed));
+            let left = Box::new(alike(&of_right, *left, schema, &mut changed));
             let made = Expr::BinaryExpr(BinaryExpr { left, op, right });
             Transformed::new_transformed(made, changed)
         }
@@ -96,39 +97,34 @@ fn one(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             low,
             high,
         }) => {
-            let of = type_of(&expr);
-            let mut changed = false;
-            let mut exact = |bound: Expr| match of.as_ref().and_then(|of| beside(of, &type_of(&bound)?)) {
-                Some(exact) => {
-                    changed = true;
-                    cast(bound, exact)
-                }
-                None => bound,
-            };
-            let (low, high) = (Box::new(exact(*low)), Box::new(exact(*high)));
+            let (of, mut changed) = (type_of(&expr).unwrap_or(DataType::Null), false);
             let made = Expr::Between(Between {
                 expr,
                 negated,
-                low,
-                high,
+                low: Box::new(alike(&of, *low, schema, &mut changed)),
+                high: Box::new(alike(&of, *high, schema, &mut changed)),
             });
             Transformed::new_transformed(made, changed)
         }
         Expr::InList(InList { expr, list, negated }) => {
-            let of = type_of(&expr);
-            let mut changed = false;
-            let mut exact = |item: Expr| match of.as_ref().and_then(|of| beside(of, &type_of(&item)?)) {
-                Some(exact) => {
-                    changed = true;
-                    cast(item, exact)
-                }
-                None => item,
-            };
-            let list = list.into_iter().map(&mut exact).collect();
+            let (of, mut changed) = (type_of(&expr).unwrap_or(DataType::Null), false);
+            let list = list.into_iter().map(|item| alike(&of, item, schema, &mut changed));
+            let list = list.collect();
             Transformed::new_transformed(Expr::InList(InList { expr, list, negated }), changed)
         }
         other => Transformed::no(other),
     })
+}
+
+/// What is compared with a value of a type, made like that where it has to be.
+fn alike(of: &DataType, other: Expr, schema: &DFSchema, changed: &mut bool) -> Expr {
+    match other.get_type(schema).ok().and_then(|own| beside(of, &own)) {
+        Some(exact) => {
+            *changed = true;
+            cast(other, exact)
+        }
+        None => other,
+    }
 }
 
 /// What nanoseconds become.

@@ -112,11 +112,17 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
             .iter()
             .any(|drift| matches!(drift.change, "added" | "missing"));
     }
+    let chunks = match &declared.kind {
+        // A table says all by itself.
+        SourceKind::Database(_) => Vec::new(),
+        SourceKind::Csv(_) | SourceKind::Json(_) | SourceKind::Parquet(_) | SourceKind::Rest(_) => {
+            source.discover(StageId(0)).await?
+        }
+    };
     let (partitions, unreadable) = match &declared.kind {
         SourceKind::Csv(CsvSource { path, .. })
         | SourceKind::Json(JsonSource { path, .. })
         | SourceKind::Parquet(ParquetSource { path, .. }) => {
-            let chunks = source.discover(StageId(0)).await?;
             let objects: BTreeSet<&str> = chunks.iter().map(|chunk| chunk.object.as_str()).collect();
             let folders = objects.iter().map(|address| object::named_by(path, base, address));
             partitions(folders.map(folders::said).collect(), &columns)
@@ -147,7 +153,6 @@ pub async fn infer(config: &NodeConfig, declared: &Declared, base: &str, most: u
         look.guesses.entry(column.name.clone()).or_default();
     }
     let json = matches!(declared.kind, SourceKind::Json(_) | SourceKind::Rest(_));
-    let chunks = source.discover(StageId(0)).await?;
     'chunks: for (place, chunk) in chunks.iter().enumerate() {
         let mut reader = source.open(chunk, chunk.start).await?;
         while let Some(segment) = reader.next().await? {

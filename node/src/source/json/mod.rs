@@ -83,6 +83,19 @@ pub(super) fn files(name: &str, source: &JsonSource, contract: Contract, binding
     Files::new(name, &source.path, &source.columns, binding, format)
 }
 
+impl Json {
+    /// The start of an object that is such a file, and has no key that a column's name only seems to lead to.
+    async fn checked(&self, object: &Object) -> Result<Head, Misdeclared> {
+        let head = Head::read(object, self.source.compression).await?;
+        head.check()?;
+        let JsonSource { columns, paths, .. } = &self.source;
+        if let Some(found) = head.found(columns, paths) {
+            misplaced(columns, &found, &object.address)?;
+        }
+        Ok(head)
+    }
+}
+
 #[async_trait]
 impl Format for Json {
     async fn columns(&self, objects: &[Object]) -> Result<Vec<Column>, Failure> {
@@ -117,13 +130,7 @@ impl Format for Json {
     }
 
     async fn check(&self, object: &Object, _: &[Column]) -> Result<(), Misdeclared> {
-        let head = Head::read(object, self.source.compression).await?;
-        head.check()?;
-        let JsonSource { columns, paths, .. } = &self.source;
-        match head.found(columns, paths) {
-            Some(found) => misplaced(columns, &found, &object.address),
-            None => Ok(()),
-        }
+        self.checked(object).await.map(drop)
     }
 
     async fn start(&self, object: &Object) -> Result<Position, Failure> {
@@ -132,9 +139,8 @@ impl Format for Json {
         Ok(head.start())
     }
 
-    async fn cut(&self, object: &Object, columns: &[Column]) -> Result<Vec<Part>, Failure> {
-        self.check(object, columns).await?;
-        let start = self.start(object).await?;
+    async fn cut(&self, object: &Object, _: &[Column]) -> Result<Vec<Part>, Failure> {
+        let start = self.checked(object).await?.start();
         if !matches!(
             input::resolve(self.source.compression, &object.address),
             Compression::None
