@@ -22,7 +22,7 @@ use haulage_plan::PROVENANCE;
 use haulage_plan::definition::Mode;
 
 use super::LoadContext;
-use super::name::same_key;
+use super::name::{quote, quote_all, same_key};
 use super::standing::Way;
 
 /// Runs that an error names.
@@ -204,6 +204,16 @@ pub(super) fn undecided_among(load: &LoadContext, key: &str, told: bool) -> Fail
 /// By which column one of several staged rows with a key is chosen, if one is.
 pub(super) fn chooses(load: &LoadContext) -> Option<&str> {
     load.newest.as_deref().filter(|_| load.mode == Mode::Merge)
+}
+
+/// The staged keys of several rows, in SQL from FROM on. Keys without a value are said elsewhere.
+pub(super) fn doubled(load: &LoadContext, stage: &str) -> String {
+    let some = load.key.iter().map(|key| format!("{} IS NOT NULL", quote(key)));
+    let some = some.collect::<Vec<_>>().join(" AND ");
+    format!(
+        "FROM {stage} WHERE {some} GROUP BY {} HAVING count(*) > 1",
+        quote_all(&load.key)
+    )
 }
 
 /// The columns in which rows differ: all but those that say where a row is from.

@@ -9,7 +9,7 @@ use super::connect::Lease;
 use super::insert::{key_in, key_text};
 use crate::sink::LoadContext;
 use crate::sink::name::{quote, quote_all, quote_all_of, same_key};
-use crate::sink::older::{chooses, content, tied};
+use crate::sink::older::{chooses, content, doubled, tied};
 
 /// Leaves one row of each key, inside the caller's transaction, which has the staging area to itself. How many have left it
 /// by now. Permanent failure if several are the newest and differ.
@@ -22,14 +22,7 @@ pub(super) async fn choose(
 ) -> Result<u64, Failure> {
     let Some(newest) = chooses(load) else { return Ok(0) };
     let (stage, keys, column) = (&area.stage, quote_all(&load.key), quote(newest));
-    // Keys without a value are said elsewhere.
-    let some: Vec<String> = load
-        .key
-        .iter()
-        .map(|key| format!("{} IS NOT NULL", quote(key)))
-        .collect();
-    let some = some.join(" AND ");
-    let doubled = format!("FROM {stage} WHERE {some} GROUP BY {keys} HAVING count(*) > 1");
+    let doubled = doubled(load, stage);
     let any = sqlx::query_scalar(AssertSqlSafe(format!("SELECT EXISTS (SELECT 1 {doubled})")));
     let any: Result<bool, _> = any.persistent(false).fetch_one(lease.connection()).await;
     if !any.map_err(|error| lease.place().failure(doing, error))? {

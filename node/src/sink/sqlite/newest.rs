@@ -8,7 +8,7 @@ use super::file::Writer;
 use super::verify::one_key;
 use crate::sink::LoadContext;
 use crate::sink::name::{quote, quote_all, quote_all_of, same_key};
-use crate::sink::older::{chooses, content, tied};
+use crate::sink::older::{chooses, content, doubled, tied};
 
 /// Leaves one row of each key, inside the caller's transaction. How many have left it by now. Permanent failure if several
 /// are the newest and differ.
@@ -21,15 +21,7 @@ pub(super) async fn choose(
 ) -> Result<u64, Failure> {
     let Some(newest) = chooses(load) else { return Ok(0) };
     let (stage, keys, column) = (&area.stage, quote_all(&load.key), quote(newest));
-    let some: Vec<String> = load
-        .key
-        .iter()
-        .map(|key| format!("{} IS NOT NULL", quote(key)))
-        .collect();
-    let doubled = format!(
-        "FROM {stage} WHERE {} GROUP BY {keys} HAVING count(*) > 1",
-        some.join(" AND ")
-    );
+    let doubled = doubled(load, stage);
     let same = same_key("d", "s", &load.key);
     let beaten = format!(
         "DELETE FROM {stage} WHERE rowid IN (SELECT s.rowid FROM {stage} s JOIN (SELECT {keys}, max({column}) AS __haulage_top \
